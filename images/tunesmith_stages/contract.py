@@ -1,0 +1,344 @@
+"""The contract between whoever plans a fine-tuning job and the programs that carry it out.
+
+Both sides import this module and nothing else of each other; it needs only the standard library. It holds
+
+- the names of the stages and their recipe numbers,
+- the content key: what identifies a piece of work across jobs, machines and restarts,
+- ``stage.json`` (:class:`StageConfig`), the whole input of a stage program,
+- ``result.json`` (:class:`StageResult`), written last, which makes a piece of work count as done,
+- ``failure.json`` (:class:`Failure`) and the exit codes, which say why it is not.
+
+A stage program runs as ``python -m tunesmith_stages.<stage> --config stage.json`` and makes one or more *units*: the
+pieces of work with a content key of their own. `fetch` has a unit per source, `quantize` one per quantization type,
+every other stage has exactly one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+CONTRACT_VERSION = 1
+
+
+class StageName(enum.StrEnum):
+    """The stages, in the order in which they run."""
+
+    FETCH = "fetch"
+    PREPARE = "prepare"
+    REHEARSE = "rehearse"
+    TRAIN = "train"
+    CONVERT = "convert"
+    QUANTIZE = "quantize"
+    REGISTER = "register"
+
+
+RECIPES: Mapping[StageName, int] = {
+    StageName.FETCH: 1,
+    StageName.PREPARE: 1,
+    StageName.REHEARSE: 1,
+    StageName.TRAIN: 1,
+    StageName.CONVERT: 1,
+    StageName.QUANTIZE: 1,
+    StageName.REGISTER: 1,
+}
+"""The recipe number of each stage. Raise it by hand, and only when the stage's outputs change for the same inputs."""
+
+
+# --- content keys ----------------------------------------------------------------------------------------------------
+
+
+def canonical_json(value: object) -> bytes:
+    """Return the one JSON text of `value`: sorted keys, no blanks, UTF-8.
+
+    Raises:
+        TypeError: `value` holds a float, whose text could differ between programs (decimals travel as strings),
+            or something that JSON has no form for.
+    """
+    _refuse_floats(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _refuse_floats(value: object) -> None:
+    if isinstance(value, float):
+        raise TypeError(f"a keyed value must not be a float, got {value!r}; write decimals as strings")
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _refuse_floats(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for item in value:
+            _refuse_floats(item)
+
+
+def digest_of(value: object) -> str:
+    """Return the sha256 of `value`'s canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def content_key(stage: StageName, params: Mapping[str, Any], inputs: Mapping[str, Input]) -> str:
+    """Return the content key of a unit of work: 64 hexadecimal digits.
+
+    It covers the stage's name and recipe number, the unit's own parameters and the digests of its inputs. Where an
+    input lies, who asks for it and on which machine it is made do not enter.
+    """
+    return digest_of(
+        {
+            "stage": str(stage),
+            "recipe": RECIPES[stage],
+            "params": params,
+            "inputs": {role: item.digest for role, item in inputs.items()},
+        }
+    )
+
+
+# --- stage.json ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that an earlier stage left on the volume: where it lies and what it is."""
+
+    path: str
+    """Folder, relative to the volume's root."""
+    digest: str
+    """sha256 of its manifest; the only part that enters a key."""
+
+
+@dataclass(frozen=True)
+class UnitConfig:
+    """One piece of work: what is made from what. Everything here but `name` and `key` itself enters the key."""
+
+    name: str
+    """What people call it: a source's name, a quantization type, or the stage's name."""
+    key: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """The whole input of a stage program (``stage.json``)."""
+
+    stage: StageName
+    job: str
+    """Name of the FineTuneJob, for people and logs."""
+    volume: str
+    """Absolute path of the volume's root as the stage program sees it."""
+    attempt: str
+    """Names this try; unique among the tries of a unit."""
+    units: tuple[UnitConfig, ...]
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    """How, not what: processes, devices, the server's address. Enters no key."""
+    version: int = CONTRACT_VERSION
+
+    def to_json(self) -> str:
+        """Return the text of ``stage.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> StageConfig:
+        """Read ``stage.json``.
+
+        Raises:
+            ValueError: it is not JSON, or of another version of the contract.
+            KeyError, TypeError: a field is missing or of the wrong kind.
+        """
+        data = json.loads(text)
+        if data.get("version") != CONTRACT_VERSION:
+            raise ValueError(f"stage.json is of version {data.get('version')!r}; this program reads {CONTRACT_VERSION}")
+        units = tuple(
+            UnitConfig(
+                name=unit["name"],
+                key=unit["key"],
+                params=unit["params"],
+                inputs={role: Input(**item) for role, item in unit["inputs"].items()},
+            )
+            for unit in data["units"]
+        )
+        return cls(
+            stage=StageName(data["stage"]),
+            job=data["job"],
+            volume=data["volume"],
+            attempt=data["attempt"],
+            units=units,
+            runtime=data["runtime"],
+        )
+
+
+# --- result.json -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a manifest."""
+
+    path: str
+    """Relative to the folder that the manifest describes, with forward slashes."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+def manifest_digest(files: Sequence[FileEntry]) -> str:
+    """Return the digest of a folder's content: the sha256 over its files' paths, sizes and hashes."""
+    return digest_of([dataclasses.asdict(entry) for entry in sorted(files, key=lambda entry: entry.path)])
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a unit of work came to (``result.json``). It exists only when everything else of the unit does."""
+
+    stage: StageName
+    unit: str
+    key: str
+    recipe: int
+    digest: str
+    """Digest of what was made; what later stages put into their keys."""
+    path: str
+    """Folder with what was made, relative to the volume's root."""
+    files: tuple[FileEntry, ...]
+    """Every file under `path`."""
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    """What later stages and people want to know without opening the files."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Figures for people: counts, losses, seconds. At most 20."""
+    tools: Mapping[str, str] = field(default_factory=dict)
+    """Name and version of every tool that had a hand in it."""
+    started: str = ""
+    """RFC 3339, UTC."""
+    finished: str = ""
+    """RFC 3339, UTC."""
+    version: int = CONTRACT_VERSION
+
+    @property
+    def bytes(self) -> int:
+        """Size of what was made."""
+        return sum(entry.size for entry in self.files)
+
+    def as_input(self) -> Input:
+        """Return what a later stage needs to use this result."""
+        return Input(path=self.path, digest=self.digest)
+
+    def to_json(self) -> str:
+        """Return the text of ``result.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> StageResult:
+        """Read ``result.json``; errors as :meth:`StageConfig.from_json`."""
+        data = json.loads(text)
+        if data.get("version") != CONTRACT_VERSION:
+            raise ValueError(f"result.json is of version {data.get('version')!r}; expected {CONTRACT_VERSION}")
+        data["stage"] = StageName(data["stage"])
+        data["files"] = tuple(FileEntry(**entry) for entry in data["files"])
+        return cls(**data)
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of the stage programs, by class of failure, in the manner of BSD's sysexits.h."""
+
+    OK = 0
+    BAD_DATA = 65
+    MISSING_INPUT = 66
+    UNAVAILABLE = 69
+    INTERNAL = 70
+    NO_SPACE = 74
+    TEMPORARY = 75
+    NO_PERMISSION = 77
+    BAD_CONFIG = 78
+    OUT_OF_MEMORY = 79
+    GATE_FAILED = 80
+    INTERRUPTED = 81
+
+
+@dataclass(frozen=True)
+class FailureClass:
+    """What a class of failure means to the person who reads of it."""
+
+    reason: str
+    """One CamelCase word, used where the program gave no more specific one."""
+    sentence: str
+    hint: str
+    retry: bool
+    """Whether the same work may succeed when simply tried again."""
+
+
+FAILURE_CLASSES: Mapping[ExitCode, FailureClass] = {
+    ExitCode.BAD_DATA: FailureClass(
+        "BadData", "The data cannot be used as it is.", "Mend the data or the field that describes it.", False
+    ),
+    ExitCode.MISSING_INPUT: FailureClass(
+        "MissingInput", "Something that the job names is not there.", "Put it there or correct its name.", False
+    ),
+    ExitCode.UNAVAILABLE: FailureClass(
+        "Unavailable", "A server that the job needs does not answer.", "Start it, or correct its address.", True
+    ),
+    ExitCode.INTERNAL: FailureClass(
+        "InternalError", "The stage ended in a way that it should not.", "Report it with the log.", False
+    ),
+    ExitCode.NO_SPACE: FailureClass(
+        "NoSpace", "The disk is full or cannot be written.", "Free space on the volume, then run it again.", True
+    ),
+    ExitCode.TEMPORARY: FailureClass("Temporary", "A passing fault ended the stage.", "Run it again.", True),
+    ExitCode.NO_PERMISSION: FailureClass(
+        "NoPermission", "A file or server refuses access.", "Give the user that runs the stage access.", False
+    ),
+    ExitCode.BAD_CONFIG: FailureClass(
+        "BadConfig", "The job asks for something that cannot work.", "Correct the field that is named.", False
+    ),
+    ExitCode.OUT_OF_MEMORY: FailureClass(
+        "OutOfMemory",
+        "The memory did not suffice.",
+        "Use smaller batches or shorter sequences, or a machine with more memory.",
+        False,
+    ),
+    ExitCode.GATE_FAILED: FailureClass(
+        "GateFailed", "A proof failed: what was made is not what it should be.", "See what differs in the log.", False
+    ),
+    ExitCode.INTERRUPTED: FailureClass(
+        "Interrupted", "The stage was stopped.", "Run it again; it goes on where it can.", True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage ended without a result (``failure.json``)."""
+
+    code: ExitCode
+    reason: str
+    """One CamelCase word."""
+    message: str
+    """What happened, and where: file, row, field."""
+    hint: str
+    """What to do next."""
+
+    def to_json(self) -> str:
+        """Return the text of ``failure.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Failure:
+        """Read ``failure.json``."""
+        data = json.loads(text)
+        return cls(ExitCode(data["code"]), data["reason"], data["message"], data["hint"])
+
+    @classmethod
+    def from_exit_code(cls, code: int) -> Failure:
+        """Return what is known of a program that left nothing but its exit code."""
+        try:
+            known = ExitCode(code)
+            kind = FAILURE_CLASSES[known]
+        except (ValueError, KeyError):
+            known = ExitCode.INTERNAL
+            kind = FAILURE_CLASSES[known]
+            return cls(known, kind.reason, f"The program ended with exit code {code}.", kind.hint)
+        return cls(known, kind.reason, kind.sentence, kind.hint)

@@ -1,0 +1,94 @@
+"""Finds llama.cpp's programs and converter, and runs tools with their output kept in a log.
+
+``TUNESMITH_LLAMA_CPP`` names the folder; without it, it is where ``make toolchain`` puts it, below the user's cache
+folder. The folder holds ``bin/`` (llama-quantize, llama-server), ``convert/`` (convert_hf_to_gguf.py with the
+packages ``conversion`` and ``gguf-py`` of the same commit) and ``VERSION`` (one line).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.program import StageError
+
+LLAMA_CPP_VERSION = "0.3.36"
+"""Release of llama-cpp-python whose vendored llama.cpp is built by ``hack/toolchain``."""
+
+_TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """One llama.cpp: its programs and its converter, all from the same commit."""
+
+    folder: Path
+    version: str
+
+    @property
+    def quantize(self) -> Path:
+        """The program llama-quantize."""
+        return self.folder / "bin" / "llama-quantize"
+
+    @property
+    def server(self) -> Path:
+        """The program llama-server."""
+        return self.folder / "bin" / "llama-server"
+
+    @property
+    def converter(self) -> Path:
+        """Folder with convert_hf_to_gguf.py."""
+        return self.folder / "convert"
+
+
+def llama_cpp(environ: Mapping[str, str] | None = None) -> LlamaCpp:
+    """Return the llama.cpp to use.
+
+    Raises:
+        StageError: it is not there, or not whole.
+    """
+    environ = os.environ if environ is None else environ
+    given = environ.get("TUNESMITH_LLAMA_CPP")
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(given) if given else cache / "tunesmith" / "toolchain" / f"llama.cpp-{LLAMA_CPP_VERSION}"
+    try:
+        version = (folder / "VERSION").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StageError(
+            ExitCode.MISSING_INPUT,
+            f"llama.cpp's tools are not in {folder} ({error.strerror})",
+            reason="ToolchainMissing",
+            hint="Run `make toolchain`, or set TUNESMITH_LLAMA_CPP to a folder with bin/, convert/ and VERSION.",
+        ) from error
+    return LlamaCpp(folder, version)
+
+
+def run_tool(
+    argv: Sequence[str | Path], log_file: Path, *, what: str, environ: Mapping[str, str] | None = None
+) -> None:
+    """Run a tool to its end, its output appended to `log_file`.
+
+    Raises:
+        StageError: it failed; the message holds `what` was being done and the last lines that the tool wrote.
+    """
+    with log_file.open("ab") as output:
+        output.write(f"$ {' '.join(str(part) for part in argv)}\n".encode())
+        output.flush()
+        done = subprocess.run(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environ)
+    if done.returncode == 0:
+        return
+    tail = "\n".join(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
+    code = ExitCode.INTERNAL
+    if "No space left on device" in tail:
+        code = ExitCode.NO_SPACE
+    elif done.returncode == -9:
+        code = ExitCode.OUT_OF_MEMORY
+    raise StageError(
+        code,
+        f"{what} failed (exit code {done.returncode}):\n{tail}",
+        reason="" if code != ExitCode.INTERNAL else "ToolFailed",
+    )
