@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -30,13 +31,14 @@ from tunesmith_stages.contract import (
     RECIPES,
     ExitCode,
     Failure,
+    FileEntry,
     StageConfig,
     StageName,
     StageResult,
     UnitConfig,
     manifest_digest,
 )
-from tunesmith_stages.volume import UnsafePath, Volume, files_below, manifest_of, publish, write_whole
+from tunesmith_stages.volume import UnsafePathError, Volume, files_below, manifest_of, publish, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +173,10 @@ class Made:
     tools: Mapping[str, str] = field(default_factory=dict)
     stored: Path | None = None
     """Folder in the store that holds what was made, if it is not the unit's own ``out/``."""
+    files: tuple[FileEntry, ...] = ()
+    """The files in `stored`."""
+    scratch: Path | None = None
+    """Folder that is of no use once the result is published (checkpoints); it is removed then, not before."""
 
 
 StageFunction = Callable[[Work], Made]
@@ -183,7 +189,7 @@ def main(stage: StageName, make: StageFunction) -> NoReturn:
     config_path: Path = parser.parse_args().config
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o002)
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -201,7 +207,7 @@ def run(config: StageConfig, make: StageFunction) -> ExitCode:
         folder = volume.attempt(config.stage, unit.key, config.attempt)
         try:
             _make_unit(config, unit, volume, folder, make)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a failure
             failure = classify(error)
             if failure.code is ExitCode.INTERNAL:
                 traceback.print_exc()
@@ -219,8 +225,11 @@ def _make_unit(config: StageConfig, unit: UnitConfig, volume: Volume, folder: Pa
         return
     started = _now()
     clock = time.monotonic()
+    _sweep(volume, stage, unit.key)
+    folder.mkdir(parents=True)
+    write_whole(folder / "owner.json", json.dumps(_process(os.getpid())))
     for name in ("out", "logs"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir()
     write_whole(folder / "stage.json", config.to_json())
     work = Work(config, unit, volume, folder, Progress(stage, unit.name, folder))
     made = make(work)
@@ -229,8 +238,7 @@ def _make_unit(config: StageConfig, unit: UnitConfig, volume: Volume, folder: Pa
         files = manifest_of(work.out, work.progress.counter(total, "bytes hashed") if total > 1 << 30 else None)
         path = volume.unit(stage, unit.key) / "out"
     else:
-        files = manifest_of(made.stored)
-        path = made.stored
+        files, path = made.files, made.stored
     result = StageResult(
         stage=stage,
         unit=unit.name,
@@ -252,11 +260,38 @@ def _make_unit(config: StageConfig, unit: UnitConfig, volume: Volume, folder: Pa
     publish(folder, final, lambda: volume.result(stage, unit.key) is not None)
 
 
+_KEPT_OF_A_FAILED_ATTEMPT = frozenset({"stage.json", "logs", "progress.jsonl", "failure.json", "owner.json"})
+
+
+def _sweep(volume: Volume, stage: StageName, key: str) -> None:
+    """Remove what attempts that died half-way left behind, but for what tells why; those of other hosts stay."""
+    for folder in volume.attempts(stage, key):
+        try:
+            owner = json.loads((folder / "owner.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if owner["host"] != platform.node() or owner == _process(owner["pid"]):
+            continue
+        for path in folder.iterdir():
+            if path.name not in _KEPT_OF_A_FAILED_ATTEMPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """Return what identifies a process on this machine: its number alone may have been given to another since."""
+    try:
+        # proc(5): field 22 is the start time in clock ticks since boot; field 2, the name, may hold blanks.
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        started = ""
+    return {"host": platform.node(), "pid": pid, "started": started}
+
+
 def classify(error: BaseException) -> Failure:
     """Return what an exception means to a person: every class of failure that is known, else an internal error."""
     if isinstance(error, StageError):
         return error.failure()
-    if isinstance(error, UnsafePath):
+    if isinstance(error, UnsafePathError):
         return StageError(ExitCode.BAD_CONFIG, str(error), reason="UnsafePath").failure()
     if isinstance(error, MemoryError):
         return StageError(ExitCode.OUT_OF_MEMORY, "the program ran out of memory").failure()
@@ -282,7 +317,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise StageError(ExitCode.INTERRUPTED, f"stopped by {signal.Signals(number).name}")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux for a SIGTERM when the process that started this one dies, so that nothing is left running alone."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

@@ -27,7 +27,7 @@ from tunesmith_stages.contract import FileEntry, StageName, StageResult
 _CHUNK = 4 * 1024 * 1024
 
 
-class UnsafePath(ValueError):
+class UnsafePathError(ValueError):
     """A path given by a user leads, or could lead, out of the volume."""
 
 
@@ -58,10 +58,6 @@ class Volume:
         """Folder of a source; `kind` is ``models`` or ``datasets``."""
         return self.root / "store" / kind / digest
 
-    def incoming(self, kind: str, key: str, attempt: str) -> Path:
-        """Folder in which a source is gathered before its digest is known."""
-        return self.root / "store" / kind / f".incoming-{key[:16]}.{attempt}"
-
     def run(self, job: str) -> Path:
         """Folder of one job: references only."""
         return self.root / "runs" / job
@@ -74,14 +70,14 @@ class Volume:
         """Return the place that a user's path names, with every symbolic link followed.
 
         Raises:
-            UnsafePath: it is absolute, holds ``..``, or a link on it leads out of the volume.
+            UnsafePathError: it is absolute, holds ``..``, or a link on it leads out of the volume.
         """
         pure = PurePosixPath(given)
         if not given or "\0" in given or pure.is_absolute() or ".." in pure.parts:
-            raise UnsafePath(f"{given!r} must be relative to the volume's root and must not contain '..'")
+            raise UnsafePathError(f"{given!r} must be relative to the volume's root and must not contain '..'")
         path = (self.root / pure).resolve()
         if not path.is_relative_to(self.root):
-            raise UnsafePath(f"{given!r} leads out of the volume, to {path}")
+            raise UnsafePathError(f"{given!r} leads out of the volume, to {path}")
         return path
 
     def result(self, stage: StageName, key: str) -> StageResult | None:

@@ -1,0 +1,254 @@
+"""The stage `fetch`: brings a source into the volume's store, whole and checked, and says which content it is.
+
+A source is a base model or a dataset. It is copied file by file and hashed on the way; the folder's name in the store
+is the digest of its content, so the same content lies there once, whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tunesmith_stages.contract import ExitCode, FileEntry, StageName, manifest_digest
+from tunesmith_stages.program import Made, StageError, Work, main
+from tunesmith_stages.volume import publish, sync, write_whole
+
+DATASET_SUFFIXES = (".json", ".jsonl")
+_MODEL_SUFFIXES = (".json", ".jinja", ".txt", ".model")
+_CHUNK = 4 * 1024 * 1024
+_MAX_HEADER = 100_000_000  # bytes; the safetensors format's own bound
+_BUILTIN_NAMES = {"SelfCognition": "self_cognition"}
+
+
+def fetch(work: Work) -> Made:
+    """Bring one source into the store."""
+    source: Mapping[str, Any] = work.params["source"]
+    kind: str = work.params["kind"]
+    outputs: dict[str, Any] = {}
+    if "builtin" in source:
+        with resources.as_file(resources.files("tunesmith_stages.builtin")) as folder:
+            name = _BUILTIN_NAMES[source["builtin"]]
+            return _store(work, kind, [folder / f"{name}.{code}.jsonl" for code in source["languages"]], outputs)
+    given = source["volume"]["path"]
+    work.volume.resolve(given)
+    place = work.volume.root / given
+    if not place.exists():
+        raise StageError(
+            ExitCode.MISSING_INPUT,
+            f"the source `{work.unit.name}` is not there: {given!r} on the volume {work.volume.root}",
+            reason="SourceNotFound",
+            hint="Put it there, or correct the `volume.path`, which is relative to the volume's root.",
+        )
+    if kind == "models":
+        files = model_files(place, given)
+        outputs.update(_describe_model(place))
+    else:
+        files = dataset_files(place, given)
+    _refuse_links_out(work, files)
+    return _store(work, kind, files, outputs)
+
+
+# --- which files belong to a source ----------------------------------------------------------------------------------
+
+
+def dataset_files(place: Path, given: str) -> list[Path]:
+    """Return the files of a dataset: the file itself, or those of a folder.
+
+    Raises:
+        StageError: there is none, or one of a kind that is not read.
+    """
+    allowed = " or ".join(DATASET_SUFFIXES)
+    files = sorted(path for path in place.iterdir() if path.suffix in DATASET_SUFFIXES) if place.is_dir() else [place]
+    if not files or files[0].suffix not in DATASET_SUFFIXES:
+        what = f"the folder {given!r} holds no {allowed} file" if place.is_dir() else f"{given!r} is no {allowed} file"
+        raise StageError(ExitCode.BAD_DATA, what, reason="UnknownFileType", hint=f"Datasets must be {allowed} files.")
+    return files
+
+
+def model_files(place: Path, given: str) -> list[Path]:
+    """Return the files of a base model that are needed, after proving that none is missing or damaged.
+
+    Raises:
+        StageError: the configuration, the tokenizer or a part of the weights is missing, damaged or not safetensors.
+    """
+    if not place.is_dir():
+        raise StageError(ExitCode.BAD_DATA, f"the base model {given!r} must be a folder", reason="NotAModel")
+    for name, reason, what in (
+        ("config.json", "NotAModel", "a model's folder holds one"),
+        ("tokenizer.json", "TokenizerMissing", "the tokenizer must be there in the form of the tokenizers library"),
+    ):
+        if not (place / name).is_file():
+            raise StageError(
+                ExitCode.MISSING_INPUT,
+                f"the base model {given!r} has no {name}: {what}",
+                reason=reason,
+                hint="Copy the whole model's folder, with its tokenizer, to the volume.",
+            )
+    weights = _weight_files(place, given)
+    for path in weights:
+        check_safetensors(path)
+    small = sorted(path for path in place.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
+    licences = sorted(
+        path for path in place.iterdir() if path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
+    )
+    return [*small, *(path for path in licences if path not in small and path.is_file()), *weights]
+
+
+def _weight_files(place: Path, given: str) -> list[Path]:
+    index = place / "model.safetensors.index.json"
+    if index.is_file():
+        return _indexed_weights(place, given, index)
+    found = sorted(place.glob("*.safetensors"))
+    if not found:
+        pickled = sorted(path.name for path in (*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")))
+        raise StageError(
+            ExitCode.BAD_DATA if pickled else ExitCode.MISSING_INPUT,
+            f"the base model {given!r} has no safetensors weights" + (f", only {pickled[0]}" if pickled else ""),
+            reason="UnsafeWeights" if pickled else "WeightsMissing",
+            hint="Weights must be .safetensors files: pickled ones can run code when loaded and are refused. Load and "
+            "save the model once with transformers on a machine that you trust." if pickled else
+            "Copy the whole model's folder to the volume.",
+        )  # fmt: skip
+    whole = place / "model.safetensors"
+    if whole in found:
+        return [whole]
+    if len(found) == 1:
+        return found
+    raise StageError(
+        ExitCode.MISSING_INPUT,
+        f"the base model {given!r} has {len(found)} weight files but no model.safetensors.index.json",
+        reason="WeightsMissing",
+        hint="Copy the whole model's folder to the volume.",
+    )
+
+
+def _indexed_weights(place: Path, given: str, index: Path) -> list[Path]:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StageError(ExitCode.BAD_DATA, f"{index.name} of {given!r} is no index of weights: {error}") from error
+    if any(Path(name).name != name for name in names):
+        raise StageError(ExitCode.BAD_DATA, f"{index.name} of {given!r} names files in other folders")
+    missing = [name for name in names if not (place / name).is_file()]
+    if missing:
+        raise StageError(
+            ExitCode.MISSING_INPUT,
+            f"the base model {given!r} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing[:5])}",
+            reason="MissingShard",
+            hint="Copy the missing files to the volume.",
+        )
+    for name in names:
+        wanted = {tensor for tensor, shard in weight_map.items() if shard == name}
+        lost = sorted(wanted - check_safetensors(place / name).keys())
+        if lost:
+            raise StageError(
+                ExitCode.BAD_DATA,
+                f"{name} of {given!r} lacks the tensor {lost[0]} ({len(lost)} in all) that the index says it holds",
+                reason="DamagedWeights",
+            )
+    return [place / name for name in names]
+
+
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file, after proving that the file has the size that the header asks for.
+
+    The format: 8 bytes with the header's length (little endian), the header as JSON, the tensors' bytes
+    (https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        StageError: it is not such a file, or is cut short.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise StageError(
+            ExitCode.BAD_DATA, f"{path.name} is not a safetensors file: {error}", reason="DamagedWeights"
+        ) from error
+    size = path.stat().st_size
+    if size != 8 + length + end:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{path.name} is {size:,} bytes long, but its header asks for {8 + length + end:,}",
+            reason="DamagedWeights",
+            hint="Copy the file to the volume again.",
+        )
+    return header
+
+
+def _describe_model(place: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        architecture = config["architectures"][0]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise StageError(
+            ExitCode.BAD_DATA, f"config.json of the base model names no architecture: {error!r}", reason="NotAModel"
+        ) from error
+    return {"architecture": architecture, "modelType": config.get("model_type", "")}
+
+
+def _refuse_links_out(work: Work, files: Iterable[Path]) -> None:
+    for path in files:
+        work.volume.resolve(work.volume.relative(path))
+
+
+# --- into the store --------------------------------------------------------------------------------------------------
+
+
+def _store(work: Work, kind: str, files: list[Path], outputs: dict[str, Any]) -> Made:
+    total = sum(path.stat().st_size for path in files)
+    free = shutil.disk_usage(work.folder).free
+    if total > free:
+        raise StageError(
+            ExitCode.NO_SPACE,
+            f"the source `{work.unit.name}` has {total:,} bytes; only {free:,} are free on the volume",
+        )
+    incoming = work.folder / "incoming"
+    incoming.mkdir()
+    advance = work.progress.counter(total, "bytes")
+    entries = tuple(_copy(path, incoming / path.name, advance) for path in files)
+    digest = manifest_digest(entries)
+    final = work.volume.store(kind, digest)
+    sync(incoming)
+    publish(incoming, final, lambda: _is_whole(final, entries))
+    manifest = {"digest": digest, "files": [vars(entry) for entry in entries]}
+    write_whole(final.with_suffix(".manifest.json"), json.dumps(manifest, indent=2) + "\n")
+    return Made(
+        outputs={**outputs, "files": len(entries)}, numbers={"bytes": float(total)}, stored=final, files=entries
+    )
+
+
+def _copy(source: Path, target: Path, advance: Callable[[int], None]) -> FileEntry:
+    digest = hashlib.sha256()
+    size = 0
+    with source.open("rb") as reading, target.open("xb") as writing:
+        while chunk := reading.read(_CHUNK):
+            digest.update(chunk)
+            size += writing.write(chunk)
+            advance(len(chunk))
+        writing.flush()
+        os.fsync(writing.fileno())
+    return FileEntry(target.name, size, digest.hexdigest())
+
+
+def _is_whole(folder: Path, entries: tuple[FileEntry, ...]) -> bool:
+    return all(
+        (folder / entry.path).is_file() and (folder / entry.path).stat().st_size == entry.size for entry in entries
+    )
+
+
+if __name__ == "__main__":
+    main(StageName.FETCH, fetch)

@@ -1,0 +1,97 @@
+"""Reads the rows of a dataset's files; every row knows the file and the number under which people find it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.program import StageError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a dataset."""
+
+    place: str
+    """Where people find it: ``faq.json, row 12`` (rows count from 1) or ``faq.jsonl, line 12``."""
+    data: Mapping[str, Any]
+
+    def refuse(self, message: str, *, hint: str = "") -> NoReturn:
+        """Raise the error that this row cannot be used."""
+        raise StageError(ExitCode.BAD_DATA, f"{self.place}: {message}", reason="BadRow", hint=hint)
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """Yield the rows of every file in a dataset's folder, in the files' order.
+
+    Raises:
+        StageError: a file is not UTF-8, not JSON, or not a list of objects.
+    """
+    for path in sorted(folder.iterdir()):
+        yield from _read_lines(path) if path.suffix == ".jsonl" else _read_list(path)
+
+
+def _read_lines(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            content = line.removeprefix(_BOM) if number == 1 else line
+            if content.strip():
+                place = f"{path.name}, line {number}"
+                yield _row(place, _parse(_decode(content, place), place))
+
+
+def _read_list(path: Path) -> Iterator[Row]:
+    rows = _parse(_decode(path.read_bytes().removeprefix(_BOM), path.name), path.name)
+    if not isinstance(rows, list):
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{path.name} must hold a list of rows, [{{...}}, ...], but holds {_kind(rows)}",
+            reason="WrongShape",
+            hint="Wrap the rows in [ ], or name the file .jsonl if there is one row on each line.",
+        )
+    for number, data in enumerate(rows, start=1):
+        yield _row(f"{path.name}, row {number}", data)
+
+
+def _decode(content: bytes, place: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{place} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
+            reason="NotUtf8",
+            hint="Save the file as UTF-8 (for example: iconv -f LATIN1 -t UTF-8).",
+        ) from None
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{place} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+            reason="NotJson",
+        ) from None
+    except RecursionError:
+        raise StageError(ExitCode.BAD_DATA, f"{place} is nested too deeply", reason="NotJson") from None
+
+
+def _row(place: str, data: object) -> Row:
+    if not isinstance(data, dict):
+        raise StageError(
+            ExitCode.BAD_DATA, f"{place}: a row must be an object, {{...}}, but is {_kind(data)}", reason="WrongShape"
+        )
+    return Row(place, data)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

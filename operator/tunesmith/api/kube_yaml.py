@@ -1,0 +1,38 @@
+"""YAML as kubectl reads and writes it, where PyYAML would not.
+
+To kubectl `1e-5` is a number and `2026-01-31` a text; PyYAML takes them the other way round.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+_FLOAT = "tag:yaml.org,2002:float"
+_WITH_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_FIRST_CHARACTERS = list("-+0123456789")
+
+
+class KubeLoader(yaml.SafeLoader):
+    """Reads plain data only."""
+
+
+KubeLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+KubeLoader.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, _FIRST_CHARACTERS)
+
+
+class _KubeDumper(yaml.SafeDumper):
+    """Quotes every text that would be read as something else."""
+
+
+_KubeDumper.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, _FIRST_CHARACTERS)
+
+
+def dump(value: Any) -> str:
+    """Return the YAML of plain data, its keys in their own order, safe to be read by kubectl."""
+    return yaml.dump(value, Dumper=_KubeDumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,1 @@
+"""The command line: `tunesmith run`, `plan`, `validate` and `crd`."""

@@ -1,0 +1,198 @@
+"""The commands. Each reads a file, calls one function of the packages below, and shows what came back."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tunesmith import __version__
+from tunesmith.api.crd import custom_resource_definition
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.kube_yaml import dump
+from tunesmith.api.parse import InvalidJobError, parse_job
+from tunesmith.cli.live import LiveView
+from tunesmith.core.model import Plan
+from tunesmith.local.lock import AlreadyRunningError
+from tunesmith.local.process import StageFailedError
+from tunesmith.local.run import current_plan, run_job
+from tunesmith.local.served import ollama_url
+from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.volume import Volume
+
+app = typer.Typer(
+    name="tunesmith",
+    help="From a FineTuneJob in YAML to a fine-tuned model that answers in Ollama.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The FineTuneJob's YAML file; - reads standard input.")]
+VolumeFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--volume",
+        envvar="TUNESMITH_VOLUME",
+        file_okay=False,
+        help="Folder that stands for the cluster's volume: sources are looked up in it, everything made lies in it. "
+        "Default: the folder of FILE.",
+    ),
+]
+Until = Annotated[StageName | None, typer.Option("--until", help="Stop after this stage.", case_sensitive=False)]
+
+
+@app.command()
+def run(
+    file: JobFile,
+    volume: VolumeFolder = None,
+    until: Until = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Stop before the training: sources, data and server are proven.")
+    ] = False,
+) -> None:
+    """Run a FineTuneJob on this machine. What was done before is not done again.
+
+    The model is registered with the Ollama server at OLLAMA_HOST (default: 127.0.0.1:11434).
+    """
+    console = Console()
+    job, text = _read(file)
+    if importlib.util.find_spec("torch") is None:
+        _fail(
+            "The stage programs are not installed.", "pip install 'tunesmith\\[operator,stages]'", ExitCode.BAD_CONFIG
+        )
+    if dry_run:
+        until = StageName.REHEARSE
+    place = _volume(file, volume)
+    try:
+        with LiveView(console) as view:
+            done = run_job(job, text, place, view, url=ollama_url(os.environ), until=until)
+    except StageFailedError as error:
+        _show_failure(error)
+        sys.exit(error.failure.code)
+    except AlreadyRunningError as error:
+        _fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
+    except KeyboardInterrupt:
+        _fail("Stopped.", "Run the same command again: it goes on from the last checkpoint.", ExitCode.INTERRUPTED)
+    if done.next is None:
+        console.print(f"[green]Done.[/] ollama run {escape(job.spec.ollama.model)}", highlight=False)
+
+
+@app.command()
+def plan(
+    file: JobFile,
+    volume: VolumeFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show what running a FineTuneJob would do, and what of it is done already. Changes nothing."""
+    job, _ = _read(file)
+    current, results = current_plan(job, _volume(file, volume))
+    if as_json:
+        stages = [
+            {
+                "stage": stage.name,
+                "state": stage.state,
+                "units": [{"name": unit.name, "key": unit.key, "done": unit.key in results} for unit in stage.units],
+            }
+            for stage in current.stages
+        ]
+        print(json.dumps({"job": current.job, "stages": stages}, indent=2))
+        return
+    Console().print(_plan_table(current, set(results)))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files, each with one FineTuneJob.")],
+) -> None:
+    """Check FineTuneJobs without running anything."""
+    for file in files:
+        job, _ = _read(file)
+        Console().print(f"[green]✓[/] {escape(str(file))}: FineTuneJob {escape(job.metadata.name)}", highlight=False)
+
+
+@app.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition of FineTuneJob, as kubectl takes it."""
+    print(dump(custom_resource_definition()), end="")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Take the options that go with no command."""
+    if version:
+        print(__version__)
+        sys.exit()
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+# --- reading and showing ---------------------------------------------------------------------------------------------
+
+
+def _read(file: Path) -> tuple[FineTuneJob, str]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        _fail(f"{file}: {error.strerror}.", "Give the path of a FineTuneJob's YAML file.", ExitCode.MISSING_INPUT)
+    except UnicodeDecodeError:
+        _fail(f"{file} is not UTF-8.", "Save it as UTF-8.", ExitCode.BAD_CONFIG)
+    try:
+        return parse_job(text), text
+    except InvalidJobError as error:
+        for problem in error.problems:
+            _console().print(f"[red]✗[/] {escape(f'{file}: {problem}')}", soft_wrap=True, highlight=False)
+        sys.exit(ExitCode.BAD_CONFIG)
+
+
+def _volume(file: Path, given: Path | None) -> Volume:
+    folder = given if given is not None else Path.cwd() if str(file) == "-" else file.parent
+    if not folder.is_dir():
+        _fail(
+            f"The volume {folder} is not there.", "Make the folder and put the sources into it.", ExitCode.MISSING_INPUT
+        )
+    return Volume(folder)
+
+
+def _plan_table(current: Plan, done: set[str]) -> Table:
+    table = Table("stage", "unit", "key", "state", box=None, pad_edge=False)
+    for stage in current.stages:
+        if not stage.units:
+            table.add_row(stage.name, "", "", "waits for what is above")
+        for unit in stage.units:
+            ready = "to do" if unit in stage.missing and unit.key not in done else "done"
+            table.add_row(stage.name, escape(unit.name), unit.key[:12], ready)
+    return table
+
+
+def _show_failure(error: StageFailedError) -> None:
+    console = _console()
+    if error.failure.code == ExitCode.INTERNAL and error.tail:
+        console.print(escape("\n".join(error.tail)), style="dim", soft_wrap=True, highlight=False)
+    failure = error.failure
+    console.print(f"[red]✗ {error.stage}: {escape(failure.reason)}[/]", highlight=False)
+    console.print(f"  {escape(failure.message)}", soft_wrap=True, highlight=False)
+    console.print(f"  → {escape(failure.hint)}", soft_wrap=True, highlight=False)
+    console.print(f"  log: {escape(str(error.log))}", style="dim", soft_wrap=True, highlight=False)
+
+
+def _fail(what: str, hint: str, code: ExitCode) -> NoReturn:
+    _console().print(f"[red]✗[/] {escape(what)}\n  → {hint}", soft_wrap=True, highlight=False)
+    sys.exit(code)
+
+
+def _console() -> Console:
+    return Console(stderr=True)

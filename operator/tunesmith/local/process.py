@@ -1,0 +1,96 @@
+"""Runs one stage program as a process and hands on what it tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tunesmith.local.lock import Lock, end_process
+from tunesmith_stages.contract import ExitCode, Failure, StageConfig
+from tunesmith_stages.volume import Volume, write_whole
+
+_TAIL_LINES = 20
+
+
+class StageFailedError(Exception):
+    """A stage program ended without its result.
+
+    Attributes:
+        stage: its name.
+        failure: why.
+        log: the file with everything that it wrote.
+        tail: the last lines of that file.
+    """
+
+    def __init__(self, stage: str, failure: Failure, log: Path) -> None:
+        super().__init__(f"{stage}: {failure.reason}: {failure.message}")
+        self.stage = stage
+        self.failure = failure
+        self.log = log
+        self.tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+
+
+def run_stage(config: StageConfig, volume: Volume, lock: Lock, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run a stage program to its end; `on_event` is given every progress event.
+
+    Raises:
+        StageFailedError: it made no result.
+        KeyboardInterrupt: the user asked to stop; the program was given time to leave things in order.
+    """
+    folder = volume.run(config.job)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    stage_json = folder / f"{config.stage}.json"
+    write_whole(stage_json, config.to_json())
+    log = folder / "logs" / f"{config.stage}.{config.attempt}.log"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"tunesmith_stages.{config.stage}", "--config", str(stage_json)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+            errors="replace",
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the stage in order
+        )
+        lock.note_child(process.pid)
+        try:
+            for line in process.stdout or ():
+                event = _event(line)
+                if event is None:
+                    output.write(line)
+                    output.flush()
+                else:
+                    on_event(event)
+            code = process.wait()
+        except BaseException:
+            end_process(process.pid)
+            process.wait()
+            raise
+    if code != ExitCode.OK:
+        raise StageFailedError(config.stage, _failure(config, volume, code), log)
+
+
+def _event(line: str) -> Mapping[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "stage" in event else None
+
+
+def _failure(config: StageConfig, volume: Volume, code: int) -> Failure:
+    for unit in config.units:
+        path = volume.attempt(config.stage, unit.key, config.attempt) / "failure.json"
+        try:
+            return Failure.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError):
+            continue
+    if code == -9:
+        return Failure.from_exit_code(ExitCode.OUT_OF_MEMORY)
+    return Failure.from_exit_code(code)
