@@ -1,0 +1,87 @@
+# The commands of this project. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tunesmith
+UV_VERSION := 0.13.8
+UV := $(or $(shell command -v uv),$(CACHE)/uv-$(UV_VERSION)/bin/uv)
+PYTHON := .venv/bin/python
+NAME ?= Tunny
+CRD := charts/tunesmith/crds/tunesmith.dev_finetunejobs.yaml
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- for everybody ---------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: env toolchain ## Fine-tune a toy model on this machine and let it answer in Ollama (NAME=... sets who it says it is)
+	@$(PYTHON) examples/01-quickstart/demo.py --name "$(NAME)"
+
+.PHONY: test
+test: check verify toolchain ## Run every test: style, types, unit tests, and the real chain from data to answer
+	@$(PYTHON) -m pytest --durations=10 $(PYTEST_ARGS)
+
+# --- for developers --------------------------------------------------------------------------------------------------
+
+.PHONY: env
+env: .venv/.stamp ## Make .venv with everything, from the locked requirements
+
+$(CACHE)/uv-$(UV_VERSION)/bin/uv:
+	@echo "uv is not on PATH: installing uv $(UV_VERSION) into $(@D)"
+	@python3 -m venv $(CACHE)/uv-$(UV_VERSION)
+	@$(@D)/pip install --quiet uv==$(UV_VERSION)
+
+.venv/.stamp: requirements/dev.txt pyproject.toml | $(UV)
+	@echo "Making .venv (5 to 6 GB with PyTorch)"
+	@$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
+	@DS_BUILD_OPS=0 $(UV) pip sync --quiet --require-hashes requirements/dev.txt
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: toolchain
+toolchain: env ## Build the pinned llama.cpp and Ollama into the cache, if they are not there
+	@$(PYTHON) hack/toolchain/llama_cpp.py
+	@$(PYTHON) hack/toolchain/ollama.py
+
+.PHONY: check
+check: env ## Format, lint, types, import contracts, unit tests: under a minute
+	@ruff format --check --quiet .
+	@ruff check --quiet .
+	@mypy --no-error-summary
+	@lint-imports --no-logo > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@$(PYTHON) -m pytest --quiet tests/unit tests/golden tests/examples
+
+.PHONY: verify
+verify: env ## Prove that the generated files are what the sources make of them
+	@$(PYTHON) hack/generate.py --check
+
+.PHONY: generate
+generate: env ## Make the generated files again: CRD, API reference, golden keys
+	@$(PYTHON) hack/generate.py
+
+.PHONY: e2e
+e2e: toolchain ## Run the tests of the real chain only
+	@$(PYTHON) -m pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: toolchain ## Run one benchmark: make bench BENCH=name (ratio and peer on the last line)
+	@test -f "benchmarks/$(BENCH).py" || { echo "BENCH must be one of: $(basename $(notdir $(wildcard benchmarks/*.py)))"; exit 2; }
+	@$(PYTHON) benchmarks/$(BENCH).py
+
+.PHONY: format
+format: env ## Format the code
+	@ruff check --fix --quiet . ; ruff format .
+
+.PHONY: lock
+lock: | $(UV) ## Pin every dependency again
+	@PATH="$(dir $(UV)):$$PATH" hack/lock.sh
+
+.PHONY: clean
+clean: ## Remove what was made in this folder (the cache of built tools stays)
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

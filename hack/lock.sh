@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Pins every dependency by version and hash (`make lock`). Address-free: whoever installs uses their own index.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() { # OUTPUT ARGS...
+  local output=$1
+  shift
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+    --no-annotate --custom-compile-command "make lock" pyproject.toml "$@" --output-file "$output"
+}
+compile requirements/dev.txt --extra operator --extra stages --group dev
+compile requirements/operator.txt --extra operator --constraint requirements/dev.txt
+compile requirements/stages.txt --extra stages --constraint requirements/dev.txt
