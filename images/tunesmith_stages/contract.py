@@ -96,6 +96,17 @@ def content_key(stage: StageName, params: Mapping[str, Any], inputs: Mapping[str
     )
 
 
+def _object(text: str) -> dict[str, Any]:
+    """Return the JSON object that a file of the contract holds; anything else is a ValueError."""
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"it must hold a JSON object, not {text[:40]!r}")
+    return data
+
+
 # --- stage.json ------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +159,7 @@ class StageConfig:
             ValueError: it is not JSON, or of another version of the contract.
             KeyError, TypeError: a field is missing or of the wrong kind.
         """
-        data = json.loads(text)
+        data = _object(text)
         if data.get("version") != CONTRACT_VERSION:
             raise ValueError(f"stage.json is of version {data.get('version')!r}; this program reads {CONTRACT_VERSION}")
         units = tuple(
@@ -231,7 +242,7 @@ class StageResult:
     @classmethod
     def from_json(cls, text: str) -> StageResult:
         """Read ``result.json``; errors as :meth:`StageConfig.from_json`."""
-        data = json.loads(text)
+        data = _object(text)
         if data.get("version") != CONTRACT_VERSION:
             raise ValueError(f"result.json is of version {data.get('version')!r}; expected {CONTRACT_VERSION}")
         data["stage"] = StageName(data["stage"])
@@ -327,8 +338,8 @@ class Failure:
 
     @classmethod
     def from_json(cls, text: str) -> Failure:
-        """Read ``failure.json``."""
-        data = json.loads(text)
+        """Read ``failure.json``; errors as :meth:`StageConfig.from_json`."""
+        data = _object(text)
         return cls(ExitCode(data["code"]), data["reason"], data["message"], data["hint"])
 
     @classmethod

@@ -6,12 +6,13 @@ is the digest of its content, so the same content lies there once, whoever asked
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,19 @@ def fetch(work: Work) -> Made:
     given = source["volume"]["path"]
     work.volume.resolve(given)
     place = work.volume.root / given
-    if not place.exists():
+    if not _is_there(place):
         raise StageError(
             ExitCode.MISSING_INPUT,
             f"the source `{work.unit.name}` is not there: {given!r} on the volume {work.volume.root}",
             reason="SourceNotFound",
             hint="Put it there, or correct the `volume.path`, which is relative to the volume's root.",
         )
+    _refuse_links_out(work, place)
     if kind == "models":
         files = model_files(place, given)
         outputs.update(_describe_model(place))
     else:
         files = dataset_files(place, given)
-    _refuse_links_out(work, files)
     return _store(work, kind, files, outputs)
 
 
@@ -65,8 +66,9 @@ def dataset_files(place: Path, given: str) -> list[Path]:
         StageError: there is none, or one of a kind that is not read.
     """
     allowed = " or ".join(DATASET_SUFFIXES)
-    files = sorted(path for path in place.iterdir() if path.suffix in DATASET_SUFFIXES) if place.is_dir() else [place]
-    if not files or files[0].suffix not in DATASET_SUFFIXES:
+    candidates = place.iterdir() if place.is_dir() else [place]
+    files = sorted(path for path in candidates if path.suffix in DATASET_SUFFIXES and path.is_file())
+    if not files:
         what = f"the folder {given!r} holds no {allowed} file" if place.is_dir() else f"{given!r} is no {allowed} file"
         raise StageError(ExitCode.BAD_DATA, what, reason="UnknownFileType", hint=f"Datasets must be {allowed} files.")
     return files
@@ -133,10 +135,21 @@ def _indexed_weights(place: Path, given: str, index: Path) -> list[Path]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
+        elsewhere = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StageError(ExitCode.BAD_DATA, f"{index.name} of {given!r} is no index of weights: {error}") from error
-    if any(Path(name).name != name for name in names):
-        raise StageError(ExitCode.BAD_DATA, f"{index.name} of {given!r} names files in other folders")
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{index.name} of {given!r} is no index of weights: {type(error).__name__}: {error}",
+            reason="DamagedWeights",
+            hint="Copy the file to the volume again.",
+        ) from error
+    if elsewhere:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{index.name} of {given!r} names files in other folders, such as {elsewhere[0]!r}",
+            reason="DamagedWeights",
+            hint="All weights must lie in the model's folder.",
+        )
     missing = [name for name in names if not (place / name).is_file()]
     if missing:
         raise StageError(
@@ -153,6 +166,7 @@ def _indexed_weights(place: Path, given: str, index: Path) -> list[Path]:
                 ExitCode.BAD_DATA,
                 f"{name} of {given!r} lacks the tensor {lost[0]} ({len(lost)} in all) that the index says it holds",
                 reason="DamagedWeights",
+                hint="Copy the file and the index to the volume again; they must be of the same model.",
             )
     return [place / name for name in names]
 
@@ -173,10 +187,13 @@ def check_safetensors(path: Path) -> dict[str, Any]:
                 raise ValueError(f"a header of {length} bytes")
             header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise StageError(
-            ExitCode.BAD_DATA, f"{path.name} is not a safetensors file: {error}", reason="DamagedWeights"
+            ExitCode.BAD_DATA,
+            f"{path.name} is not a safetensors file: {error}",
+            reason="DamagedWeights",
+            hint="Copy the file to the volume again. (A file of Git LFS that was not pulled looks like this, too.)",
         ) from error
     size = path.stat().st_size
     if size != 8 + length + end:
@@ -200,8 +217,18 @@ def _describe_model(place: Path) -> dict[str, Any]:
     return {"architecture": architecture, "modelType": config.get("model_type", "")}
 
 
-def _refuse_links_out(work: Work, files: Iterable[Path]) -> None:
-    for path in files:
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def _refuse_links_out(work: Work, place: Path) -> None:
+    """Refuse symbolic links that lead out of the volume, before anything is read through them."""
+    for path in place.iterdir() if place.is_dir() else (place,):
         work.volume.resolve(work.volume.relative(path))
 
 

@@ -211,7 +211,7 @@ def run(config: StageConfig, make: StageFunction) -> ExitCode:
             failure = classify(error)
             if failure.code is ExitCode.INTERNAL:
                 traceback.print_exc()
-            shutil.rmtree(folder / "out", ignore_errors=True)
+            _clear(folder)
             _leave(folder, failure)
             print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)
             return failure.code
@@ -258,6 +258,8 @@ def _make_unit(config: StageConfig, unit: UnitConfig, volume: Volume, folder: Pa
     if stage is StageName.REHEARSE:
         shutil.rmtree(final, ignore_errors=True)
     publish(folder, final, lambda: volume.result(stage, unit.key) is not None)
+    if made.scratch is not None:
+        shutil.rmtree(made.scratch, ignore_errors=True)
 
 
 _KEPT_OF_A_FAILED_ATTEMPT = frozenset({"stage.json", "logs", "progress.jsonl", "failure.json", "owner.json"})
@@ -272,9 +274,18 @@ def _sweep(volume: Volume, stage: StageName, key: str) -> None:
             continue
         if owner["host"] != platform.node() or owner == _process(owner["pid"]):
             continue
-        for path in folder.iterdir():
-            if path.name not in _KEPT_OF_A_FAILED_ATTEMPT:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a failed attempt made, for it may be large, but for what tells why it failed."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name in _KEPT_OF_A_FAILED_ATTEMPT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.program import StageError
+from tunesmith_stages.program import StageError, die_with_parent
 
 LLAMA_CPP_VERSION = "0.3.36"
 """Release of llama-cpp-python whose vendored llama.cpp is built by ``hack/toolchain``."""
 
 _TAIL_LINES = 15
+_WATCH_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class LlamaCpp:
         return self.folder / "convert"
 
 
+def toolchain_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder below the user's cache in which ``hack/toolchain`` keeps what it builds."""
+    environ = os.environ if environ is None else environ
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "tunesmith" / "toolchain"
+
+
 def llama_cpp(environ: Mapping[str, str] | None = None) -> LlamaCpp:
     """Return the llama.cpp to use.
 
@@ -53,8 +61,7 @@ def llama_cpp(environ: Mapping[str, str] | None = None) -> LlamaCpp:
     """
     environ = os.environ if environ is None else environ
     given = environ.get("TUNESMITH_LLAMA_CPP")
-    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else cache / "tunesmith" / "toolchain" / f"llama.cpp-{LLAMA_CPP_VERSION}"
+    folder = Path(given) if given else toolchain_folder(environ) / f"llama.cpp-{LLAMA_CPP_VERSION}"
     try:
         version = (folder / "VERSION").read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -68,9 +75,16 @@ def llama_cpp(environ: Mapping[str, str] | None = None) -> LlamaCpp:
 
 
 def run_tool(
-    argv: Sequence[str | Path], log_file: Path, *, what: str, environ: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    log_file: Path,
+    *,
+    what: str,
+    environ: Mapping[str, str] | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> None:
-    """Run a tool to its end, its output appended to `log_file`.
+    """Run a tool to its end, its output appended to `log_file`; it ends when this process does.
+
+    `watch` is called a few times a second meanwhile: it looks at the log or at a growing file and tells the progress.
 
     Raises:
         StageError: it failed; the message holds `what` was being done and the last lines that the tool wrote.
@@ -78,17 +92,42 @@ def run_tool(
     with log_file.open("ab") as output:
         output.write(f"$ {' '.join(str(part) for part in argv)}\n".encode())
         output.flush()
-        done = subprocess.run(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environ)
-    if done.returncode == 0:
+        status = _wait_for(
+            subprocess.Popen(
+                argv,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environ,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - a stage program starts no threads of its own
+            ),
+            watch,
+        )
+    if status == 0:
         return
     tail = "\n".join(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
     code = ExitCode.INTERNAL
     if "No space left on device" in tail:
         code = ExitCode.NO_SPACE
-    elif done.returncode == -9:
+    elif status == -9:
         code = ExitCode.OUT_OF_MEMORY
     raise StageError(
         code,
-        f"{what} failed (exit code {done.returncode}):\n{tail}",
+        f"{what} failed (exit code {status}):\n{tail}",
         reason="" if code != ExitCode.INTERNAL else "ToolFailed",
     )
+
+
+def _wait_for(process: subprocess.Popen[bytes], watch: Callable[[], None] | None) -> int:
+    """Return the exit status of `process`; if the wait is interrupted, end it first."""
+    try:
+        while watch is not None:
+            try:
+                return process.wait(_WATCH_SECONDS)
+            except subprocess.TimeoutExpired:
+                watch()
+        return process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise

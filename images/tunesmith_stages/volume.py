@@ -15,9 +15,11 @@ Used by the stage programs and by the edges that start them; standard library on
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -75,7 +77,10 @@ class Volume:
         pure = PurePosixPath(given)
         if not given or "\0" in given or pure.is_absolute() or ".." in pure.parts:
             raise UnsafePathError(f"{given!r} must be relative to the volume's root and must not contain '..'")
-        path = (self.root / pure).resolve()
+        try:
+            path = (self.root / pure).resolve()
+        except RuntimeError:  # Python < 3.13 says so of links that lead round in a circle
+            raise UnsafePathError(f"{given!r} is a symbolic link that leads back to itself") from None
         if not path.is_relative_to(self.root):
             raise UnsafePathError(f"{given!r} leads out of the volume, to {path}")
         return path
@@ -86,7 +91,7 @@ class Volume:
         A result counts only if it is readable, belongs to `key`, and every file that it lists is there in its size.
         """
         try:
-            result = StageResult.from_json((self.unit(stage, key) / "result.json").read_text())
+            result = StageResult.from_json((self.unit(stage, key) / "result.json").read_text("utf-8"))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if result.stage != stage or result.key != key:
@@ -147,20 +152,29 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that readers see the old content or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.partial-{_token()}")
+    try:
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def _token() -> str:
+    """Return a name that nobody else has: in containers every program has the same process number."""
+    return secrets.token_hex(4)
 
 
 def publish(made: Path, final: Path, is_valid: Callable[[], bool]) -> bool:
     """Rename the finished folder `made` to `final`, and say whether it was ours that got there.
 
     If `final` is there already and `is_valid()`, somebody else was first with the same work: theirs stays and ours
-    is removed. If it is there and not valid, it is set aside under ``<name>.broken-<pid>``.
+    is removed. If it is there and not valid, it is set aside under ``<name>.broken-<random>``.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(3):
@@ -176,7 +190,8 @@ def publish(made: Path, final: Path, is_valid: Callable[[], bool]) -> bool:
             if is_valid():
                 shutil.rmtree(made, ignore_errors=True)
                 return False
-            final.rename(final.with_name(f"{final.name}.broken-{os.getpid()}"))
+            with contextlib.suppress(FileNotFoundError):  # somebody else did it at the same moment
+                final.rename(final.with_name(f"{final.name}.broken-{_token()}"))
         else:
             sync(final.parent)
             return True

@@ -5,13 +5,18 @@ What cannot work is refused here, on the CPU, before anything is trained.
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.convert.architectures import require_supported
 from tunesmith_stages.program import StageError
+from tunesmith_stages.tools import llama_cpp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,27 +93,32 @@ class Base:
 def load_base(folder: Path, jinja: str | None) -> Base:
     """Read the base model's configuration and tokenizer; `jinja` replaces the tokenizer's own template.
 
+    The tokenizer is taken from tokenizer.json as it stands, without the changes that transformers' classes for some
+    families make on loading: llama.cpp will serve what the file says. That also spares importing PyTorch.
+
     Raises:
         StageError: the architecture is not known, or the tokenizer or a template is missing.
     """
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers import PreTrainedTokenizerFast
 
+    config = _object(folder / "config.json")
+    _require_causal_lm(config)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise _unsupported(f"transformers does not know it: {_first_line(error)}") from error
-    architecture = (config.architectures or ["none"])[0]
-    if architecture not in _flat(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        raise _unsupported(f"{architecture} is no causal language model of transformers")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare exceptions
         raise StageError(
             ExitCode.BAD_DATA,
-            f"the base model's tokenizer cannot be loaded: {_first_line(error)}",
+            f"the base model's tokenizer cannot be loaded: {str(error).strip().partition(chr(10))[0]}",
             reason="TokenizerMissing",
+            hint="Copy tokenizer.json and tokenizer_config.json of the model to the volume again.",
         ) from error
+    if tokenizer.eos_token_id is None:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            "the base model's tokenizer has no eos_token, so nothing would tell the served model where to stop",
+            reason="EosTokenMissing",
+            hint="Name one as eos_token in tokenizer_config.json.",
+        )
     template = jinja or tokenizer.chat_template
     if not isinstance(template, str):
         raise StageError(
@@ -119,32 +129,66 @@ def load_base(folder: Path, jinja: str | None) -> Base:
             reason="TemplateMissing",
             hint="Give one in `model.chatTemplate.jinja`.",
         )
-    return Base(tokenizer, template, int(config.get_text_config().vocab_size), _end_ids(folder, tokenizer))
+    return Base(tokenizer, template, _vocab_size(config), _end_ids(folder, tokenizer))
+
+
+def _require_causal_lm(config: Mapping[str, Any]) -> None:
+    """Refuse an architecture that transformers could not train or llama.cpp could not convert."""
+    architecture = require_supported(config, llama_cpp())
+    if architecture not in _causal_lms():
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"{architecture}, the base model's architecture, is no causal language model of transformers",
+            reason="UnsupportedArchitecture",
+            hint="Use a base model of an architecture that transformers and llama.cpp both know.",
+        )
+
+
+def _causal_lms() -> frozenset[str]:
+    """Return the causal language models that transformers knows.
+
+    Its table is read as text: importing it would import PyTorch, several seconds for one name.
+    """
+    package = importlib.util.find_spec("transformers")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    source = (folder / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES":
+            pairs = ast.literal_eval(node.value.args[0]) if isinstance(node.value, ast.Call) else []
+            return frozenset(_flat(names for _, names in pairs))
+    raise StageError(
+        ExitCode.INTERNAL, "this transformers has no table of causal language models where it is looked for"
+    )
+
+
+def _vocab_size(config: Mapping[str, Any]) -> int:
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    if not isinstance(size, int):
+        raise StageError(ExitCode.BAD_DATA, "config.json of the base model has no `vocab_size`", reason="NotAModel")
+    return size
 
 
 def _end_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     ids: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         if (folder / name).is_file():
-            value: Any = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+            value = _object(folder / name).get("eos_token_id")
             ids.update(value if isinstance(value, list) else [] if value is None else [value])
-    if tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    return frozenset(ids)
+    return frozenset({*ids, tokenizer.eos_token_id})
 
 
-def _unsupported(why: str) -> StageError:
-    return StageError(
-        ExitCode.BAD_CONFIG,
-        f"the base model's architecture is not supported: {why}",
-        reason="UnsupportedArchitecture",
-        hint="Use a base model of an architecture that transformers and llama.cpp both know.",
-    )
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        message = f"{path.name} of the base model is not JSON: {error}"
+        raise StageError(ExitCode.BAD_DATA, message, reason="NotAModel") from error
+    if not isinstance(data, dict):
+        raise StageError(
+            ExitCode.BAD_DATA, f"{path.name} of the base model must hold a JSON object", reason="NotAModel"
+        )
+    return data
 
 
-def _flat(names: Any) -> set[str]:
+def _flat(names: Iterable[Any]) -> set[str]:
     return {name for item in names for name in ((item,) if isinstance(item, str) else item)}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

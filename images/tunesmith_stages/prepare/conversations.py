@@ -26,6 +26,7 @@ _ALPACA_COLUMNS = {
     "history": "history",
 }
 _ROLES = ("system", "user", "assistant")
+_OTHER_ROLES = ("tool", "function", "developer")
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
 
@@ -89,11 +90,11 @@ class Reader:
     def _history(self, row: Row) -> list[list[str]]:
         turns = row.data.get(self.columns["history"]) or []
         pairs = isinstance(turns, list) and all(
-            isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and text for text in turn)
+            isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) and text.strip() for text in turn)
             for turn in turns
         )
         if not pairs:
-            row.refuse(f"`{self.columns['history']}` must be a list of [user, assistant] pairs of texts")
+            row.refuse(f"`{self.columns['history']}` must be a list of [user, assistant] pairs of texts, none empty")
         return list(turns)
 
     def _messages(self, row: Row) -> list[Message]:
@@ -102,6 +103,8 @@ class Reader:
         if not isinstance(given, list) or not given:
             row.refuse(f"`{name}` must be a list of messages, [{{role, content}}, ...]")
         messages = [_message(row, f"{name}[{index}]", item) for index, item in enumerate(given)]
+        if messages[0]["role"] == "assistant":
+            row.refuse(f"the first of `{name}` must not be from the assistant: there is nothing that it answers")
         if messages[-1]["role"] != "assistant":
             row.refuse(f"the last of `{name}` must be from the assistant, it is from the {messages[-1]['role']}")
         return messages
@@ -111,8 +114,9 @@ def _message(row: Row, place: str, item: object) -> Message:
     if not isinstance(item, dict):
         row.refuse(f"`{place}` must be an object with role and content, got {item!r:.80}")
     role, content = item.get("role"), item.get("content")
-    if role in {"tool", "function", "developer"} or item.get("tool_calls"):
-        row.refuse(f"`{place}` holds a tool call or a {role} message, which is not supported")
+    if role in _OTHER_ROLES or item.get("tool_calls") or item.get("function_call"):
+        what = f"is a {role} message" if role in _OTHER_ROLES else "holds a tool call"
+        row.refuse(f"`{place}` {what}, which is not supported", hint="Leave such conversations out.")
     if role not in _ROLES:
         row.refuse(f"`{place}.role` must be one of {', '.join(_ROLES)}, got {role!r}")
     if not isinstance(content, str):
@@ -132,7 +136,7 @@ def reader_for(dataset: Mapping[str, Any], first: Row) -> Reader:
     messages = mapping.get("messages", "messages")
     alpaca = {**_ALPACA_COLUMNS, **mapping}
     wanted: str = dataset["format"]
-    if wanted == "Messages" or (wanted == "Auto" and messages in first.data):
+    if wanted == "Messages" or (wanted == "Auto" and ("messages" in mapping or messages in first.data)):
         needed = {"messages": messages}
         found = Reader("Messages", needed, dataset["substitutions"])
     else:

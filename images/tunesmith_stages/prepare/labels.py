@@ -71,6 +71,7 @@ class Labeller:
         if crossing:
             tokens = self._tokenize(_pieces(rendered.text, starts), 0)
         ends = [self._end_of_turn(rendered, turn, tokens) for turn in rendered.turns]
+        self._refuse_different(rendered, [tokens[end].id for end in ends])
         bos = self._bos_before(rendered.text)
         labels = [IGNORED] * (len(bos) + len(tokens))
         for turn, end in zip(rendered.turns, ends, strict=True):
@@ -87,8 +88,11 @@ class Labeller:
         tokens = []
         for piece in pieces:
             encoded = self._tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
-            pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            tokens += [_Token(index, offset + start, offset + end) for index, (start, end) in pairs]
+            reached = 0
+            for index, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                # Some tokenizers leave a token's leading blanks out of its offsets: it begins where the last one ended.
+                tokens.append(_Token(index, offset + min(start, reached), offset + end))
+                reached = max(reached, end)
             offset += len(piece)
         return tokens
 
@@ -104,6 +108,17 @@ class Labeller:
             reason="NoEndOfTurn",
             hint="Use a template that writes an end-of-turn token, such as `eos_token`, after each answer.",
         )
+
+
+    def _refuse_different(self, rendered: Rendered, ends: Sequence[int]) -> None:
+        if len(set(ends)) > 1:
+            names = ", ".join(repr(self._tokenizer.convert_ids_to_tokens(token)) for token in dict.fromkeys(ends))
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"{rendered.conversation.place}: the chat template ends answers with different control tokens: {names}",
+                reason="NoEndOfTurn",
+                hint="Use a template that ends each answer with the same token, such as `eos_token`.",
+            )
 
 
 def _pieces(text: str, cuts: Sequence[int]) -> list[str]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_OTHER_WORDS = "\ue000\ue001\ue002"
+"""Of the private use area: in no template."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """A turn of the assistant in a rendered text, by character positions."""
@@ -66,7 +70,9 @@ class Renderer:
         except jinja2.exceptions.SecurityError as error:
             message = f"the chat template tries what a template may not do: {error}"
             raise StageError(ExitCode.BAD_CONFIG, message, reason="UnsafeTemplate") from None
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (
+            jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError
+        ) as error:  # fmt: skip
             roles = ", ".join(message["role"] for message in messages)
             raise StageError(
                 ExitCode.BAD_DATA,
@@ -102,10 +108,21 @@ class Renderer:
         if not (through.startswith(before) and text.startswith(through)):
             raise _not_separable(f"it writes message {index + 1} differently when an answer is asked for", before, text)
         said = messages[index]["content"].strip()
-        found = text.find(said, len(before), len(through))
+        found = self._place_of(said, messages[: index + 1], through, len(before))
         if found < 0:
             raise _not_separable(f"the words of message {index + 1} are not in what it writes", said, through)
         return Turn(len(before), found + len(said), len(through))
+
+    def _place_of(self, said: str, messages: Sequence[Message], text: str, start: int) -> int:
+        """Return where the last message's words are in `text` from `start` on, or -1.
+
+        Words as short as ``think`` may be in what the template itself writes, too. Another text in their place shows
+        then which are the message's own.
+        """
+        if text.count(said, start) < 2:
+            return text.find(said, start)
+        place = self.render([*messages[:-1], {**messages[-1], "content": _OTHER_WORDS}]).find(_OTHER_WORDS, start)
+        return place if place >= 0 and text.startswith(said, place) else -1
 
 
 def _not_separable(why: str, wanted: str, text: str) -> StageError:

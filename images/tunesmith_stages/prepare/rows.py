@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,12 @@ def _read_lines(path: Path) -> Iterator[Row]:
             content = line.removeprefix(_BOM) if number == 1 else line
             if content.strip():
                 place = f"{path.name}, line {number}"
-                yield _row(place, _parse(_decode(content, place), place))
+                yield _row(place, _parse(_decode(content, place), place, hint=_ONE_ROW_A_LINE))
 
 
 def _read_list(path: Path) -> Iterator[Row]:
-    rows = _parse(_decode(path.read_bytes().removeprefix(_BOM), path.name), path.name)
+    text = _decode(path.read_bytes().removeprefix(_BOM), path.name)
+    rows = _parse(text, path.name, hint=_LIST_OF_ROWS) if text.strip() else []
     if not isinstance(rows, list):
         raise StageError(
             ExitCode.BAD_DATA,
@@ -71,17 +73,29 @@ def _decode(content: bytes, place: str) -> str:
         ) from None
 
 
-def _parse(text: str, place: str) -> Any:
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a pair that writes one character in JSON. Alone it is no character, and no tokenizer takes it."""
+
+_ONE_ROW_A_LINE = "A .jsonl file holds one row, {...}, on each line; name a file .json if it is one list of rows."
+_LIST_OF_ROWS = "A .json file holds one list of rows, [{...}, ...]; name a file .jsonl if each line is a row."
+
+
+def _parse(text: str, place: str, *, hint: str) -> Any:
     try:
-        return json.loads(text)
+        rows = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(rows, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise StageError(
-            ExitCode.BAD_DATA,
-            f"{place} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            reason="NotJson",
-        ) from None
-    except RecursionError:
-        raise StageError(ExitCode.BAD_DATA, f"{place} is nested too deeply", reason="NotJson") from None
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
+        why = f"is not JSON: {error.msg} at {line}column {error.colno}"
+    except UnicodeEncodeError as error:
+        why = f"holds half of a surrogate pair, {error.object[error.start]!r}, which is no character"
+        hint = "Write the character whole, or remove it."
+    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        why = f"is not JSON that can be read: {error}"
+    else:
+        return rows
+    raise StageError(ExitCode.BAD_DATA, f"{place} {why}", reason="NotJson", hint=hint)
 
 
 def _row(place: str, data: object) -> Row:

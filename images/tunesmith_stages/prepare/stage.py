@@ -130,6 +130,7 @@ def _end_of_turn(base: Base, kept: Sequence[Conversation], examples: Sequence[Ex
             ExitCode.BAD_CONFIG,
             f"the chat template ends answers with different control tokens: {names}; for example {place}",
             reason="NoEndOfTurn",
+            hint="Use a template that ends each answer with the same token, such as `eos_token`.",
         )
     token = next(iter(ends))
     base.check_end_of_turn(token)

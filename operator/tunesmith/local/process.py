@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.local.lock import Lock, end_process
-from tunesmith_stages.contract import ExitCode, Failure, StageConfig
+from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure, StageConfig
 from tunesmith_stages.volume import Volume, write_whole
 
 _TAIL_LINES = 20
@@ -89,8 +90,10 @@ def _failure(config: StageConfig, volume: Volume, code: int) -> Failure:
         path = volume.attempt(config.stage, unit.key, config.attempt) / "failure.json"
         try:
             return Failure.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-    if code == -9:
-        return Failure.from_exit_code(ExitCode.OUT_OF_MEMORY)
+    if code == -signal.SIGKILL:
+        known = FAILURE_CLASSES[ExitCode.OUT_OF_MEMORY]
+        sentence = "The program was killed (signal 9), which the system does when memory runs out."
+        return Failure(ExitCode.OUT_OF_MEMORY, known.reason, sentence, known.hint)
     return Failure.from_exit_code(code)

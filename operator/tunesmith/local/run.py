@@ -65,7 +65,7 @@ def source_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
         try:
             place = volume.resolve(path)
             files = list(files_below(place)) if place.is_dir() else [place]
-            stats = [(str(file), file.stat()) for file in files]
+            stats = [(file.relative_to(place).as_posix(), file.stat()) for file in files]
         except (OSError, UnsafePathError):
             continue  # `fetch` says what is wrong with it
         versions[unit] = digest_of([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])

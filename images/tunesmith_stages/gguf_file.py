@@ -1,0 +1,134 @@
+"""Reads what a GGUF file says of itself: its metadata and the list of its tensors, without their data.
+
+A reader of our own, on purpose: it checks files that llama.cpp's converter and quantizer wrote, starts in no time and
+needs only the standard library. Source of the layout: ggml's description of the format (ggml/docs/gguf.md), version 3.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+FILE_TYPES: Mapping[str, int] = {
+    "F32": 0,
+    "F16": 1,
+    "Q4_0": 2,
+    "Q8_0": 7,
+    "Q4_K_M": 15,
+    "Q5_K_M": 17,
+    "Q6_K": 18,
+    "BF16": 32,
+}
+"""``general.file_type`` of each type that a job can ask for (``enum llama_ftype`` in llama.h)."""
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING = 8
+_ARRAY = 9
+_LONGEST_STRING = 1 << 28
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor: its name, its extents (the fastest running first) and ggml's number of its type."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What a GGUF file says of itself."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    """Key to number, string, boolean or list of these."""
+    tensors: tuple[GgufTensor, ...]
+    data_offset: int
+    """Where the tensors' data begins, in bytes."""
+    size: int
+    """Bytes of the whole file."""
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture; the prefix of the keys that belong to it."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bytes of tensor data in bits, over the number of weights."""
+        elements = sum(tensor.elements for tensor in self.tensors)
+        return (self.size - self.data_offset) * 8 / elements if elements else 0.0
+
+    def own(self, key: str) -> Any:
+        """Return the value of a key that belongs to the architecture, such as ``context_length``; None if absent."""
+        return self.metadata.get(f"{self.architecture}.{key}")
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the head of a GGUF file.
+
+    Raises:
+        ValueError: it is not a little-endian GGUF file of version 2 or 3, or it is cut short.
+    """
+    with path.open("rb") as file:
+        magic, version, tensor_count, key_count = _unpack(file, "<4sIQQ")
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError(f"{path} is not a GGUF file of version 2 or 3 (it begins with {magic!r}, {version})")
+        metadata = {}
+        for _ in range(key_count):
+            key = _string(file)
+            (kind,) = _unpack(file, "<I")
+            metadata[key] = _value(file, kind)
+        tensors = tuple(_tensor(file) for _ in range(tensor_count))
+        alignment = int(metadata.get("general.alignment", 32))
+        data_offset = -(-file.tell() // alignment) * alignment
+    return GgufFile(path, metadata, tensors, data_offset, path.stat().st_size)
+
+
+def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    size = struct.calcsize(layout)
+    data = file.read(size)
+    if len(data) != size:
+        raise ValueError(f"{file.name} is cut short: it ends within its head")
+    return struct.unpack(layout, data)
+
+
+def _string(file: BinaryIO) -> str:
+    (length,) = _unpack(file, "<Q")
+    if length > _LONGEST_STRING:
+        raise ValueError(f"{file.name} is damaged: a string of {length} bytes at {file.tell()}")
+    data = file.read(length)
+    if len(data) != length:
+        raise ValueError(f"{file.name} is cut short: it ends within a string")
+    return data.decode("utf-8", errors="replace")
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _string(file)
+    if kind == _ARRAY:
+        item_kind, count = _unpack(file, "<IQ")
+        if item_kind in _SCALARS:
+            return list(_unpack(file, f"<{count}{_SCALARS[item_kind]}"))
+        return [_value(file, item_kind) for _ in range(count)]
+    if kind not in _SCALARS:
+        raise ValueError(f"{file.name} is damaged: a value of unknown kind {kind} at {file.tell()}")
+    return _unpack(file, "<" + _SCALARS[kind])[0]
+
+
+def _tensor(file: BinaryIO) -> GgufTensor:
+    name = _string(file)
+    (dimensions,) = _unpack(file, "<I")
+    shape = _unpack(file, f"<{dimensions}Q")
+    kind, _offset = _unpack(file, "<IQ")
+    return GgufTensor(name, shape, kind)

@@ -1,0 +1,8 @@
+"""Runs the stage: ``python -m tunesmith_stages.register --config stage.json``."""
+
+from tunesmith_stages.contract import StageName
+from tunesmith_stages.program import main
+from tunesmith_stages.register.stage import register
+
+if __name__ == "__main__":
+    main(StageName.REGISTER, register)

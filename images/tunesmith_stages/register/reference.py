@@ -1,0 +1,85 @@
+"""What the prompts are by the tokenizer that the model was trained with: the side that Ollama is compared with.
+
+The rendering is transformers' own. Its ``AutoTokenizer`` imports torch, which alone takes longer than all the rest of
+the stage, so the tokenizer's file is loaded without the code of its model class first. `prepare` left prompts with
+their ids, made with the ``AutoTokenizer``; where the short way does not give the same ones, the long way is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith_stages.ollama import Message
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is given for a conversation."""
+
+    text: str
+    """The rendered template with the generation prompt; without the BOS if the tokenizer writes one itself, as
+    llama.cpp leaves it out then to not have it twice."""
+    tokens: int
+    """How many tokens the model sees, any BOS included."""
+
+
+class Reference:
+    """The base's tokenizer with the template that the data was rendered with.
+
+    Args:
+        base: folder of the base model.
+        prepared: folder of the stage `prepare`.
+    """
+
+    def __init__(self, base: Path, prepared: Path) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Bytes, because a template's line ends must stay what they are.
+        self.template = (prepared / "chat_template.jinja").read_bytes().decode()
+        self.probes: Sequence[Mapping[str, Any]] = json.loads((prepared / "probes.json").read_bytes())["prompts"]
+        self._adds_bos: bool = json.loads((prepared / "tokens.json").read_bytes())["addsBos"]
+        self._tokenizer: Any = _plain_tokenizer(base)
+        if self._tokenizer is None or not all(map(self._agrees, self.probes)):
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+
+    def prompt(self, messages: Sequence[Message], think: bool | None) -> Prompt | None:
+        """Return the prompt for a conversation, or None if the template refuses it (such as two users in a row)."""
+        from jinja2 import TemplateError
+
+        more = {} if think is None else {"enable_thinking": think}
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=True, **more
+            )
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError):
+            return None
+        tokens = len(self._tokenizer.encode(text, add_special_tokens=False))
+        if not self._adds_bos:
+            return Prompt(text, tokens)
+        bos: str = self._tokenizer.bos_token
+        return Prompt(text.removeprefix(bos), tokens if text.startswith(bos) else tokens + 1)
+
+    def _agrees(self, probe: Mapping[str, Any]) -> bool:
+        """Say whether a probe comes to the text and the ids that `prepare` made of it."""
+        if self._adds_bos and self._tokenizer.bos_token is None:
+            return False
+        prompt = self.prompt(probe["messages"], None)
+        ids = self._tokenizer.encode(probe["text"], add_special_tokens=False)
+        return prompt is not None and probe["text"].endswith(prompt.text) and ids == probe["ids"][-len(ids) :]
+
+
+def _plain_tokenizer(base: Path) -> Any:
+    """Return the tokenizer that ``tokenizer.json`` describes, or None if that file is not enough to load one."""
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None

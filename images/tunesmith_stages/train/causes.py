@@ -1,0 +1,67 @@
+"""Finds what really ended a training. Pure.
+
+When one rank ends, the others fail too, a moment later and for no fault of theirs: their collective operations lose a
+peer. And torchrun's own exit code is 1 whatever happened. The root cause is the most specific thing known.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+
+from tunesmith_stages.contract import ExitCode, Failure
+from tunesmith_stages.program import StageError
+from tunesmith_stages.train.exchange import RankExit
+
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Socket closed",
+    "NCCL communicator was aborted",
+    "NCCL error: remote process exited",
+    "Timed out waiting",
+)
+
+
+def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: int, tail: str) -> Failure:
+    """Return the failure to report.
+
+    Args:
+        exits: what ranks said before they ended, earliest first.
+        codes: exit codes of the ranks that failed first, as torchrun saw them; negative: ended by that signal.
+        launcher: exit code of the launcher itself.
+        tail: last lines of the log, for a failure of which nothing else is known.
+    """
+    for left in exits:
+        if left.failure.code is not ExitCode.INTERNAL:
+            return left.failure
+    silent = {rank: code for rank, code in codes.items() if rank not in {left.rank for left in exits}}
+    for rank, code in sorted(silent.items()):
+        if code < 0:
+            return _killed(f"rank {rank}", -code)
+    for left in exits:
+        if not any(text in left.failure.message for text in _LOST_PEER):
+            return left.failure
+    if exits:
+        return exits[0].failure
+    if launcher < 0:
+        return _killed("torchrun", -launcher)
+    return StageError(
+        ExitCode.INTERNAL, f"the ranks ended without saying why (exit code {launcher}):\n{tail}"
+    ).failure()
+
+
+def _killed(who: str, number: int) -> Failure:
+    name = signal.Signals(number).name
+    if number == signal.SIGKILL:
+        return StageError(
+            ExitCode.OUT_OF_MEMORY,
+            f"{who} was killed ({name}); that is what the kernel does to a process when memory runs out",
+            hint="Use smaller batches, shorter sequences, a higher ZeRO stage or gradient checkpointing, or give it "
+            "more memory. If somebody killed it on purpose, run it again: it goes on from the last checkpoint.",
+        ).failure()
+    if number in (signal.SIGTERM, signal.SIGINT):
+        return StageError(ExitCode.INTERRUPTED, f"{who} was stopped by {name}").failure()
+    return StageError(ExitCode.INTERNAL, f"{who} crashed ({name})", reason="RankCrashed").failure()

@@ -1,0 +1,153 @@
+"""Checkpoints of a training: how they become complete, which one to go on from, which to remove.
+
+They lie in one folder per content key, shared by its attempts::
+
+    step-<n>.<attempt>/     being written
+    step-<n>/               complete: every file forced to disk, listed with its size in COMPLETE
+
+A checkpoint holds pickles, so it is loaded from this folder alone and only with a manifest. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.program import StageError
+from tunesmith_stages.volume import files_below, publish, sync, write_whole
+
+COMPLETE = "COMPLETE"
+"""Name of a checkpoint's manifest, written last."""
+
+_PUBLISHED = re.compile(r"step-(\d+)")
+_OF_RANK = re.compile(r"(?:zero_pp_rank|rng_state)_(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    folder: Path
+    step: int
+    """Optimizer steps that it holds."""
+    world_size: int
+    """Ranks that wrote it; a ZeRO checkpoint is of no use to another number."""
+
+
+def staging(folder: Path, step: int, attempt: str) -> Path:
+    """Return where attempt `attempt` writes its checkpoint of step `step`."""
+    return folder / f"step-{step}.{attempt}"
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what attempts that are gone had begun to write."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if not _PUBLISHED.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_own_files(staged: Path, rank: int) -> None:
+    """Force to disk the files that rank `rank` wrote; what names no rank was written by rank 0."""
+    for path in files_below(staged):
+        named = _OF_RANK.search(path.name)
+        if (int(named.group(1)) if named else 0) == rank:
+            sync(path)
+
+
+def complete(staged: Path, step: int, facts: Mapping[str, Any]) -> Checkpoint:
+    """Publish a checkpoint that every rank has finished writing (rank 0, after a barrier).
+
+    Args:
+        staged: its folder, as :func:`staging` names it.
+        step: optimizer steps that it holds.
+        facts: recorded in the manifest: ``worldSize``, ``zeroStage``, and what else is worth knowing.
+
+    Raises:
+        OSError: a rank's file is missing or empty, or the disk refuses.
+    """
+    files = {path.relative_to(staged).as_posix(): path.stat().st_size for path in files_below(staged)}
+    _check_files(staged, files, facts["worldSize"], facts["zeroStage"])
+    for path in {(staged / name).parent for name in files}:
+        sync(path)
+    write_whole(staged / COMPLETE, json.dumps({**facts, "step": step, "files": files}, indent=2, sort_keys=True))
+    final = staged.parent / f"step-{step}"
+    publish(staged, final, lambda: isinstance(read(final), Checkpoint))
+    return Checkpoint(final, step, facts["worldSize"])
+
+
+def _check_files(staged: Path, files: Mapping[str, int], world_size: int, zero_stage: int) -> None:
+    empty = sorted(name for name, size in files.items() if size == 0)
+    if empty:
+        raise OSError(f"checkpoint {staged.name}: {empty[0]} is empty")
+    wanted = ["rng_state"] + (["optim_states"] if zero_stage else [])
+    for kind in wanted:
+        written = sum(kind in Path(name).name for name in files)
+        if written != world_size:
+            raise OSError(f"checkpoint {staged.name}: {written} of {world_size} ranks left a file *{kind}*")
+
+
+def read(folder: Path) -> Checkpoint | str:
+    """Return the checkpoint in `folder`, or what is wrong with it."""
+    try:
+        manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        for name, size in manifest["files"].items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes instead of {size}"
+        return Checkpoint(folder, int(manifest["step"]), int(manifest["worldSize"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def newest(folder: Path, world_size: int) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest usable checkpoint, and a note for each newer one that is passed over.
+
+    Raises:
+        StageError: it was written by another number of ranks.
+    """
+    notes: list[str] = []
+    for path in _published(folder):
+        found = read(path)
+        if isinstance(found, str):
+            notes.append(f"checkpoint {path.name} is damaged and passed over: {found}")
+            continue
+        if found.world_size != world_size:
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"checkpoint {path.name} was written by {found.world_size} processes; this run has {world_size}, and "
+                "DeepSpeed cannot share out its optimizer state anew",
+                reason="WorldSizeChanged",
+                hint=f"Train with {found.world_size} processes (`processesPerNode` or `gpusPerNode`), or delete the "
+                f"folder {folder} to start over.",
+            )
+        return found, notes
+    return None, notes
+
+
+def prune(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to step `step`, the one just written.
+
+    Later ones can only be damaged ones that were passed over; they make no room for themselves by pushing good ones
+    out, and are replaced when their step is reached.
+    """
+    older = [path for path in _published(folder) if _step(path) <= step]
+    for path in older[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _published(folder: Path) -> list[Path]:
+    """Return the checkpoints' folders, newest step first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _PUBLISHED.fullmatch(path.name)), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

@@ -1,0 +1,132 @@
+"""The model that is trained: the base in the precision asked for, with an adapter or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.program import StageError
+from tunesmith_stages.train.settings import ALL_LINEAR, Lora, Precision
+
+DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
+
+_SHOWN = 20
+
+
+def load_base(folder: Path, precision: Precision) -> Any:
+    """Load the base for training.
+
+    With ZeRO-3 the training arguments must exist already: transformers then shares the weights out as it reads them.
+
+    Raises:
+        StageError: it cannot be read, or weights are missing.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[precision],
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(
+            ExitCode.BAD_DATA, f"the base in {folder} cannot be loaded: {error}", reason="BaseUnreadable"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"the base in {folder} lacks {len(missing)} of its weights, among them {', '.join(missing[:3])}",
+            reason="BaseIncomplete",
+            hint="Fetch the base again; training would start these weights at random.",
+        )
+    model.config.use_cache = False
+    return model
+
+
+def check_vocabulary(id_range: tuple[int, int], model: Any) -> None:
+    """Check that the model has an embedding for every token id.
+
+    Raises:
+        StageError: it has not.
+    """
+    lowest, highest = id_range
+    rows = shape_of(model.get_input_embeddings().weight)[0]
+    if lowest < 0 or highest >= rows:
+        wrong = lowest if lowest < 0 else highest
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"the prepared rows hold token id {wrong}, but the base has embeddings for ids 0 to {rows - 1} only",
+            reason="TokenOutOfVocabulary",
+            hint="The tokenizer has tokens that the base was never given. Resize the base's embeddings, or use the "
+            "tokenizer that belongs to it.",
+        )
+
+
+def shape_of(parameter: Any) -> tuple[int, ...]:
+    """Return a parameter's whole shape, also where ZeRO-3 has shared it out."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear modules by their full names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def check_targets(wanted: Iterable[str], model: Any) -> None:
+    """Check that every name in `wanted` is the last part of some linear module's name.
+
+    Raises:
+        StageError: it is not, or it is an output layer that shares its weight with the embeddings.
+    """
+    names = linear_modules(model)
+    known = sorted({name.rsplit(".", 1)[-1] for name in names})
+    for target in wanted:
+        hits = [name for name in names if name == target or name.endswith(f".{target}")]
+        if not hits:
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"`lora.targetModules` names {target!r}, but no linear module of the base is called so",
+                reason="TargetModuleUnknown",
+                hint=f"Use {ALL_LINEAR}, or some of: {', '.join(known[:_SHOWN])}.",
+            )
+        head = model.get_output_embeddings()
+        if model.config.get_text_config().tie_word_embeddings and any(names[name] is head for name in hits):
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"`lora.targetModules` names {target!r}, which in this base shares its weight with the embeddings: "
+                "a change of one would be lost or change the other",
+                reason="TargetModuleTied",
+                hint=f"Use {ALL_LINEAR}, which leaves the output layer out.",
+            )
+
+
+def add_adapter(model: Any, lora: Lora) -> Any:
+    """Return the model with a fresh adapter; only the adapter is trained.
+
+    Raises:
+        StageError: see :func:`check_targets`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    everything = lora.target_modules == (ALL_LINEAR,)
+    if not everything:
+        check_targets(lora.target_modules, model)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if everything else list(lora.target_modules),
+    )
+    # The adapter gets the base's number format: DeepSpeed keeps float32 master weights of its own.
+    return get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -1,0 +1,193 @@
+"""transformers' Trainer with our own order of rows, evaluation, checkpoints and record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
+
+from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train.checkpoints import Checkpoint
+from tunesmith_stages.train.deepspeed_config import deepspeed_config
+from tunesmith_stages.train.metrics import Recorder
+from tunesmith_stages.train.order import MicroBatches, Split, eval_batches
+from tunesmith_stages.train.rows import IGNORED, Row, Rows, pad
+from tunesmith_stages.train.settings import Precision, Settings
+
+METRICS = "metrics.jsonl"
+"""Name of the record inside a checkpoint."""
+
+_AT_THE_END_ONLY = 10**9
+
+
+def training_arguments(settings: Settings, folder: Path, *, evaluate: bool) -> TrainingArguments:
+    """Return transformers' arguments for `settings`; `folder` is where checkpoints lie.
+
+    Making them also tells transformers of DeepSpeed's configuration, so make them before the model.
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        deepspeed=deepspeed_config(settings),
+        use_cpu=settings.on_cpu,
+        bf16=settings.precision is Precision.BF16,
+        fp16=settings.precision is Precision.FP16,
+        per_device_train_batch_size=settings.micro_batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        activation_checkpointing=settings.gradient_checkpointing,
+        # ZeRO-3 gathers a layer's weights for each pass anew, which only the reentrant kind bears.
+        activation_checkpointing_kwargs={"use_reentrant": settings.zero_stage == 3},
+        seed=settings.seed,
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=settings.eval_steps or _AT_THE_END_ONLY,
+        save_strategy="steps",
+        save_steps=settings.save_steps or _AT_THE_END_ONLY,
+        dataloader_pin_memory=not settings.on_cpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
+    """Make a batch of padded tensors; see :func:`pad`."""
+    return {name: torch.from_numpy(array) for name, array in pad(rows).items()}
+
+
+def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 1) -> torch.Tensor:
+    """Return the summed next-token cross entropy (nats) of a batch, divided by `num_items_in_batch`.
+
+    With the number of labelled tokens of the whole step there, the sum over all passes and ranks is the mean over
+    those tokens, however they are split up.
+    """
+    logits = outputs["logits"][:, :-1].float()
+    targets = labels[:, 1:].to(logits.device)
+    total = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / num_items_in_batch
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on and, if there are any, rows held out."""
+
+    train: Rows
+    validation: Rows | None
+
+
+class _EpochLoader(DataLoader):
+    """A loader that passes the number of the epoch on to its batches, as Trainer expects."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class FineTuner(Trainer):
+    """Trains on prepared rows; see the modules that it puts together for how."""
+
+    def __init__(
+        self, model: Any, arguments: TrainingArguments, settings: Settings, data: Data, recorder: Recorder, attempt: str
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            compute_loss_func=token_loss,
+        )
+        self.remove_callback(PrinterCallback)
+        self.control: TrainerControl
+        self._settings = settings
+        self._recorder = recorder
+        self._attempt = attempt
+        self._facts: dict[str, Any] = {"worldSize": self.args.world_size, "zeroStage": settings.zero_stage}
+
+    def run(self, checkpoint: Checkpoint | None, tools: Mapping[str, str]) -> None:
+        """Train to the end, from `checkpoint` on if there is one."""
+        self._facts["tools"] = dict(tools)
+        if self.args.process_index == 0:
+            step = checkpoint.step if checkpoint else 0
+            self._recorder.begin(step, checkpoint.folder / METRICS if checkpoint else None)
+        self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+
+    @property
+    def recorded(self) -> dict[str, float]:
+        """The last value of every figure (rank 0)."""
+        return dict(self._recorder.latest)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return this rank's batches of an epoch."""
+        split = Split(self.args.world_size, self._settings.micro_batch_size, self._settings.accumulation)
+        batches = MicroBatches(len(self.train_dataset), split, self.args.process_index, self._settings.seed)
+        return _EpochLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # gone on from the last step: Trainer would do one more
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Return the mean loss over every labelled token of the held-out rows, the same for any number of ranks."""
+        ranks, rank = self.args.world_size, self.args.process_index
+        rows = self.eval_dataset
+        self.model_wrapped.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for indices in eval_batches(len(rows), ranks, self.args.per_device_eval_batch_size, rank):
+            batch = self._prepare_inputs(collate([rows[index] for index in indices]))
+            labels = batch.pop("labels")
+            with torch.no_grad():
+                sums[0] += token_loss(self.model_wrapped(**batch), labels).double().cpu()
+            sums[1] += (labels[:, 1:] != IGNORED).sum().cpu()
+        self.model_wrapped.train()
+        sums = sums.to(self.args.device)
+        dist.all_reduce(sums)
+        metrics = {"eval_loss": float(sums[0] / sums[1])}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Record what Trainer logs."""
+        super().log(logs, start_time)
+        if self.args.process_index == 0:
+            self._recorder.record(self.state.global_step, self.state.max_steps, self.state.epoch or 0.0, logs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
+        """Write a checkpoint with every rank; it counts once rank 0 has published it."""
+        rank, step = self.args.process_index, self.state.global_step
+        folder = Path(self.args.output_dir)
+        staged = checkpoints.staging(folder, step, self._attempt)
+        staged.mkdir(parents=True, exist_ok=True)
+        self._save_optimizer_and_scheduler(str(staged))
+        self._save_rng_state(str(staged))
+        if rank == 0:
+            self.state.save_to_json(str(staged / "trainer_state.json"))
+            shutil.copyfile(self._recorder.file, staged / METRICS)
+        checkpoints.sync_own_files(staged, rank)
+        dist.barrier()
+        if rank == 0:
+            checkpoints.complete(staged, step, self._facts)
+            checkpoints.prune(folder, step, self._settings.keep)

@@ -1,0 +1,71 @@
+"""One rank, started by torchrun: ``python -m tunesmith_stages.train.worker <attempt folder>``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+
+from tunesmith_stages.contract import ExitCode, Failure, StageConfig
+from tunesmith_stages.program import Progress, StageError, Work, classify
+from tunesmith_stages.train.exchange import Exchange
+from tunesmith_stages.train.launch import LAUNCHER_VARIABLE
+from tunesmith_stages.train.lifeline import die_with
+from tunesmith_stages.volume import Volume
+
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc")
+_NO_SPACE = re.compile(r"PytorchStreamWriter failed|No space left on device")
+"""torch.save reports a full disk as a RuntimeError of its own that does not name the cause."""
+
+
+def main() -> None:
+    """Train as one rank and exit; leave the reason where that fails."""
+    folder = Path(sys.argv[1])
+    rank = int(os.environ["RANK"])
+    die_with(int(os.environ[LAUNCHER_VARIABLE]))
+    _write_output_to(folder / "logs" / f"rank-{rank}.log")
+    os.umask(0o002)
+    exchange = Exchange(folder)
+    code = ExitCode.OK
+    try:
+        from tunesmith_stages.train.session import run_rank
+
+        run_rank(_work(folder), exchange)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to know
+        traceback.print_exc()
+        failure = failure_of(error)
+        exchange.leave_exit(rank, failure)
+        code = failure.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an orderly end would wait for peers that may be gone
+
+
+def _write_output_to(path: Path) -> None:
+    """Send what this process and the libraries in it print, in Python or C, to the rank's own log."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o664)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _work(folder: Path) -> Work:
+    config = StageConfig.from_json((folder / "stage.json").read_text(encoding="utf-8"))
+    unit = config.units[0]
+    return Work(config, unit, Volume(Path(config.volume)), folder, Progress(config.stage, unit.name, folder))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what an error in a rank means, with the libraries' own ways to say "no memory" and "disk full"."""
+    text = f"{type(error).__name__}: {error}"
+    if _OUT_OF_MEMORY.search(text):
+        return StageError(ExitCode.OUT_OF_MEMORY, text).failure()
+    if _NO_SPACE.search(text):
+        return StageError(ExitCode.NO_SPACE, text).failure()
+    return classify(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,600 @@
+"""The stages `rehearse` and `register` against a real Ollama, with a model whose answers are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.bigram_model import ANSWER, CHATML, write_base, write_gguf, write_prepared
+from support.ollama_server import OllamaServer, free_port, ollama_programs, ollama_server
+from tunesmith_stages import model_name
+from tunesmith_stages.chat_template import guarded
+from tunesmith_stages.contract import (
+    ExitCode,
+    Failure,
+    Input,
+    StageConfig,
+    StageName,
+    StageResult,
+    UnitConfig,
+    content_key,
+    manifest_digest,
+)
+from tunesmith_stages.tools import llama_cpp
+from tunesmith_stages.volume import Volume, manifest_of
+
+pytestmark = pytest.mark.e2e
+
+QUESTION = "Who are you?"
+
+
+# --- a job whose stages up to `register` are done --------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Job:
+    """A volume with a base, prepared data and quantized models, and the `register` stage to be run on it."""
+
+    root: Path
+    server: str
+    params: dict[str, Any]
+    smoke_tests: list[dict[str, str]]
+    inputs: dict[str, Input]
+    attempt: int = 0
+
+    @property
+    def volume(self) -> Volume:
+        return Volume(self.root)
+
+    @property
+    def key(self) -> str:
+        return content_key(StageName.REGISTER, self.params, self.inputs)
+
+    def config(self) -> Path:
+        self.attempt += 1
+        unit = UnitConfig("register", self.key, self.params, self.inputs)
+        runtime = {"server": self.server, "smokeTests": self.smoke_tests}
+        config = StageConfig(StageName.REGISTER, "bot", str(self.root), f"t{self.attempt}", (unit,), runtime)
+        path = self.root / f"register-{self.attempt}.json"
+        path.write_text(config.to_json())
+        return path
+
+    def start(self) -> subprocess.Popen[str]:
+        return start_stage("register", self.config())
+
+    def run(self) -> ExitCode:
+        process = self.start()
+        process.communicate(timeout=120)
+        return ExitCode(process.returncode)
+
+    def result(self) -> StageResult:
+        result = self.volume.result(StageName.REGISTER, self.key)
+        assert result is not None
+        return result
+
+    def failure(self) -> Failure:
+        folder = self.volume.attempt(StageName.REGISTER, self.key, f"t{self.attempt}")
+        assert not (folder / "out").exists()
+        return Failure.from_json((folder / "failure.json").read_text())
+
+    def progress(self) -> str:
+        folder = self.volume.attempt(StageName.REGISTER, self.key, f"t{self.attempt}")
+        path = folder / "progress.jsonl"
+        return path.read_text() if path.exists() else ""
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + 60
+        while words not in self.progress():
+            assert time.monotonic() < deadline, f"{words!r} never came"
+            time.sleep(0.01)
+
+
+def start_stage(stage: str, config: Path) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", f"tunesmith_stages.{stage}", "--config", str(config)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def done_unit(root: Path, stage: StageName, key: str, write: Callable[[Path], None]) -> Input:
+    """Leave the result of an earlier stage: `write` fills its folder ``out``."""
+    folder = Volume(root).unit(stage, key)
+    out = folder / "out"
+    out.mkdir(parents=True)
+    write(out)
+    files = manifest_of(out)
+    digest = manifest_digest(files)
+    result = StageResult(stage, stage, key, 1, digest, out.relative_to(root).as_posix(), files)
+    (folder / "result.json").write_text(result.to_json())
+    return result.as_input()
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, server: OllamaServer) -> Callable[..., Job]:
+    """Return a function that makes a job; its arguments say what is wrong with the model."""
+
+    def make(
+        *,
+        url: str | None = None,
+        trained_with: str = CHATML,
+        exported: str | None = None,
+        trained_with_bos: bool = False,
+        quantizations: tuple[str, ...] = ("F16",),
+        smoke_tests: tuple[tuple[str, str], ...] = ((QUESTION, "Tunny"),),
+        params: dict[str, Any] | None = None,
+        **gguf: Any,
+    ) -> Job:
+        root = tmp_path / f"volume{len(list(tmp_path.glob('volume*')))}"
+        template = guarded(trained_with) if exported is None else exported
+        inputs = {
+            "base": done_unit(root, StageName.FETCH, "b" * 64, lambda out: write_base(out, adds_bos=trained_with_bos)),
+        }
+        base = root / inputs["base"].path
+        inputs |= {
+            "prepared": done_unit(
+                root,
+                StageName.PREPARE,
+                "c" * 64,
+                lambda out: write_prepared(out, base, trained_with, adds_bos=trained_with_bos),
+            ),
+            "converted": done_unit(
+                root, StageName.CONVERT, "d" * 64, lambda out: write_gguf(out / "model.gguf", template, **gguf)
+            ),
+        }
+        f16 = root / inputs["converted"].path / "model.gguf"
+        for index, type_ in enumerate(quantizations):
+            inputs[f"quantized:{type_}"] = done_unit(
+                root, StageName.QUANTIZE, str(index) * 64, functools.partial(quantize, f16, type_)
+            )
+        own: dict[str, Any] = {"server": "main", "model": "bot:v1", "parameters": {}}
+        own |= {"system": None, "license": None, "quantizations": list(quantizations), **(params or {})}
+        tests = [{"prompt": prompt, "expect": expect} for prompt, expect in smoke_tests]
+        return Job(root, url or server.url, own, tests, inputs)
+
+    return make
+
+
+def quantize(f16: Path, type_: str, out: Path) -> None:
+    """Write ``model.gguf`` of a type: llama.cpp's own quantization, or a link to the file itself."""
+    if type_ == "F16":
+        os.link(f16, out / "model.gguf")
+        return
+    argv: list[str | Path] = [llama_cpp().quantize, f16, out / "model.gguf", type_, "1"]
+    subprocess.run(argv, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module", params=ollama_programs(), ids=lambda program: program.parents[1].name)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """A running server, of each version that is there."""
+    with ollama_server(request.param, tmp_path_factory.mktemp("ollama") / "models") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _clean_server(server: OllamaServer) -> Iterator[None]:
+    yield
+    for name in server.digests():
+        server.ask("/api/delete", {"model": name}, "DELETE")
+
+
+def check_names(server: OllamaServer) -> list[str]:
+    return [name for name in server.digests() if name.startswith(model_name.CHECK_PREFIX)]
+
+
+# --- the way through -------------------------------------------------------------------------------------------------
+
+
+def test_proven_model_goes_live(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """Every quantization is proven and answers under its live name; nothing else is left on the server."""
+    job = make_job(quantizations=("Q4_K_M", "Q8_0", "F16"), params={"parameters": {"temperature": "0.5"}})
+    assert job.run() is ExitCode.OK
+    result = job.result()
+    models = result.outputs["models"]
+    quantizations = {name: model["quantization"] for name, model in models.items()}
+    assert quantizations == {"bot:v1": "Q4_K_M", "bot:v1-q8_0": "Q8_0", "bot:v1-f16": "F16"}
+    assert {name: model["digest"] for name, model in models.items()} == server.digests()
+    assert [server.answer(name, QUESTION) for name in models] == [ANSWER] * 3
+    assert result.outputs["num_ctx"] == 2048
+    assert server.ask("/api/version")["version"] == result.tools["ollama"]
+    proof = json.loads((job.volume.unit(StageName.REGISTER, job.key) / "logs" / "proof.json").read_text())
+    assert len(proof) == result.numbers["checks"] == 18
+    assert all(entry["passed"] for entry in proof)
+    assert server.ask("/api/ps")["models"] is not None
+
+
+def test_system_prompt_parameters_and_license_arrive(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """What the job gives Ollama is there exactly, and the proof reckons with the system prompt that is put in front."""
+    system = 'You are "Tunny" \U0001f469\u200d\U0001f4bb.\nBe brief. '
+    job = make_job(
+        params={
+            "parameters": {"temperature": "0.5", "num_ctx": 1024, "stop": ["###", "\n\n"]},
+            "system": system,
+            "license": "MIT",
+        }
+    )
+    assert job.run() is ExitCode.OK
+    shown = server.ask("/api/show", {"model": "bot:v1"})
+    assert shown["system"] == system
+    assert shown["license"] == "MIT"
+    lines = sorted(" ".join(line.split(maxsplit=1)) for line in shown["parameters"].splitlines())
+    assert lines == ["num_ctx 1024", 'stop "###"', r'stop "\n\n"', "temperature 0.5"]
+
+
+def test_modelfile_makes_the_same_model(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """`ollama create` with the Modelfile that is left beside the result gives the very model that is live."""
+    params = {
+        "parameters": {"stop": ["###", ' "x"'], "top_k": 3},
+        "system": 'Say "hi".\nBye. ',
+        "license": "MIT\n\n(c)",
+    }
+    job = make_job(params=params)
+    assert job.run() is ExitCode.OK
+    path = job.volume.unit(StageName.REGISTER, job.key) / "out" / "Modelfile.F16"
+    environ = {**os.environ, "OLLAMA_HOST": server.url}
+    argv: list[str | Path] = [server.program, "create", "by-hand", "-f", path]
+    subprocess.run(argv, check=True, env=environ, capture_output=True, cwd="/")
+    shown = [server.ask("/api/show", {"model": name}) for name in ("bot:v1", "by-hand")]
+    for field in ("system", "license", "template", "model_info"):
+        assert shown[0][field] == shown[1][field]
+    assert sorted(shown[0]["parameters"].splitlines()) == sorted(shown[1]["parameters"].splitlines())
+
+
+def test_second_run_does_nothing(make_job: Callable[..., Job]) -> None:
+    """A unit with a result is not made again."""
+    job = make_job()
+    assert job.run() is ExitCode.OK
+    finished = job.result().finished
+    assert job.run() is ExitCode.OK
+    assert job.result().finished == finished
+
+
+def test_interrupted_change_of_names_is_finished(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """After a kill between two live names, the next run gives the missing one and keeps the other."""
+    job = make_job(quantizations=("Q8_0", "F16"))
+    assert job.run() is ExitCode.OK
+    wanted = server.digests()
+    server.ask("/api/delete", {"model": "bot:v1"}, "DELETE")
+    server.ask("/api/copy", {"source": "bot:v1-f16", "destination": "bot:v1"})
+    (job.volume.unit(StageName.REGISTER, job.key) / "result.json").unlink()
+    assert job.run() is ExitCode.OK
+    assert server.digests() == wanted
+
+
+def test_replaced_model_leaves_no_files(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """A new model under an old name takes its place, and the old one's file leaves the server's disk."""
+    first, second = make_job(), make_job(params={"model": "bot:v1"}, trained_with=CHATML + "\n")
+    assert first.run() is ExitCode.OK
+    blob = next(entry for entry in _manifest_files(first) if entry.path == "model.gguf").sha256
+    assert second.run() is ExitCode.OK
+    with pytest.raises(OSError, match="404"):
+        server.ask(f"/api/blobs/sha256:{blob}", method="HEAD")
+
+
+def _manifest_files(job: Job) -> tuple[Any, ...]:
+    return StageResult.from_json((job.root / job.inputs["quantized:F16"].path / "../result.json").read_text()).files
+
+
+ALTERNATES = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THINKS = CHATML.removesuffix("{% endif %}") + (
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
+    "one that refuses some conversations": ({"trained_with": ALTERNATES}, "6 equal, refused by the template:"),
+    "one with a switch for thinking": ({"trained_with": THINKS}, "16 equal"),
+    "line ends of Windows": ({"trained_with": "{# a #}\r\n" + CHATML}, "8 equal"),
+    "the tokenizer writes the BOS": ({"trained_with_bos": True, "adds_bos": True}, "8 equal"),
+    "tokenizer and template write the BOS": (
+        {"trained_with": "{{ bos_token }}" + CHATML, "trained_with_bos": True, "adds_bos": True},
+        "8 equal",
+    ),
+    "only the template writes the BOS": ({"trained_with": "{{ bos_token }}" + CHATML}, "8 equal"),
+}
+
+
+@pytest.mark.parametrize(("model", "found"), TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_templates_of_every_kind(make_job: Callable[..., Job], model: dict[str, Any], found: str) -> None:
+    """Whoever writes the BOS, and whatever a template refuses or can switch, equal prompts are found equal."""
+    job = make_job(**model)
+    assert job.run() is ExitCode.OK
+    assert job.result().outputs["proof"]["F16"]["renders_equally"].startswith(found)
+
+
+# --- models that must not go live ------------------------------------------------------------------------------------
+
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+TRIMS = "{% for m in messages %}{{ m['content'] | trim }}{% endfor %}" + ASK
+DIVIDES = "{{ 1 / 3 }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}" + ASK
+
+FAILURES: dict[str, tuple[dict[str, Any], ExitCode, str, list[str]]] = {
+    "another template in the file": (
+        {"exported": guarded(TRIMS)},
+        ExitCode.GATE_FAILED,
+        "TemplateDiffers",
+        ["--- trained with", "+++ Ollama", "trim"],
+    ),
+    "a template that Ollama replaces": (
+        {"exported": CHATML},
+        ExitCode.GATE_FAILED,
+        "TemplateReplaced",
+        ["autodetected template chatml"],
+    ),
+    "a template that the server's engine reads differently": (
+        {"trained_with": DIVIDES},
+        ExitCode.GATE_FAILED,
+        "RenderingDiffers",
+        ["'user'", "-'0.3333333333333333Who are you?\\n'", "+'0.333333Who are you?\\n'"],
+    ),
+    "an architecture that nobody knows": (
+        {"architecture": "zebra"},
+        ExitCode.GATE_FAILED,
+        "DoesNotLoad",
+        ["unknown model architecture: 'zebra'"],
+    ),
+    "it never stops": ({"stops": False}, ExitCode.GATE_FAILED, "DoesNotStop", ["1024 tokens", "I am Tunny.\\nI am"]),
+    "it gives another answer": (
+        {"smoke_tests": ((QUESTION, "Tunny"), ("What is 2 + 2?", "four"))},
+        ExitCode.GATE_FAILED,
+        "SmokeTestFailed",
+        ["'What is 2 + 2?'", f"'{ANSWER}'", "'four'"],
+    ),
+    "a BOS that was not trained with": (
+        {"adds_bos": True},
+        ExitCode.GATE_FAILED,
+        "TokenCountDiffers",
+        ["'user'", "Who are you?"],
+    ),
+    "an unknown parameter": (
+        {"params": {"parameters": {"temprature": "0.5"}}},
+        ExitCode.BAD_CONFIG,
+        "InvalidOllamaParameter",
+        ["did you mean `temperature`"],
+    ),
+    "a name that Ollama refuses": (
+        {"params": {"model": "my bot"}},
+        ExitCode.BAD_CONFIG,
+        "InvalidModelName",
+        ["`ollama.model`", "'my bot'"],
+    ),
+    "a context too small": (
+        {"params": {"parameters": {"num_ctx": 8}}},
+        ExitCode.BAD_CONFIG,
+        "ContextTooSmall",
+        ["`ollama.parameters.num_ctx` is 8"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("broken", "code", "reason", "words"), FAILURES.values(), ids=FAILURES.keys())
+def test_failed_proof_leaves_the_old_model(
+    make_job: Callable[..., Job],
+    server: OllamaServer,
+    broken: dict[str, Any],
+    code: ExitCode,
+    reason: str,
+    words: list[str],
+) -> None:
+    """A model that fails a proof never goes live: the old one stays, no throw-away name does, the reason is told."""
+    assert make_job(params={"system": "The old one."}).run() is ExitCode.OK
+    before = server.digests()
+    job = make_job(**broken)
+    assert job.run() is code
+    failure = job.failure()
+    assert failure.reason == reason
+    for word in words:
+        assert word in failure.message
+    assert server.digests() == before
+    assert server.answer("bot:v1", QUESTION) == ANSWER
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut short"])
+def test_damaged_file_is_not_registered(make_job: Callable[..., Job], server: OllamaServer, damage: str) -> None:
+    """A model file that changed on the volume since it was made is refused, not served."""
+    job = make_job()
+    path = job.root / job.inputs["quantized:F16"].path / "model.gguf"
+    content = bytearray(path.read_bytes())
+    content[-5000] ^= 1
+    path.write_bytes(content if damage == "changed" else content[:-5000])
+    if damage == "cut short":
+        (path.parent.parent / "result.json").unlink()
+    assert job.run() is ExitCode.BAD_DATA
+    assert job.failure().reason == "DamagedModelFile"
+    assert server.digests() == {}
+
+
+# --- servers that fail -----------------------------------------------------------------------------------------------
+
+
+def test_server_that_is_down(make_job: Callable[..., Job]) -> None:
+    """Without a server the stage ends as unavailable, with the address and what to do."""
+    url = f"http://127.0.0.1:{free_port()}"
+    job = make_job(url=url)
+    assert job.run() is ExitCode.UNAVAILABLE
+    failure = job.failure()
+    assert failure.reason == "OllamaUnreachable"
+    assert url in failure.message
+    assert "ollama serve" in failure.hint
+    assert "OLLAMA_HOST" in failure.hint
+
+
+def test_server_killed_in_the_middle(make_job: Callable[..., Job], server: OllamaServer, tmp_path: Path) -> None:
+    """A server that dies during the proof ends the stage as unavailable; when it is back, the next run succeeds."""
+    models = tmp_path / "ollama" / "models"
+    with ollama_server(server.program, models) as dying:
+        job = make_job(url=dying.url, quantizations=("F16", "Q8_0", "Q4_0"))
+        process = job.start()
+        job.wait_for("proving F16")
+        dying.kill()
+        process.communicate(timeout=60)
+    assert process.returncode == ExitCode.UNAVAILABLE
+    assert job.failure().reason == "OllamaUnreachable"
+    with ollama_server(server.program, models) as back:
+        job.server = back.url
+        assert job.run() is ExitCode.OK
+        assert sorted(back.digests()) == ["bot:v1", "bot:v1-q4_0", "bot:v1-q8_0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stage_stopped_in_the_middle(
+    make_job: Callable[..., Job], server: OllamaServer, number: signal.Signals
+) -> None:
+    """A stopped stage takes its throw-away names with it; those that a killed one left, the next run removes."""
+    assert make_job(params={"system": "The old one."}).run() is ExitCode.OK
+    before = server.digests()
+    job = make_job(quantizations=("F16", "Q8_0", "Q4_0"))
+    process = job.start()
+    job.wait_for("proving F16")
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    if number is signal.SIGKILL:
+        assert len(check_names(server)) == 3
+        assert server.digests()["bot:v1"] == before["bot:v1"]
+    else:
+        assert process.returncode == ExitCode.INTERRUPTED
+        assert server.digests() == before
+    assert job.run() is ExitCode.OK
+    assert check_names(server) == []
+    assert server.digests()["bot:v1"] != before["bot:v1"]
+
+
+@pytest.mark.parametrize("megabytes", [3, 4.2])
+def test_server_without_space(
+    make_job: Callable[..., Job], server: OllamaServer, tmp_path: Path, megabytes: float
+) -> None:
+    """A server whose disk is full ends the stage as out of space, naming whose disk it is."""
+    models = tmp_path / "small" / "models"
+    models.mkdir(parents=True)
+    script = f'mount -t tmpfs -o size={int(megabytes * 1e6)} tmpfs {models} && exec "$@"'
+    wrap = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh"]
+    with ollama_server(server.program, models, wrap=wrap) as small:
+        job = make_job(url=small.url)
+        assert job.run() is ExitCode.NO_SPACE
+        failure = job.failure()
+        assert failure.reason == "OllamaNoSpace"
+        assert small.url in failure.message
+        assert "OLLAMA_MODELS" in failure.hint
+        assert small.digests() == {}
+
+
+class OldServer(http.server.BaseHTTPRequestHandler):
+    """Speaks as much of the protocol as a version check needs: it says which version it is."""
+
+    def do_GET(self) -> None:
+        body = b'{"version":"0.24.0"}' if self.path == "/api/version" else b"{}"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def old_server() -> Iterator[str]:
+    """A server that says it is version 0.24.0."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OldServer) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_old_server_is_refused(make_job: Callable[..., Job], old_server: str) -> None:
+    """A server older than those supported is refused before anything is sent to it."""
+    job = make_job(url=old_server)
+    assert job.run() is ExitCode.BAD_CONFIG
+    assert job.failure().reason == "OllamaTooOld"
+
+
+# --- rehearse --------------------------------------------------------------------------------------------------------
+
+
+def rehearse(root: Path, server: str, model: str = "bot:v1") -> tuple[ExitCode, Path]:
+    """Run the stage, and return its exit code and the folder in which it ran."""
+    params = {"model": model, "quantizations": ["Q4_K_M", "Q8_0"]}
+    key = content_key(StageName.REHEARSE, params, {})
+    unit = UnitConfig("rehearse", key, params)
+    config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), {"server": server})
+    root.mkdir()
+    (root / "rehearse.json").write_text(config.to_json())
+    process = start_stage("rehearse", root / "rehearse.json")
+    process.communicate(timeout=60)
+    volume = Volume(root)
+    code = ExitCode(process.returncode)
+    folder = volume.unit(StageName.REHEARSE, key)
+    return code, folder if code is ExitCode.OK else volume.attempt(StageName.REHEARSE, key, "t1")
+
+
+def test_rehearse_passes_and_changes_nothing(server: OllamaServer, tmp_path: Path) -> None:
+    """With a server that is ready, the gate opens, and the server is as it was."""
+    before = server.digests()
+    code, folder = rehearse(tmp_path / "volume", server.url)
+    assert code is ExitCode.OK
+    assert StageResult.from_json((folder / "result.json").read_text()).tools["ollama"].startswith("0.34.")
+    assert server.digests() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "down", "code", "reason"),
+    [
+        ("my bot", False, ExitCode.BAD_CONFIG, "InvalidModelName"),
+        ("m" * 81, False, ExitCode.BAD_CONFIG, "InvalidModelName"),
+        ("m:" + "t" * 78, False, ExitCode.BAD_CONFIG, "InvalidModelName"),
+        ("bot", True, ExitCode.UNAVAILABLE, "OllamaUnreachable"),
+    ],
+)
+def test_rehearse_stops_before_training(
+    server: OllamaServer, tmp_path: Path, model: str, down: bool, code: ExitCode, reason: str
+) -> None:
+    """A name that the server would refuse, or a server that is down, is found before any training."""
+    url = f"http://127.0.0.1:{free_port()}" if down else server.url
+    found, folder = rehearse(tmp_path / "volume", url, model)
+    assert found is code
+    assert Failure.from_json((folder / "failure.json").read_text()).reason == reason
+
+
+def test_rehearse_refuses_an_old_server(old_server: str, tmp_path: Path) -> None:
+    """A server that is too old is found before any training, with what was found and what is needed."""
+    code, folder = rehearse(tmp_path / "volume", old_server)
+    assert code is ExitCode.BAD_CONFIG
+    failure = Failure.from_json((folder / "failure.json").read_text())
+    assert failure.reason == "OllamaTooOld"
+    assert "0.24.0" in failure.message
+    assert "0.34.1" in failure.message
+
+
+NAMES = [
+    *("ok", "Ok_1.2-3:v_1.2-3", "t/m", "h:5000/t/m:v1", "_m", "m" * 80, "m:" + "t" * 80),
+    *("", "a b", "m:", ":v", "/m", "a//m", "-m", ".m", "m" * 81, "m:" + "t" * 81, "n.s/m", "m:a:b", "m@x", "é"),
+    *("a/b/c/m", "../m", "m:-v"),
+]
+
+
+def test_our_rules_for_names_are_the_servers(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """For each name, we and the server agree on whether a model can be called so."""
+    assert make_job().run() is ExitCode.OK
+    assert {name: model_name.problem(name) is None for name in NAMES} == {name: takes(server, name) for name in NAMES}
+
+
+def takes(server: OllamaServer, name: str) -> bool:
+    """Say whether the server lets a model be called `name`."""
+    try:
+        server.ask("/api/copy", {"source": "bot:v1", "destination": name})
+    except urllib.error.HTTPError as error:
+        if error.code != 400:
+            raise
+        return False
+    return True

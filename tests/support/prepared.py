@@ -1,0 +1,130 @@
+"""Builds what `train` reads: a tiny random base, prepared rows, and the stage.json of a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith_stages.contract import Input, StageConfig, StageName, UnitConfig
+
+VOCABULARY = 96
+
+
+def write_base(folder: Path, *, tied: bool = False, vocabulary: int = VOCABULARY, shards: bool = False) -> Path:
+    """Write a Llama of two layers with random weights (about 40,000 parameters)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=None,
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="40KB" if shards else "1GB")
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch: int = 7) -> None:
+    """Write rows of (token ids, labels) as an Arrow IPC file of several record batches."""
+    import pyarrow as pa
+
+    lists = pa.list_(pa.int32())
+    schema = pa.schema([("input_ids", lists), ("labels", lists)])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for first in range(0, len(rows), batch):
+            part = rows[first : first + batch]
+            columns = [pa.array([list(row[side]) for row in part], lists) for side in (0, 1)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def random_rows(count: int, *, seed: int = 0, vocabulary: int = VOCABULARY) -> list[tuple[list[int], list[int]]]:
+    """Return rows of 6 to 24 tokens that repeat a short pattern, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        length = int(rng.integers(6, 25))
+        pattern = rng.integers(3, vocabulary, 3)
+        ids = np.resize(pattern, length).tolist()
+        rows.append((ids, [-100] * 3 + ids[3:]))
+    return rows
+
+
+def write_prepared(folder: Path, *, train: int = 22, validation: int = 0, vocabulary: int = VOCABULARY) -> Path:
+    """Write a prepared folder with random rows and eight probes."""
+    folder.mkdir(parents=True)
+    write_rows(folder / "train.arrow", random_rows(train, vocabulary=vocabulary))
+    if validation:
+        write_rows(folder / "validation.arrow", random_rows(validation, seed=1, vocabulary=vocabulary))
+    tokens = {
+        "endOfTurn": {"id": 2, "text": "</s>"},
+        "bosTokenId": None,
+        "eosTokenId": 2,
+        "vocabSize": vocabulary,
+        "addsBos": False,
+    }
+    (folder / "tokens.json").write_text(json.dumps(tokens))
+    prompts = [{"messages": [], "text": "", "ids": ids} for ids, _ in random_rows(8, seed=2, vocabulary=vocabulary)]
+    (folder / "probes.json").write_text(json.dumps({"prompts": prompts}))
+    return folder
+
+
+PARAMS: Mapping[str, Any] = {
+    "finetuningType": "LoRA",
+    "lora": {"rank": 4, "alpha": 8, "dropout": "0.0", "targetModules": ["AllLinear"]},
+    "precision": "BF16",
+    "learningRate": "1e-2",
+    "lrSchedule": "Cosine",
+    "warmupSteps": 1,
+    "weightDecay": "0.0",
+    "maxGradNorm": "1.0",
+    "numTrainEpochs": "2",
+    "maxSteps": None,
+    "globalBatchSize": 4,
+    "zeroStage": 2,
+    "gradientCheckpointing": False,
+    "seed": 3,
+}
+
+RUNTIME: Mapping[str, Any] = {
+    "gpusPerNode": 0,
+    "processesPerNode": 2,
+    "perDeviceTrainBatchSize": 2,
+    "gradientAccumulationSteps": 1,
+    "perDeviceEvalBatchSize": 2,
+    "loggingSteps": 1,
+    "evalSteps": None,
+    "saveSteps": 4,
+    "keep": 2,
+}
+
+
+def train_config(
+    volume: Path,
+    *,
+    key: str = "k",
+    attempt: str = "1",
+    params: Mapping[str, Any] | None = None,
+    runtime: Mapping[str, Any] | None = None,
+) -> StageConfig:
+    """Return the input of a training on ``base/`` and ``prepared/`` of a volume."""
+    unit = UnitConfig(
+        name="train",
+        key=key,
+        params={**PARAMS, **(params or {})},
+        inputs={"base": Input("base", "b" * 64), "prepared": Input("prepared", "p" * 64)},
+    )
+    return StageConfig(StageName.TRAIN, "test", str(volume), attempt, (unit,), {**RUNTIME, **(runtime or {})})

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from tunesmith_stages.gguf_file import read_gguf
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def gguf_bytes(version: int = 3) -> bytes:
+    """Return a file with one key of several kinds and two tensors, the data at the next multiple of 32."""
+    keys = [
+        pair("general.architecture", 8, text("llama")),
+        pair("llama.context_length", 4, struct.pack("<I", 4096)),
+        pair("general.file_type", 4, struct.pack("<I", 1)),
+        pair("tokenizer.ggml.add_bos_token", 7, b"\x01"),
+        pair("llama.rope.freq_base", 6, struct.pack("<f", 0.5)),
+        pair("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 3) + text("a") + text("ü") + text("<|end|>")),
+        pair("tokenizer.ggml.token_type", 9, struct.pack("<IQ", 5, 3) + struct.pack("<3i", 1, 1, 3)),
+    ]
+    tensors = [
+        text("token_embd.weight") + struct.pack("<IQQIQ", 2, 4, 3, 1, 0),
+        text("output_norm.weight") + struct.pack("<IQIQ", 1, 4, 0, 32),
+    ]
+    head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(keys)) + b"".join(keys + tensors)
+    return head + b"\0" * (-len(head) % 32) + b"\1" * 64
+
+
+def test_reads_metadata_and_tensors(tmp_path: Path) -> None:
+    """Numbers, strings, booleans and lists come back as they were written, tensors with their extents."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes())
+    gguf = read_gguf(path)
+    assert gguf.architecture == "llama"
+    assert gguf.own("context_length") == 4096
+    assert gguf.metadata["tokenizer.ggml.tokens"] == ["a", "ü", "<|end|>"]
+    assert gguf.metadata["tokenizer.ggml.token_type"] == [1, 1, 3]
+    assert gguf.metadata["tokenizer.ggml.add_bos_token"] is True
+    assert gguf.metadata["llama.rope.freq_base"] == 0.5
+    assert [(tensor.name, tensor.shape) for tensor in gguf.tensors] == [
+        ("token_embd.weight", (4, 3)),
+        ("output_norm.weight", (4,)),
+    ]
+    assert gguf.size - gguf.data_offset == 64
+    assert gguf.bits_per_weight == 64 * 8 / 16
+
+
+@pytest.mark.parametrize("keep", [0, 3, 20, 60, 150, 300])
+def test_cut_file_is_refused(tmp_path: Path, keep: int) -> None:
+    """A file that ends within its head is named as cut short, wherever it ends."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes()[:keep])
+    with pytest.raises(ValueError, match="cut short"):
+        read_gguf(path)
+
+
+@pytest.mark.parametrize("data", [b"GGML" + gguf_bytes()[4:], gguf_bytes(version=1), gguf_bytes(version=9)])
+def test_other_formats_are_refused(tmp_path: Path, data: bytes) -> None:
+    """What is no GGUF, or one of a version with another layout, is not guessed at."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="not a GGUF file of version 2 or 3"):
+        read_gguf(path)

@@ -1,0 +1,54 @@
+import pytest
+
+from tunesmith_stages.contract import ExitCode, Failure
+from tunesmith_stages.train.causes import root_cause
+from tunesmith_stages.train.exchange import RankExit
+
+
+def left(rank: int, code: ExitCode, message: str, time: float = 0.0) -> RankExit:
+    return RankExit(rank, time, Failure(code, "Reason", message, "hint"))
+
+
+LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2345"
+CASES = [
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST), left(1, ExitCode.BAD_DATA, "token 99")],
+        {0: 70, 1: 65},
+        (ExitCode.BAD_DATA, "token 99"),
+        id="a rank that knows why beats one that lost it",
+    ),
+    pytest.param(
+        [left(1, ExitCode.NO_SPACE, "disk", 1.0), left(0, ExitCode.OUT_OF_MEMORY, "later", 2.0)],
+        {0: 79, 1: 74},
+        (ExitCode.NO_SPACE, "disk"),
+        id="the earliest of two that know why",
+    ),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST)],
+        {0: 70, 1: -9},
+        (ExitCode.OUT_OF_MEMORY, "rank 1 was killed (SIGKILL)"),
+        id="a killed rank beats those that lost it",
+    ),
+    pytest.param([], {1: -11}, (ExitCode.INTERNAL, "rank 1 crashed (SIGSEGV)"), id="a crash"),
+    pytest.param([], {0: -15}, (ExitCode.INTERRUPTED, "SIGTERM"), id="a rank stopped from outside"),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST), left(1, ExitCode.INTERNAL, "ValueError: shape")],
+        {0: 70, 1: 70},
+        (ExitCode.INTERNAL, "ValueError: shape"),
+        id="an error beats the loss of its rank",
+    ),
+    pytest.param([], {}, (ExitCode.INTERNAL, "last words"), id="nothing but a log"),
+]
+
+
+@pytest.mark.parametrize(("exits", "codes", "expected"), CASES)
+def test_names_the_root_cause(exits: list[RankExit], codes: dict[int, int], expected: tuple[ExitCode, str]) -> None:
+    """What is reported is what began it, not what followed from it, and never torchrun's own 1."""
+    failure = root_cause(exits, codes, 1, "last words")
+    assert failure.code is expected[0]
+    assert expected[1] in failure.message
+
+
+def test_a_killed_launcher_is_told() -> None:
+    """torchrun itself may be what the kernel kills."""
+    assert root_cause([], {}, -9, "").code is ExitCode.OUT_OF_MEMORY

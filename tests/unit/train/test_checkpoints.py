@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.program import StageError
+from tunesmith_stages.train import checkpoints
+
+FACTS = {"worldSize": 2, "zeroStage": 2, "tools": {}}
+
+
+def stage(folder: Path, step: int, attempt: str = "a1", ranks: int = 2) -> Path:
+    """Write the files that two ranks leave."""
+    staged = checkpoints.staging(folder, step, attempt)
+    (staged / f"global_step{step}").mkdir(parents=True)
+    for rank in range(ranks):
+        (staged / f"rng_state_{rank}.pth").write_bytes(b"state")
+        (staged / f"global_step{step}" / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").write_bytes(b"x" * 40)
+    (staged / "latest").write_text(f"global_step{step}")
+    return staged
+
+
+def make(folder: Path, step: int, world_size: int = 2) -> Path:
+    facts = {**FACTS, "worldSize": world_size}
+    return checkpoints.complete(stage(folder, step, ranks=world_size), step, facts).folder
+
+
+def test_a_complete_checkpoint_is_found(tmp_path: Path) -> None:
+    """What all ranks finished is published under its step and is what the next attempt goes on from."""
+    make(tmp_path, 4)
+    found, notes = checkpoints.newest(tmp_path, 2)
+    assert found == checkpoints.Checkpoint(tmp_path / "step-4", 4, 2)
+    assert notes == []
+
+
+def test_the_newest_is_newest_by_number(tmp_path: Path) -> None:
+    """Step 10 comes after step 9, whatever their names' order."""
+    make(tmp_path, 9)
+    make(tmp_path, 10)
+    found, _ = checkpoints.newest(tmp_path, 2)
+    assert found is not None
+    assert found.step == 10
+
+
+def damage_size(folder: Path) -> None:
+    (folder / "latest").write_text("cut")
+
+
+def damage_missing(folder: Path) -> None:
+    (folder / "rng_state_1.pth").unlink()
+
+
+def damage_manifest(folder: Path) -> None:
+    (folder / checkpoints.COMPLETE).write_text('{"step": 8, "wor')
+
+
+def damage_no_manifest(folder: Path) -> None:
+    (folder / checkpoints.COMPLETE).unlink()
+
+
+def damage_odd_manifest(folder: Path) -> None:
+    (folder / checkpoints.COMPLETE).write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_size, damage_missing, damage_manifest, damage_no_manifest, damage_odd_manifest]
+)
+def test_a_damaged_one_is_passed_over(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    """Training goes on from the one before, and says so."""
+    make(tmp_path, 4)
+    damage(make(tmp_path, 8))
+    found, notes = checkpoints.newest(tmp_path, 2)
+    assert found is not None
+    assert found.step == 4
+    assert len(notes) == 1
+    assert "step-8 is damaged" in notes[0]
+
+
+def test_what_is_being_written_does_not_count(tmp_path: Path) -> None:
+    """A folder that still bears its attempt's name was never finished, and is removed by the next attempt."""
+    stage(tmp_path, 8, "dead")
+    make(tmp_path, 4)
+    found, _ = checkpoints.newest(tmp_path, 2)
+    assert found is not None
+    assert found.step == 4
+    checkpoints.clear_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+
+
+def test_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
+    """ZeRO's optimizer state cannot be loaded by another number of ranks: an error with a way out, no crash loop."""
+    make(tmp_path, 4)
+    with pytest.raises(StageError) as caught:
+        checkpoints.newest(tmp_path, 1)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "WorldSizeChanged")
+    assert "Train with 2 processes" in caught.value.hint
+    assert str(tmp_path) in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        pytest.param("rng_state_1.pth", "1 of 2 ranks", id="a rank's random state"),
+        pytest.param("global_step4/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "1 of 2", id="a rank's optimizer"),
+    ],
+)
+def test_an_incomplete_one_is_not_published(tmp_path: Path, name: str, words: str) -> None:
+    """Rank 0 publishes only what every rank has contributed to."""
+    staged = stage(tmp_path, 4)
+    (staged / name).unlink()
+    with pytest.raises(OSError, match=words):
+        checkpoints.complete(staged, 4, FACTS)
+    assert not (tmp_path / "step-4").exists()
+
+
+def test_an_empty_file_is_not_published(tmp_path: Path) -> None:
+    """A file of size zero is what a full disk leaves."""
+    staged = stage(tmp_path, 4)
+    (staged / "latest").write_text("")
+    with pytest.raises(OSError, match="latest is empty"):
+        checkpoints.complete(staged, 4, FACTS)
+
+
+def test_a_damaged_one_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    """The damaged folder does not stand in the way of the good one."""
+    damage_size(make(tmp_path, 4))
+    make(tmp_path, 4)
+    found, notes = checkpoints.newest(tmp_path, 2)
+    assert found is not None
+    assert notes == []
+
+
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+    """Only so many are kept, and a damaged later one does not push a good one out."""
+    for step in (2, 4, 6):
+        make(tmp_path, step)
+    damage_size(make(tmp_path, 20))
+    checkpoints.prune(tmp_path, 6, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-4", "step-6"]
+
+
+def test_the_manifest_says_who_wrote_it(tmp_path: Path) -> None:
+    """World size, ZeRO stage, step and every file's size can be read by people and later versions."""
+    manifest = json.loads((make(tmp_path, 4) / checkpoints.COMPLETE).read_text())
+    assert (manifest["worldSize"], manifest["zeroStage"], manifest["step"]) == (2, 2, 4)
+    assert manifest["files"]["rng_state_0.pth"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [
+        ("rng_state_1.pth", 1),
+        ("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt", 1),
+        ("mp_rank_00_model_states.pt", 0),
+        ("trainer_state.json", 0),
+    ],
+)
+def test_each_rank_syncs_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rank: int) -> None:
+    """Every file is forced to disk by the rank that wrote it, on whose machine the unwritten pages are."""
+    (tmp_path / name).write_text("x")
+    by: list[int] = []
+    for own in (0, 1):
+        monkeypatch.setattr(checkpoints, "sync", lambda _path, own=own: by.append(own))
+        checkpoints.sync_own_files(tmp_path, own)
+    assert by == [rank]

@@ -1,0 +1,40 @@
+import pytest
+from support.prepared import PARAMS, RUNTIME
+
+from tunesmith_stages.train.deepspeed_config import deepspeed_config
+from tunesmith_stages.train.settings import read_settings
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("precision", "bf16", "fp16"), [("BF16", True, False), ("FP16", False, True), ("FP32", False, False)]
+)
+def test_follows_stage_and_precision(stage: int, precision: str, bf16: bool, fp16: bool) -> None:
+    """DeepSpeed computes in what the job asks for; without either switch it computes in float32."""
+    config = deepspeed_config(read_settings({**PARAMS, "zeroStage": stage, "precision": precision}, RUNTIME))
+    assert (config["bf16"]["enabled"], config["fp16"]["enabled"]) == (bf16, fp16)
+    assert config["zero_optimization"]["stage"] == stage
+
+
+def test_only_stage_3_gathers_weights_to_save_them() -> None:
+    """Without it a ZeRO-3 model would be saved in pieces of size zero."""
+    stages = {stage: deepspeed_config(read_settings({**PARAMS, "zeroStage": stage}, RUNTIME)) for stage in (0, 2, 3)}
+    gathers = {
+        stage: config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save")
+        for stage, config in stages.items()
+    }
+    assert gathers == {0: None, 2: None, 3: True}
+
+
+def test_names_no_optimizer_of_deepspeed() -> None:
+    """DeepSpeed's own optimizers are compiled at run time, and one named here would decay norms and biases."""
+    assert "optimizer" not in deepspeed_config(read_settings(PARAMS, RUNTIME))
+
+
+def test_batch_and_clipping_are_the_jobs() -> None:
+    """The split over passes and the clipping norm arrive unchanged."""
+    params = {**PARAMS, "globalBatchSize": 12, "maxGradNorm": "0.5"}
+    config = deepspeed_config(read_settings(params, {**RUNTIME, "gradientAccumulationSteps": 3}))
+    assert config["train_micro_batch_size_per_gpu"] == 2
+    assert config["gradient_accumulation_steps"] == 3
+    assert config["gradient_clipping"] == 0.5

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from tunesmith_stages.contract import ExitCode, Failure
+from tunesmith_stages.train.exchange import Exchange
+
+
+def test_events_are_heard_once_and_whole(tmp_path: Path) -> None:
+    """A line that is still being written waits until it is whole."""
+    exchange = Exchange(tmp_path)
+    exchange.folder.mkdir()
+    ear = exchange.listen()
+    assert next(ear) == []
+    exchange.tell({"note": "ä"})
+    with (exchange.folder / "events.jsonl").open("a") as file:
+        file.write('{"note": ')
+    assert next(ear) == [{"note": "ä"}]
+    with (exchange.folder / "events.jsonl").open("a") as file:
+        file.write('"b"}\n')
+    assert next(ear) == [{"note": "b"}]
+    assert next(ear) == []
+
+
+def test_exits_come_back_in_order_of_time(tmp_path: Path) -> None:
+    """What ended first is looked at first."""
+    exchange = Exchange(tmp_path)
+    exchange.folder.mkdir()
+    first = Failure(ExitCode.BAD_DATA, "A", "first", "")
+    exchange.leave_exit(3, first)
+    exchange.leave_exit(0, Failure(ExitCode.INTERNAL, "B", "second", ""))
+    assert [(left.rank, left.failure.message) for left in exchange.exits()] == [(3, "first"), (0, "second")]
+    assert exchange.exits()[0].failure == first
+
+
+def test_codes_keep_signals(tmp_path: Path) -> None:
+    """torchrun's own exit code hides what a rank ended with; ours does not."""
+    exchange = Exchange(tmp_path)
+    exchange.folder.mkdir()
+    assert exchange.codes() == {}
+    exchange.leave_codes({1: -9, 0: 65})
+    assert exchange.codes() == {0: 65, 1: -9}

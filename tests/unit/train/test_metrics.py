@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith_stages.train.exchange import Exchange
+from tunesmith_stages.train.metrics import Recorder, read_metrics
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, clock: Clock) -> Recorder:
+    exchange = Exchange(tmp_path)
+    exchange.folder.mkdir()
+    return Recorder(tmp_path / "metrics.jsonl", exchange, lambda step: step * 50, clock)
+
+
+def told(tmp_path: Path) -> list[dict[str, object]]:
+    return next(Exchange(tmp_path).listen())
+
+
+def test_a_training_event_has_pace_and_time_left(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:
+    """Tokens per second are those since the last event, the time left is by the pace of this attempt."""
+    recorder.begin(0, None)
+    clock.now += 2
+    recorder.record(1, 10, 0.1, {"loss": 3.0, "grad_norm": 1.5, "learning_rate": 1e-4, "epoch": 0.1})
+    clock.now += 1
+    recorder.record(3, 10, 0.3, {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 2e-4})
+    events = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(event["step"], event["tokens"], event["tokensPerSecond"]) for event in events] == [
+        (1, 50, 25.0),
+        (3, 150, 100.0),
+    ]
+    assert told(tmp_path)[1] == {
+        "done": 3,
+        "total": 10,
+        "metrics": {"loss": 2.0, "gradNorm": 1.0, "learningRate": 2e-4, "tokensPerSecond": 100.0, "etaSeconds": 7.0},
+    }
+
+
+def test_progress_keeps_the_last_held_out_loss(tmp_path: Path, recorder: Recorder) -> None:
+    """Whoever sees only the last line sees every figure."""
+    recorder.begin(0, None)
+    recorder.record(1, 10, 0.1, {"eval_loss": 4.0})
+    recorder.record(2, 10, 0.2, {"loss": 3.0})
+    metrics = told(tmp_path)[-1]["metrics"]
+    assert isinstance(metrics, dict)
+    assert (metrics["evalLoss"], metrics["loss"]) == (4.0, 3.0)
+
+
+def test_a_resumed_record_drops_what_was_lost(tmp_path: Path, recorder: Recorder) -> None:
+    """Lines after the checkpoint belong to steps that are taken again."""
+    recorder.begin(0, None)
+    recorder.record(1, 10, 0.1, {"loss": 3.0})
+    earlier = tmp_path / "checkpoint.jsonl"
+    earlier.write_text((tmp_path / "metrics.jsonl").read_text())
+    recorder.record(2, 10, 0.2, {"loss": 2.5})
+    recorder.begin(1, earlier)
+    recorder.record(2, 10, 0.2, {"loss": 2.4})
+    assert [(event["step"], event["loss"]) for event in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (1, 3.0),
+        (2, 2.4),
+    ]
+    assert recorder.latest["loss"] == 2.4
+
+
+def test_summaries_are_no_events(tmp_path: Path, recorder: Recorder) -> None:
+    """What transformers logs at the very end is no point of the curve."""
+    recorder.begin(0, None)
+    recorder.record(2, 2, 1.0, {"train_runtime": 3.0, "train_loss": 9.0})
+    assert told(tmp_path) == []
+
+
+def test_progress_holds_no_nan(tmp_path: Path, recorder: Recorder) -> None:
+    """JSON has no NaN; the record keeps it for people, progress leaves it out."""
+    recorder.begin(0, None)
+    recorder.record(1, 2, 0.5, {"loss": float("nan")})
+    metrics = told(tmp_path)[0]["metrics"]
+    assert isinstance(metrics, dict)
+    assert "loss" not in metrics
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
+
+
+def test_a_cut_last_line_is_left_out(tmp_path: Path) -> None:
+    """A process that died while it wrote leaves half a line."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}]
