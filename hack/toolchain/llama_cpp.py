@@ -17,6 +17,7 @@ from pathlib import Path
 
 from making import cores, is_whole, make_once, run_main, tell
 from tied import tied
+
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.tools import LLAMA_CPP_VERSION, LlamaCpp, llama_cpp, run_tool, toolchain_folder
@@ -81,7 +82,7 @@ def _fetch_source(work: Path, source: Path, log: Path) -> None:
     unpacked, inside = work / "unpacked", f"{_SDIST}/vendor/llama.cpp/"
     shutil.rmtree(unpacked, ignore_errors=True)
     with tarfile.open(work / f"{_SDIST}.tar.gz") as archive:
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # type: ignore[assignment] # before 3.11.4
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # it came with 3.11.4
         archive.extractall(unpacked, [entry for entry in archive if entry.name.startswith(inside)])  # noqa: S202
     (unpacked / inside).rename(source)
     shutil.rmtree(unpacked)
@@ -119,10 +120,9 @@ def _compile(source: Path, build: Path, log: Path) -> None:
         "LLAMA_BUILD_NUMBER": "1",  # both are read from git otherwise, and here is none
         "LLAMA_BUILD_COMMIT": f"llama-cpp-python-{LLAMA_CPP_VERSION}",
     }
-    configure = [_tool("cmake"), "-G", "Ninja", "-S", source, "-B", build]
-    run_tool(
-        tied([*configure, *(f"-D{name}={value}" for name, value in options.items())]), log, what="configuring llama.cpp"
-    )
+    configure: list[str | Path] = [_tool("cmake"), "-G", "Ninja", "-S", source, "-B", build]
+    configure += [f"-D{name}={value}" for name, value in options.items()]
+    run_tool(tied(configure), log, what="configuring llama.cpp")
     # ninja itself and not `cmake --build`: what is tied to this process must be what ends the compilers.
     run_tool(tied([_tool("ninja"), "-C", build, f"-j{cores()}", *PROGRAMS]), log, what="compiling llama.cpp")
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import llama_cpp
 from making import is_whole, make_once, run_main, tell
 from tied import tied
+
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.ollama_gate import OLDEST
 from tunesmith_stages.program import StageError
@@ -99,14 +100,14 @@ def _check_go(version: str) -> None:
             ExitCode.MISSING_INPUT,
             f"Ollama {version} cannot be built: there is no `go` on PATH",
             reason="GoMissing",
-            hint=f"Either install Ollama itself ({'.'.join(map(str, OLDEST))} or newer, see ollama.com) or set OLLAMA_HOST "
-            "to a server that runs: then nothing need be built. Or install Go 1.26 or newer (see go.dev/doc/install).",
+            hint=f"Install Ollama itself ({_dotted(OLDEST)} or newer, see ollama.com), or set OLLAMA_HOST to a server "
+            "that runs: then none is built. Or install Go 1.26 or newer (see go.dev/doc/install).",
         )
 
 
 def _make(version: str, server: Path, prefix: Path, log: Path) -> None:
     stamp = f"-X={_MODULE}/version.Version={version} -X={_MODULE}/server.mode=release"
-    build = ["go", "build", "-C", PINS / version, "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    build: list[str | Path] = ["go", "build", "-C", PINS / version, "-mod=readonly", "-trimpath", "-buildvcs=false"]
     build += [f"-ldflags=-s -w {stamp}", "-o", prefix / "bin" / "ollama", _MODULE]
     environ = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "CGO_ENABLED": "1"}
     run_tool(tied(build), log, what=f"compiling Ollama {version}", environ=environ)
@@ -136,8 +137,8 @@ def which(environ: Mapping[str, str] | None = None) -> Running | Program:
         version = _version_of(Path(found), environ)
         if numbers_of(version) >= OLDEST:
             return Program(Path(found), version)
-        oldest = ".".join(map(str, OLDEST))
-        tell(f"{found} is Ollama {version or 'of unknown version'}; not using it, because {oldest} or newer is needed")
+        known = f"Ollama {version}" if version else "of unknown version"
+        tell(f"{found} is {known}; not using it, because {_dotted(OLDEST)} or newer is needed")
     return ensure(pinned_versions()[0])
 
 
@@ -182,8 +183,8 @@ def _version_of(program: Path, environ: Mapping[str, str]) -> str:
     # With a server at hand it would tell that one's version; at port 1 there is none, so it tells its own.
     alone = {**environ, "OLLAMA_HOST": "127.0.0.1:1"}
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, env=alone)
-    except (OSError, subprocess.TimeoutExpired):
+        told = subprocess.run([program, "--version"], check=True, capture_output=True, text=True, timeout=30, env=alone)
+    except (OSError, subprocess.SubprocessError):
         return ""
     found = re.search(r"version is v?(\S+)", told.stdout + told.stderr)
     return found[1] if found else ""
@@ -193,6 +194,10 @@ def numbers_of(version: str) -> tuple[int, ...]:
     """Return the numbers of a version, for comparing: ``v0.34.1-rc2`` is (0, 34, 1); what has none is ()."""
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
     return tuple(int(number) for number in found.groups()) if found else ()
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def main() -> int:

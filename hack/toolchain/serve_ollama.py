@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from pathlib import Path
 from making import run_main, tell
 from ollama import Running, version_at, which
 from tied import tied
+
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 

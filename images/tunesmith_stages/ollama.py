@@ -12,6 +12,7 @@ Facts about the protocol that shape this module (Ollama 0.34):
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ _STALL_SECONDS = 120.0
 """How long a server may neither take nor send a byte; an upload as a whole may take as long as it needs."""
 _ANSWER_SECONDS = 900.0
 """How long an answer may take: loading a large model from a slow disk is part of it."""
+_CLEANUP_SECONDS = 30.0
 _LOADED_FOR = "60s"
 """How long a model stays loaded after a question of a proof, if its unloading should never be asked for."""
 
@@ -84,6 +86,7 @@ class Ollama:
                 hint="Correct OLLAMA_HOST or the server's definition.",
             )
         self.url = url.rstrip("/")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request
         # A proxy from the environment is never meant for this machine; Ollama's own client thinks so too.
         loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
         self._http = httpx.Client(
@@ -191,15 +194,18 @@ class Ollama:
 
     def delete(self, name: str) -> None:
         """Remove a model; files that no other model uses go with it. A model that is not there is no error."""
+        self._unless_gone("DELETE", "/api/delete", {"model": name}, f"to remove {name}")
+
+    def unload(self, name: str) -> None:
+        """Take a model out of memory. A model that is not there is no error."""
+        self._unless_gone("POST", "/api/chat", {"model": name, "messages": [], "keep_alive": 0}, f"to unload {name}")
+
+    def _unless_gone(self, method: str, path: str, body: Mapping[str, Any], what: str) -> None:
         try:
-            self._json("DELETE", "/api/delete", {"model": name}, what=f"to remove {name}", timeout=30.0)
+            self._json(method, path, body, what=what, timeout=_CLEANUP_SECONDS)
         except RefusalError as refusal:
             if refusal.status != 404:
                 raise
-
-    def unload(self, name: str) -> None:
-        """Take a model out of memory."""
-        self._json("POST", "/api/chat", {"model": name, "messages": [], "keep_alive": 0}, what=f"to unload {name}")
 
     # --- the wire ------------------------------------------------------------------------------------------------
 

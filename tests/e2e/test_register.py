@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import http.server
@@ -492,24 +493,28 @@ def test_server_without_space(
         assert small.digests() == {}
 
 
-class OldServer(http.server.BaseHTTPRequestHandler):
-    """Speaks as much of the protocol as a version check needs: it says which version it is."""
+@contextlib.contextmanager
+def web_server(version: bytes) -> Iterator[str]:
+    """Run a server that says what it is when asked for its version, which is all that a check of it needs."""
 
-    def do_GET(self) -> None:
-        body = b'{"version":"0.24.0"}' if self.path == "/api/version" else b"{}"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(version)))
+            self.end_headers()
+            self.wfile.write(version)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
 
 
 @pytest.fixture
 def old_server() -> Iterator[str]:
     """A server that says it is version 0.24.0."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OldServer) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+    with web_server(b'{"version":"0.24.0"}') as url:
+        yield url
 
 
 def test_old_server_is_refused(make_job: Callable[..., Job], old_server: str) -> None:
@@ -574,6 +579,25 @@ def test_rehearse_refuses_an_old_server(old_server: str, tmp_path: Path) -> None
     assert failure.reason == "OllamaTooOld"
     assert "0.24.0" in failure.message
     assert "0.34.1" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "reason"),
+    [
+        (b"<html>Welcome</html>", ExitCode.BAD_CONFIG, "NotOllama"),
+        (b"{}", ExitCode.BAD_CONFIG, "NotOllama"),
+        (b'{"version":"99.0.0"}', ExitCode.OK, ""),
+    ],
+)
+def test_rehearse_looks_at_who_answers(tmp_path: Path, says: bytes, code: ExitCode, reason: str) -> None:
+    """Something else than Ollama at the address is told; an Ollama newer than those tested is used, with a warning."""
+    with web_server(says) as url:
+        found, folder = rehearse(tmp_path / "volume", url)
+    assert found is code
+    if reason:
+        assert Failure.from_json((folder / "failure.json").read_text()).reason == reason
+    else:
+        assert "99.0.0 is newer than 0.34.4" in (folder / "progress.jsonl").read_text()
 
 
 NAMES = [

@@ -1,14 +1,12 @@
-"""Starts a real Ollama on a free loopback port, with models in a folder of its own."""
+"""Real Ollama servers of the pinned versions, each on a loopback port of its own, with models in a given folder."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import socket
-import subprocess
-import time
-import urllib.error
+import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,36 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[2] / "hack" / "toolchain"))  # scripts, not a package that is installed
+
+import ollama
+import serve_ollama
+
 
 def ollama_programs() -> list[Path]:
-    """Return the Ollama programs to test with: TUNESMITH_TEST_OLLAMA (paths between colons), else those there are.
-
-    Raises:
-        FileNotFoundError: there is none; ``make toolchain`` builds one.
-    """
-    given = [Path(part) for part in os.environ.get("TUNESMITH_TEST_OLLAMA", "").split(":") if part]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith" / "toolchain"
-    found = given or sorted(cache.glob("ollama-*/bin/ollama"))
-    if not found and (on_path := shutil.which("ollama")):
-        found = [Path(on_path)]
-    if not found:
-        raise FileNotFoundError("no Ollama: run `make toolchain`, or set TUNESMITH_TEST_OLLAMA")
-    return found
+    """Return the pinned Ollama programs, newest first, built or not: for ``pytest.fixture(params=...)``."""
+    return [ollama.pinned(version).path for version in ollama.pinned_versions()]
 
 
-@dataclass
+@dataclass(frozen=True)
 class OllamaServer:
     """A running server."""
 
     url: str
     program: Path
-    process: subprocess.Popen[bytes]
+    pid: int
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
         """Send a request by other means than the code under test, and return the JSON of the answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)  # noqa: S310 - our own server
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=60) as answer:
             content = answer.read()
         return json.loads(content) if content else None
 
@@ -64,8 +57,8 @@ class OllamaServer:
 
     def kill(self) -> None:
         """End the server at once, as a crash would."""
-        self.process.kill()
-        self.process.wait()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
 
 def free_port() -> int:
@@ -77,29 +70,12 @@ def free_port() -> int:
 
 @contextmanager
 def ollama_server(program: Path, models: Path, *, wrap: Sequence[str] = ()) -> Iterator[OllamaServer]:
-    """Run a server until the block ends; `wrap` is a command line that ends by running its last arguments."""
-    url = f"http://127.0.0.1:{free_port()}"
-    models.mkdir(parents=True, exist_ok=True)
-    environ = {**os.environ, "OLLAMA_HOST": url, "OLLAMA_MODELS": str(models), "OLLAMA_NUM_PARALLEL": "1"}
-    with (models.parent / "ollama.log").open("ab") as log:
-        process = subprocess.Popen([*wrap, program, "serve"], env=environ, stdout=log, stderr=subprocess.STDOUT)
-    server = OllamaServer(url, program, process)
-    try:
-        _wait(server)
-        yield server
-    finally:
-        process.terminate()
-        process.wait()
+    """Run one of :func:`ollama_programs` until the block ends, built first if need be.
 
-
-def _wait(server: OllamaServer) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            server.ask("/api/version")
-        except (urllib.error.URLError, ConnectionError):
-            if server.process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
+    `wrap` is a command line that ends by running its last arguments.
+    """
+    for version in ollama.pinned_versions():
+        if program == ollama.pinned(version).path:
+            ollama.ensure(version)
+    with serve_ollama.serve(program, models, wrap=wrap) as server:
+        yield OllamaServer(server.url, program, server.pid)

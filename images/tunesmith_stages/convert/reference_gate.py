@@ -18,10 +18,14 @@ from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.llama_server import LlamaServer
 from tunesmith_stages.program import StageError
 
-MAX_KL = 0.1
-"""Largest divergence of one probe, in nats."""
-MEAN_KL = 0.03
-"""Largest mean divergence over the probes, in nats."""
+MAX_KL = 0.06
+"""Largest divergence of one probe, in nats.
+
+Measured: right merges of a toy give at most 2e-5; bfloat16 against float32 arithmetic, through 32 random layers (worse
+than trained ones), 0.017. After a short LoRA training: alpha doubled 1.3, adapter left out 0.9, one layer missing 0.4,
+two projections transposed 0.10."""
+MEAN_KL = 0.02
+"""Largest mean divergence over the probes, in nats. Measured in the same order: 6e-6; 0.007; 0.65, 0.33, 0.12, 0.03."""
 NEAR_TIE = 0.25
 """Two tokens whose log-probabilities differ by less may change places, in nats."""
 _ASKED = 2048

@@ -109,7 +109,6 @@ class Labeller:
             hint="Use a template that writes an end-of-turn token, such as `eos_token`, after each answer.",
         )
 
-
     def _refuse_different(self, rendered: Rendered, ends: Sequence[int]) -> None:
         if len(set(ends)) > 1:
             names = ", ".join(repr(self._tokenizer.convert_ids_to_tokens(token)) for token in dict.fromkeys(ends))

@@ -6,7 +6,8 @@ which gives the same manifest digest as the proven model, or the stage fails. (A
 model that was replaced lying on the server until its next start.) The model's own name changes last, when the tags of
 its further quantizations are there. A stage that is killed between two of them leaves some new and some old; run
 again, it finds out by the digests what is left to do. The throw-away names are removed on every way out; those that a
-killed attempt left are removed by the next one with the same key.
+killed attempt left are removed by the next one with the same key (whoever starts the stage sees to it that no two
+attempts at one key run at the same time).
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def _throw_away_names(server: Ollama, key: str, candidates: Sequence[Candidate])
     finally:
         for candidate in candidates:
             try:
+                server.unload(candidate.check_name)
                 server.delete(candidate.check_name)
             except StageError as error:  # what ended the stage is worth more to a reader than this
                 log.warning("%s could not be removed: %s", candidate.check_name, error.message)

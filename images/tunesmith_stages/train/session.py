@@ -22,7 +22,7 @@ from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.metrics import Recorder
 from tunesmith_stages.train.model import add_adapter, check_vocabulary, load_base
 from tunesmith_stages.train.order import tokens_per_step
-from tunesmith_stages.train.reference import reference
+from tunesmith_stages.train.reference import read_probes, reference
 from tunesmith_stages.train.rows import Rows
 from tunesmith_stages.train.save import check_saved, gather, save_adapter, save_model
 from tunesmith_stages.train.settings import Settings, read_settings
@@ -38,6 +38,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     _join(settings)
     leader = dist.get_rank() == 0
     data = _open_data(work.input("prepared"))
+    probes = read_probes(work.input("prepared") / "probes.json")
     checkpoint = _choose_checkpoint(work, exchange)
     if leader:
         exchange.tell({"note": f"going on from step {checkpoint.step}" if checkpoint else "loading the base"})
@@ -48,7 +49,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     figures = _figures(trainer, settings)
     if leader:
         exchange.tell({"note": "saving"})
-    _save(work, trainer, settings)
+    _save(work.out, trainer, probes, adapter=settings.lora is not None)
     if leader:
         figures |= {"loadSeconds": loaded - began, "trainSeconds": trained - loaded}
         figures["saveSeconds"] = time.monotonic() - trained
@@ -141,16 +142,14 @@ def _figures(trainer: FineTuner, settings: Settings) -> dict[str, float]:
     return {**figures, "steps": trainer.state.global_step, "epochs": round(trainer.state.epoch or 0.0, 6)}
 
 
-def _save(work: Work, trainer: FineTuner, settings: Settings) -> None:
+def _save(folder: Path, trainer: FineTuner, probes: list[list[int]], *, adapter: bool) -> None:
     engine, model = trainer.model_wrapped, trainer.model
-    probes = work.input("prepared") / "probes.json"
     answers = reference(engine, probes, trainer.args.device)
-    state = gather(engine, adapter=settings.lora is not None)
+    state = gather(engine, adapter=adapter)
     if dist.get_rank() == 0 and state is not None:
-        save = save_model if settings.lora is None else save_adapter
-        expected = save(model, state, work.out)
-        check_saved(work.out, expected)
-        (work.out / "reference.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
+        save = save_adapter if adapter else save_model
+        check_saved(folder, save(model, state, folder))
+        (folder / "reference.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
     dist.barrier()
 
 

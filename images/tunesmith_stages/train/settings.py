@@ -101,6 +101,7 @@ def read_settings(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Sett
         raise StageError(ExitCode.BAD_CONFIG, f"stage.json of `train` lacks the field {error}") from error
     except (TypeError, ValueError) as error:
         raise StageError(ExitCode.BAD_CONFIG, f"stage.json of `train` holds an unusable value: {error}") from error
+    check_precision(settings)
     check_batch(settings)
     return settings
 
@@ -151,6 +152,20 @@ def _one_of(allowed: Mapping[_Key, _Value], name: str, given: _Key) -> _Value:
     if given not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(str(value) for value in allowed)}, got {given!r}")
     return allowed[given]
+
+
+def check_precision(settings: Settings) -> None:
+    """Check that the devices can compute in the precision asked for.
+
+    Raises:
+        StageError: they cannot.
+    """
+    if settings.on_cpu and settings.precision is Precision.FP16:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            "`precision` must be BF16 or FP32 on the CPU (`gpusPerNode` 0), got FP16: DeepSpeed has no float16 there",
+            reason="PrecisionUnsupported",
+        )
 
 
 def check_batch(settings: Settings) -> None:

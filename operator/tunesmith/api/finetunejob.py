@@ -12,6 +12,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from tunesmith_stages import model_name
 
 GROUP = "tunesmith.dev"
 VERSION = "v1alpha1"
@@ -19,14 +22,27 @@ KIND = "FineTuneJob"
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 MODEL_NAME_PATTERN = (
-    r"^([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/)?([A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
-    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9._-]{0,63})?$"
+    r"^(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?$"
 )
+BROKEN_RULE = "broken_rule"
+"""Type of the errors of rules over several fields; their context holds the ``field`` to change, below the object."""
+
+
+def _broken(message: str, *field: str | int) -> PydanticCustomError:
+    return PydanticCustomError(BROKEN_RULE, "{message}", {"message": message, "field": field})
 
 
 def _decimal(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f'must be a decimal in quotes: "{value}"')
+    return value
+
+
+def _model_name(value: object) -> object:
+    trouble = model_name.problem(value) if isinstance(value, str) else None
+    if trouble is not None:
+        raise _broken(f"must be a name that Ollama takes, [[host/]namespace/]model[:tag]: {trouble}")
     return value
 
 
@@ -169,15 +185,28 @@ class Dataset(ApiModel):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.volume is None) == (self.builtin is None):
-            raise ValueError("must have exactly one source: `volume` or `builtin`")
+            found = "neither is there" if self.volume is None else "both are there"
+            raise _broken(f"must have exactly one source, `volume` or `builtin`; {found}")
         if self.builtin is None and self.languages is not None:
-            raise ValueError("`languages` goes with `builtin` only")
-        if self.builtin is not None and (self.columns is not None or self.format is not DatasetFormat.AUTO):
-            raise ValueError("`columns` and `format` go with `volume` only: a built-in dataset knows its own")
+            raise _broken("goes with `builtin` only", "languages")
+        if self.builtin is not None and self.columns is not None:
+            raise _broken("goes with `volume` only: a built-in dataset knows its own", "columns")
+        if self.builtin is not None and self.format is not DatasetFormat.AUTO:
+            raise _broken("goes with `volume` only: a built-in dataset knows its own", "format")
         missing = {"name", "author"} - self.substitutions.keys()
         if self.builtin is Builtin.SELF_COGNITION and missing:
             wanted = " and ".join(f"`{name}`" for name in sorted(missing, reverse=True))
-            raise ValueError(f"SelfCognition needs {wanted} in `substitutions`")
+            raise _broken(f"must hold {wanted}: SelfCognition has a place for each of them", "substitutions")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_of_the_format(self) -> Self:
+        columns = self.columns or Columns()
+        named = [field for field in ("prompt", "query", "response", "system", "history") if getattr(columns, field)]
+        if named and (columns.messages or self.format is DatasetFormat.MESSAGES):
+            raise _broken("is a column of Alpaca rows; Messages rows have `messages` alone", "columns", named[0])
+        if columns.messages and self.format is DatasetFormat.ALPACA:
+            raise _broken("is a column of Messages rows, but `format` is Alpaca", "columns", "messages")
         return self
 
 
@@ -215,7 +244,7 @@ class Lora(ApiModel):
     @model_validator(mode="after")
     def _all_or_some(self) -> Self:
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise ValueError(f"`targetModules` must be either [{ALL_LINEAR}] or a list of module names")
+            raise _broken(f"must be either [{ALL_LINEAR}] or a list of module names", "targetModules")
         return self
 
 
@@ -264,7 +293,7 @@ class Deepspeed(ApiModel):
     @model_validator(mode="after")
     def _known_stage(self) -> Self:
         if self.zero_stage not in (0, 2, 3):
-            raise ValueError("`zeroStage` must be 0, 2 or 3")
+            raise _broken(f"must be 0, 2 or 3, got {self.zero_stage}", "zeroStage")
         return self
 
 
@@ -340,17 +369,20 @@ class Training(ApiModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.finetuning_type is FinetuningType.FULL and self.lora is not None:
-            raise ValueError("`lora` goes with `finetuningType: LoRA` only")
+            raise _broken("goes with `finetuningType: LoRA` only; remove it, or train LoRA", "lora")
         if self.gpus_per_node == 0 and self.precision is Precision.FP16:
-            raise ValueError("`precision` must be BF16 or FP32 on the CPU (`gpusPerNode: 0`)")
+            raise _broken("must be BF16 or FP32 on the CPU (`gpusPerNode: 0`), got 'FP16'", "precision")
         if self.gpus_per_node > 0 and self.processes_per_node is not None:
-            raise ValueError("`processesPerNode` goes with `gpusPerNode: 0` only: each GPU has one process")
+            raise _broken(
+                f"goes with `gpusPerNode: 0` only: each of the {self.gpus_per_node} GPU(s) has one process",
+                "processesPerNode",
+            )
         if self.max_steps is not None and self.num_train_epochs is not None:
-            raise ValueError("give `numTrainEpochs` or `maxSteps`, not both")
+            raise _broken("must not be given together with `maxSteps`: remove one of them", "numTrainEpochs")
         if float(self.learning_rate) <= 0:
-            raise ValueError("`learningRate` must be above 0")
+            raise _broken(f"must be above 0, got {self.learning_rate!r}", "learningRate")
         if self.num_train_epochs is not None and float(self.num_train_epochs) <= 0:
-            raise ValueError("`numTrainEpochs` must be above 0")
+            raise _broken(f"must be above 0, got {self.num_train_epochs!r}", "numTrainEpochs")
         return self
 
     @property
@@ -397,8 +429,9 @@ class Export(ApiModel):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        if len(set(self.quantizations)) != len(self.quantizations):
-            raise ValueError("`quantizations` must name each type once")
+        for index, item in enumerate(self.quantizations):
+            if item in self.quantizations[:index]:
+                raise _broken(f"must name each type once, {item.value} is there twice", "quantizations", index)
         return self
 
 
@@ -423,8 +456,6 @@ class OllamaParameters(ApiModel):
     """Sample from the likeliest tokens that make up this share of the probability."""
     min_p: Decimal | None = None
     """Leave out tokens below this share of the likeliest one's probability."""
-    typical_p: Decimal | None = None
-    """Locally typical sampling."""
     repeat_last_n: Annotated[Int, Field(ge=-1, le=16_777_216)] | None = None
     """How far back to look for repetitions; 0 is off, -1 the whole context."""
     repeat_penalty: Decimal | None = None
@@ -453,7 +484,7 @@ class SmokeTest(ApiModel):
 class Ollama(ApiModel):
     """How the model is served."""
 
-    model: Annotated[str, Field(min_length=1, max_length=255, pattern=MODEL_NAME_PATTERN)]
+    model: Annotated[str, Field(min_length=1, max_length=255, pattern=MODEL_NAME_PATTERN), BeforeValidator(_model_name)]
     """Name under which Ollama serves it, such as `support-bot:v1`. A model of that name is replaced, but only once
     the new one is proven."""
 
@@ -494,10 +525,19 @@ class FineTuneJobSpec(ApiModel):
     @model_validator(mode="after")
     def _names_once(self) -> Self:
         seen: set[str] = set()
-        for dataset in self.datasets:
+        for index, dataset in enumerate(self.datasets):
             if dataset.name in seen:
-                raise ValueError(f"`datasets` must have different names, {dataset.name!r} is there twice")
+                raise _broken(
+                    f"must differ from the other datasets' names, got {dataset.name!r} again", "datasets", index, "name"
+                )
             seen.add(dataset.name)
+        return self
+
+    @model_validator(mode="after")
+    def _served_names(self) -> Self:
+        trouble = model_name.problem_of_any(self.ollama.model, self.export.quantizations)
+        if trouble is not None:
+            raise _broken(trouble, "ollama", "model")
         return self
 
 

@@ -1,6 +1,6 @@
 """YAML as kubectl reads and writes it, where PyYAML would not.
 
-To kubectl `1e-5` is a number and `2026-01-31` a text; PyYAML takes them the other way round.
+To kubectl `1e-5` is a number, `2026-01-31` and `12:30` are texts; PyYAML takes them the other way round.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+_TEXT = "tag:yaml.org,2002:str"
+_INT = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
 _WITH_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 _FIRST_CHARACTERS = list("-+0123456789")
@@ -17,6 +19,11 @@ _FIRST_CHARACTERS = list("-+0123456789")
 
 class KubeLoader(yaml.SafeLoader):
     """Reads plain data only."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """Return the tag of a node; numbers to the base of 60 are of YAML 1.1 and texts to kubectl."""
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return _TEXT if tag in {_INT, _FLOAT} and ":" in value else tag
 
 
 KubeLoader.yaml_implicit_resolvers = {

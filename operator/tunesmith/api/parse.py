@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.finetunejob import BROKEN_RULE, FineTuneJob
 from tunesmith.api.kube_yaml import KubeLoader
 
 MAX_BYTES = 1_048_576
@@ -78,29 +78,41 @@ def parse_job(text: str) -> FineTuneJob:
 
 
 def _compose(text: str) -> yaml.Node:
-    loader = KubeLoader(text)
     try:
+        loader = KubeLoader(text)
         nodes = []
         while loader.check_node():
             node = loader.get_node()
             if node is not None and not _is_empty(node):
                 nodes.append(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 0
-        raise InvalidJobError([Problem(f"not YAML: {error.problem or error.context}", line=line)]) from None
     except yaml.YAMLError as error:
-        raise InvalidJobError([Problem(f"not YAML: {error}")]) from None
+        raise _not_yaml(error, text) from None
     except RecursionError:
-        raise InvalidJobError([Problem("is nested too deeply")]) from None
-    finally:
-        loader.dispose()
-    if len(nodes) != 1:
-        raise InvalidJobError([Problem(f"must hold exactly one FineTuneJob, this holds {len(nodes)} documents")])
+        raise InvalidJobError([Problem("the file is nested too deeply")]) from None
+    if not nodes:
+        raise InvalidJobError([Problem("the file is empty: it must hold a FineTuneJob")])
+    if len(nodes) > 1:
+        second = nodes[1].start_mark.line + 1
+        raise InvalidJobError([Problem(f"a file must hold one FineTuneJob, this holds {len(nodes)}", line=second)])
     if not isinstance(nodes[0], yaml.MappingNode):
-        raise InvalidJobError([Problem("must hold a FineTuneJob: a mapping with apiVersion, kind, metadata and spec")])
+        message = "the file must hold a FineTuneJob: a mapping with apiVersion, kind, metadata and spec"
+        raise InvalidJobError([Problem(message, line=nodes[0].start_mark.line + 1)])
     _refuse_repeats(nodes[0], ())
     return nodes[0]
+
+
+def _not_yaml(error: yaml.YAMLError, text: str) -> InvalidJobError:
+    """Return the error in words, with its line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return InvalidJobError([Problem(f"not YAML: the character {text[error.position]!r} is not allowed", line=line)])
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return InvalidJobError([Problem(f"not YAML: {error}")])
+    mark = error.problem_mark or error.context_mark
+    what = error.problem or error.context or "it cannot be read"
+    if "'\\t'" in what:
+        what = "a line is indented with a tab; YAML takes blanks only"
+    return InvalidJobError([Problem(f"not YAML: {what}", line=mark.line + 1 if mark else 0)])
 
 
 def _is_empty(node: yaml.Node) -> bool:
@@ -120,8 +132,9 @@ def _refuse_repeats(node: yaml.Node, path: Path) -> None:
         if isinstance(current, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in current.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise InvalidJobError([Problem("must have plain names as keys", _dotted(where), line)])
+                if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                    what = f", not {key.value}: put it in quotes" if isinstance(key, yaml.ScalarNode) else ""
+                    raise InvalidJobError([Problem(f"must have names as keys{what}", _dotted(where), line)])
                 if key.value in keys:
                     place = _dotted((*where, key.value))
                     raise InvalidJobError([Problem("is there twice", place, key.start_mark.line + 1)])
@@ -132,13 +145,12 @@ def _refuse_repeats(node: yaml.Node, path: Path) -> None:
 
 
 def _construct(node: yaml.Node) -> Any:
-    loader = KubeLoader("")
     try:
-        return loader.construct_document(node)
+        return KubeLoader("").construct_document(node)
     except yaml.YAMLError as error:
+        raise _not_yaml(error, "") from None
+    except ValueError as error:  # a number that is none, such as 0x_
         raise InvalidJobError([Problem(f"not YAML: {error}")]) from None
-    finally:
-        loader.dispose()
 
 
 def _lines(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
@@ -160,6 +172,8 @@ def _lines(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
 
 def _problem(detail: ErrorDetails, lines: Mapping[Path, int]) -> Problem:
     path = tuple(part for part in detail["loc"] if part != "[key]")
+    if detail["type"] == BROKEN_RULE:
+        path += tuple(detail["ctx"]["field"])
     line = next((lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in lines), 1)
     return Problem(_sentence(detail, path), _dotted(path), line)
 
@@ -170,39 +184,57 @@ def _sentence(detail: ErrorDetails, path: Path) -> str:
         known = _fields_at(path[:-1])
         listed = "; the fields here are " + ", ".join(known)
         return f"is not a field here{_suggestion(str(path[-1]), known) or listed}"
+    if kind == BROKEN_RULE:
+        return str(context["message"])
     if kind == "missing":
         return "must be given"
     if kind in {"literal_error", "enum"}:
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"must be one of {', '.join(allowed)}, got {given!r}{_suggestion(str(given), allowed)}"
+        one_of = "one of " if len(allowed) > 1 else ""
+        return f"must be {one_of}{', '.join(allowed)}, got {_shown(given)}{_suggestion(str(given), allowed)}"
     if kind == "value_error":
-        said = str(context["error"])
-        return said if _is_container(given) or isinstance(given, float) else f"{said}, got {given!r}"
+        return str(context["error"])
     if kind == "string_pattern_mismatch":
-        return f"must be {_pattern_in_words(str(context['pattern']))}, got {given!r}"
-    if kind in {"model_type", "model_attributes_type", "dict_type"}:
-        return f"must be a mapping of fields, got {given!r}"
-    if kind in {"tuple_type", "list_type"}:
-        return f"must be a list, got {given!r}"
-    words = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    if words == detail["msg"]:
-        return f"{words[0].lower()}{words[1:]}, got {given!r}"
-    hint = _TYPE_HINTS.get(kind, words)
-    return f"must be {hint}, got {given!r}"
+        return f"must be {_pattern_in_words(str(context['pattern']))}, got {_shown(given)}"
+    said = next((words.format(**context) for start, words in _IN_WORDS if kind.startswith(start)), None)
+    if said is not None:
+        return f"must {said}, got {_shown(given)}"
+    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {_shown(given)}"
 
 
-_TYPE_HINTS = {
-    "string_type": "a string",
-    "int_type": "a whole number without quotes",
-    "bool_type": "true or false",
-}
+_IN_WORDS = (
+    ("model_", "be a mapping of fields"),
+    ("dict_type", "be a mapping of names to texts"),
+    ("tuple_type", "be a list"),
+    ("list_type", "be a list"),
+    ("string_type", "be a text; put numbers, true and false in quotes to make texts of them"),
+    ("string_unicode", "be a text of whole Unicode characters"),
+    ("string_too_short", "not be empty"),
+    ("string_too_long", "have at most {max_length} characters"),
+    ("int_", "be a whole number without quotes"),
+    ("bool_", "be true or false, without quotes"),
+    ("greater_than_equal", "be {ge} or more"),
+    ("less_than_equal", "be {le} or less"),
+    ("too_short", "have at least {min_length} item(s)"),
+    ("too_long", "have at most {max_length} items"),
+)
+"""What is demanded, by the beginning of the type of pydantic's error."""
+
+
+def _shown(value: object) -> str:
+    """Return a value as people wrote it, cut where it is long."""
+    words = {None: "nothing", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(value) if isinstance(value, str) else len(text)} long)"
+
 
 _PATTERNS_IN_WORDS = (
     (r"^0(\.", 'a decimal in quotes, from "0" to below "1"'),
     (r"^-?[0-9]", 'a decimal in quotes, such as "0.5" or "-1"'),
     (r"^[0-9]", 'a decimal in quotes, such as "0.05" or "1e-5", not below 0'),
     (r"^[a-z0-9]([a-z0-9-]", "lower-case letters, digits and hyphens, with a letter or digit at both ends"),
-    (r"^([A-Za-z0-9][A-Za-z0-9.-]*", "a name that Ollama takes: [host/][namespace/]model[:tag]"),
     (r"^[A-Za-z0-9_.]{1,128}$", "a module's name: letters, digits, '.' and '_'"),
     (r"^[A-Za-z_]", "a name of letters, digits and '_'"),
 )  # fmt: skip
@@ -212,10 +244,6 @@ def _pattern_in_words(pattern: str) -> str:
     return next(
         (words for start, words in _PATTERNS_IN_WORDS if pattern.startswith(start)), f"text of the form {pattern}"
     )
-
-
-def _is_container(value: object) -> bool:
-    return isinstance(value, Mapping | list | tuple | BaseModel)
 
 
 def _suggestion(given: str, known: Sequence[str]) -> str:

@@ -69,11 +69,12 @@ class LiveView:
         if task is None:
             task = self._progress.add_task("", stage=stage.name, total=1)
         seconds = sum(result.numbers.get("seconds", 0.0) for result in results)
-        words = "[dim]cached[/]" if cached else escape(summary(stage.name, results))
+        before = "not needed" if stage.name is StageName.REHEARSE else "cached"
+        words = f"[dim]{before}[/]" if cached else escape(summary(stage.name, results))
         self._progress.update(task, completed=1, total=1, description=words)
         self._progress.stop_task(task)
         self._plain(
-            f"{stage.name:<9} {'cached' if cached else f'done in {seconds:.1f} s'}  {summary(stage.name, results)}"
+            f"{stage.name:<9} {before if cached else f'done in {seconds:.1f} s'}  {summary(stage.name, results)}"
         )
 
     def note(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -50,6 +51,16 @@ VolumeFolder = Annotated[
 Until = Annotated[StageName | None, typer.Option("--until", help="Stop after this stage.", case_sensitive=False)]
 
 
+_EXIT_CODES = {
+    errno.ENOSPC: ExitCode.NO_SPACE,
+    errno.EDQUOT: ExitCode.NO_SPACE,
+    errno.EROFS: ExitCode.NO_SPACE,
+    errno.EACCES: ExitCode.NO_PERMISSION,
+    errno.EPERM: ExitCode.NO_PERMISSION,
+}
+"""Exit code by what the volume's file system answers to the run's own notes."""
+
+
 @app.command()
 def run(
     file: JobFile,
@@ -66,9 +77,7 @@ def run(
     console = Console()
     job, text = _read(file)
     if importlib.util.find_spec("torch") is None:
-        _fail(
-            "The stage programs are not installed.", "pip install 'tunesmith\\[operator,stages]'", ExitCode.BAD_CONFIG
-        )
+        _fail("The stage programs are not installed.", "pip install 'tunesmith[operator,stages]'", ExitCode.BAD_CONFIG)
     if dry_run:
         until = StageName.REHEARSE
     place = _volume(file, volume)
@@ -80,6 +89,11 @@ def run(
         sys.exit(error.failure.code)
     except AlreadyRunningError as error:
         _fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
+    except OSError as error:
+        code = _EXIT_CODES.get(error.errno or 0)
+        if code is None:
+            raise
+        _fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
     except KeyboardInterrupt:
         _fail("Stopped.", "Run the same command again: it goes on from the last checkpoint.", ExitCode.INTERRUPTED)
     if done.next is None:
@@ -114,9 +128,19 @@ def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files, each with one FineTuneJob.")],
 ) -> None:
     """Check FineTuneJobs without running anything."""
+    worst = 0
     for file in files:
-        job, _ = _read(file)
-        Console().print(f"[green]✓[/] {escape(str(file))}: FineTuneJob {escape(job.metadata.name)}", highlight=False)
+        try:
+            job, _ = _read(file)
+        except SystemExit as stop:
+            worst = max(worst, int(stop.code or 0))
+            continue
+        Console().print(
+            f"[green]✓[/] {escape(str(file))}: FineTuneJob {escape(job.metadata.name)}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    sys.exit(worst)
 
 
 @app.command()
@@ -190,7 +214,7 @@ def _show_failure(error: StageFailedError) -> None:
 
 
 def _fail(what: str, hint: str, code: ExitCode) -> NoReturn:
-    _console().print(f"[red]✗[/] {escape(what)}\n  → {hint}", soft_wrap=True, highlight=False)
+    _console().print(f"[red]✗[/] {escape(what)}\n  → {escape(hint)}", soft_wrap=True, highlight=False)
     sys.exit(code)
 
 

@@ -52,19 +52,27 @@ class Lock:
             AlreadyRunningError: a living process holds it.
         """
         for _ in range(3):
-            try:
-                handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o664)
-            except FileExistsError:
-                self._clear()
-                continue
-            with os.fdopen(handle, "w") as file:
-                json.dump({"run": self._own, "child": None}, file)
-            return
+            if self._create():
+                return
+            self._clear()
         raise AlreadyRunningError(_read(self._path).get("run", {}).get("pid", 0))
+
+    def _create(self) -> bool:
+        """Put the lock there, whole from its first moment on, unless one is there."""
+        whole = self._path.with_name(f"{self._path.name}.{self._own['pid']}")
+        write_whole(whole, json.dumps({"run": self._own, "child": None}))
+        try:
+            os.link(whole, self._path)
+        except FileExistsError:
+            return False
+        finally:
+            whole.unlink()
+        return True
 
     def release(self) -> None:
         """Give the lock back."""
-        self._path.unlink(missing_ok=True)
+        if _read(self._path).get("run") == self._own:
+            self._path.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         """Remove the lock of a run that is gone, after ending what it left running."""
@@ -74,7 +82,15 @@ class Lock:
             raise AlreadyRunningError(owner["pid"])
         if child and _alive(child):
             end_process(child["pid"])
-        self._path.unlink(missing_ok=True)
+        aside = self._path.with_name(f"{self._path.name}.stale-{self._own['pid']}")
+        try:
+            self._path.rename(aside)
+        except FileNotFoundError:
+            return
+        if _read(aside) != found:  # somebody else cleared the old one and took the lock meanwhile: it is theirs
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self._path)
+        aside.unlink()
 
 
 @contextlib.contextmanager
@@ -110,14 +126,22 @@ def end_process(pid: int, patience: float = _PATIENCE) -> None:
 
 
 def _identify(pid: int) -> dict[str, Any]:
-    return {"pid": pid, "started": psutil.Process(pid).create_time()}
+    return {"pid": pid, "started": _started(pid)}
+
+
+def _started(pid: int) -> float:
+    """Return when a process started: on Linux by the clock that nobody can set, in ticks since boot (proc(5))."""
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except OSError:
+        return psutil.Process(pid).create_time()
 
 
 def _alive(identity: dict[str, Any]) -> bool:
     try:
-        process = psutil.Process(identity["pid"])
-        return abs(process.create_time() - identity["started"]) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        pid, started = identity["pid"], identity["started"]
+        return _started(pid) == started and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, KeyError, TypeError):
         return False
 
 

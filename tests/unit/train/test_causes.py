@@ -50,5 +50,5 @@ def test_names_the_root_cause(exits: list[RankExit], codes: dict[int, int], expe
 
 
 def test_a_killed_launcher_is_told() -> None:
-    """torchrun itself may be what the kernel kills."""
+    """Torchrun itself may be what the kernel kills."""
     assert root_cause([], {}, -9, "").code is ExitCode.OUT_OF_MEMORY

@@ -1,6 +1,6 @@
 import pytest
-from support.prepared import PARAMS, RUNTIME
 
+from support.prepared import PARAMS, RUNTIME
 from tunesmith_stages.train.deepspeed_config import deepspeed_config
 from tunesmith_stages.train.settings import read_settings
 

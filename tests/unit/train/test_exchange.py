@@ -32,7 +32,7 @@ def test_exits_come_back_in_order_of_time(tmp_path: Path) -> None:
 
 
 def test_codes_keep_signals(tmp_path: Path) -> None:
-    """torchrun's own exit code hides what a rank ended with; ours does not."""
+    """Torchrun's own exit code hides what a rank ended with; ours does not."""
     exchange = Exchange(tmp_path)
     exchange.folder.mkdir()
     assert exchange.codes() == {}

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from support.prepared import random_rows, write_rows
 
+from support.prepared import random_rows, write_rows
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.rows import Rows, pad

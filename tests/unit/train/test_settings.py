@@ -1,6 +1,6 @@
 import pytest
-from support.prepared import PARAMS, RUNTIME
 
+from support.prepared import PARAMS, RUNTIME
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.settings import Precision, read_settings, threads_per_rank
@@ -27,9 +27,10 @@ def test_full_training_on_gpus_has_a_rank_per_gpu() -> None:
     [
         pytest.param({"globalBatchSize": 5}, {}, ["globalBatchSize", "5", "make 4"], id="batch does not multiply"),
         pytest.param({}, {"processesPerNode": 3}, ["3 processes", "make 6"], id="one rank too many"),
-        pytest.param({"lrSchedule": "Wavy"}, {}, ["lrSchedule", "Wavy", "ConstantWithWarmup"], id="schedule"),
+        pytest.param({"lrSchedule": "Wavy"}, {}, ["lrSchedule", "Wavy", "Cosine, Linear, Constant"], id="schedule"),
         pytest.param({"zeroStage": 1}, {}, ["zeroStage", "0, 2, 3", "1"], id="ZeRO stage"),
         pytest.param({"precision": "INT8"}, {}, ["INT8"], id="precision"),
+        pytest.param({"precision": "FP16"}, {}, ["FP16", "BF16 or FP32", "gpusPerNode"], id="FP16 on CPU"),
         pytest.param({"finetuningType": "QLoRA"}, {}, ["QLoRA", "Full, LoRA"], id="fine-tuning type"),
         pytest.param({"learningRate": "fast"}, {}, ["fast"], id="not a number"),
         pytest.param({"lora": {"rank": 4}}, {}, ["alpha"], id="field missing"),

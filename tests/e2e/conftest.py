@@ -1,0 +1,39 @@
+"""What the tests of the real chain share: a toy base, made once, and Ollama servers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.jobs import QUICKSTART
+from support.ollama_server import OllamaServer, ollama_programs, ollama_server
+
+_MADE_FROM = ("make_base.py", "base_corpus.py", "names.txt", "data/faq.json")
+
+
+@pytest.fixture(scope="session")
+def toy_base() -> Path:
+    """Return the folder of the quickstart's base model; it is kept in the cache, by what it is made from."""
+    digest = hashlib.sha256(b"".join((QUICKSTART / name).read_bytes() for name in _MADE_FROM)).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith" / "toy-base"
+    folder = cache / digest
+    if not folder.is_dir():
+        making = cache / f".{digest}.{os.getpid()}"
+        shutil.rmtree(making, ignore_errors=True)
+        subprocess.run([sys.executable, QUICKSTART / "make_base.py", "--out", making], check=True)
+        making.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def newest_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
+    """Yield a server of the newest pinned Ollama."""
+    with ollama_server(ollama_programs()[-1], tmp_path_factory.mktemp("ollama") / "models") as server:
+        yield server

@@ -1,0 +1,353 @@
+"""Stage `train` as it runs: torchrun and DeepSpeed on the CPU, on a tiny Llama with random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.prepared import VOCABULARY, train_config, write_base, write_prepared
+
+from tunesmith_stages.contract import ExitCode, StageName, StageResult
+from tunesmith_stages.program import StageError
+from tunesmith_stages.train.checkpoints import COMPLETE
+from tunesmith_stages.train.metrics import read_metrics
+from tunesmith_stages.train.model import check_targets, check_vocabulary
+from tunesmith_stages.train.save import check_saved
+from tunesmith_stages.volume import Volume
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE = 300.0
+"""Seconds after which a training of a few seconds counts as stuck, on a busy machine too."""
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
+    """Return a volume with a base and prepared rows."""
+    root = tmp_path_factory.mktemp("volume")
+    write_base(root / "base")
+    write_prepared(root / "prepared", train=42, validation=9)
+    return Volume(root)
+
+
+@contextmanager
+def started(
+    volume: Volume, key: str, attempt: str, params: Mapping[str, Any], runtime: Mapping[str, Any]
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a training; it is gone when the block ends."""
+    config = volume.root / f"{key}.{attempt}.json"
+    config.write_text(train_config(volume.root, key=key, attempt=attempt, params=params, runtime=runtime).to_json())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tunesmith_stages.train", "--config", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def train(
+    volume: Volume, key: str, attempt: str = "1", *, params: Mapping[str, Any], runtime: Mapping[str, Any]
+) -> StageResult:
+    """Train to the end and return the result."""
+    with started(volume, key, attempt, params, runtime) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    result = volume.result(StageName.TRAIN, key)
+    assert result is not None
+    return result
+
+
+def out(volume: Volume, key: str) -> Path:
+    return volume.unit(StageName.TRAIN, key) / "out"
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+FULL = {"finetuningType": "Full", "lora": None, "learningRate": "5e-3"}
+ONE = {"processesPerNode": 1, "gradientAccumulationSteps": 2}
+CASES = [
+    pytest.param({"zeroStage": 2}, {}, id="LoRA, ZeRO 2, 2 processes"),
+    pytest.param({"zeroStage": 3, "precision": "FP32"}, ONE, id="LoRA, ZeRO 3, 1 process, FP32"),
+    pytest.param({**FULL, "zeroStage": 2}, ONE, id="Full, ZeRO 2, 1 process"),
+    pytest.param({**FULL, "zeroStage": 3, "gradientCheckpointing": True}, {}, id="Full, ZeRO 3, 2 processes"),
+]
+
+
+@pytest.mark.parametrize(("params", "runtime"), CASES)
+def test_trains(
+    volume: Volume, request: pytest.FixtureRequest, params: Mapping[str, Any], runtime: Mapping[str, Any]
+) -> None:
+    """Whatever the method, ZeRO stage and number of processes: it learns, and what is saved is what was trained."""
+    key = request.node.callspec.id.replace(" ", "").replace(",", "-")
+    result = train(volume, key, params={"numTrainEpochs": "3", **params}, runtime={"evalSteps": 11, **runtime})
+    steps = 33
+    logs = volume.unit(StageName.TRAIN, key) / "logs"
+    events = read_metrics(logs / "metrics.jsonl")
+    assert [event["step"] for event in events if "loss" in event] == list(range(1, steps + 1))
+    assert [event["step"] for event in events if "evalLoss" in event] == [11, 22, 33]
+    assert (logs / "loss.png").read_bytes().startswith(b"\x89PNG")
+    losses = [event["loss"] for event in events if "loss" in event]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert result.outputs["steps"] == result.numbers["steps"] == steps
+    assert result.numbers["evalLoss"] == pytest.approx(events[-1]["evalLoss"], abs=1e-5)
+    assert {"torch", "transformers", "deepspeed", "peft"} <= result.tools.keys()
+    check_reference(volume, key, params)
+    assert not volume.checkpoints(key).exists()
+    assert str(volume.root) not in "".join(path.read_text() for path in out(volume, key).glob("*.json"))
+
+
+def check_reference(volume: Volume, key: str, params: Mapping[str, Any]) -> None:
+    """Load what was saved afresh and compare its next-token log-probabilities with those left by the training."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    full = params.get("finetuningType") == "Full"
+    dtype = torch.float32 if params.get("precision") == "FP32" else torch.bfloat16
+    source = out(volume, key) if full else volume.root / "base"
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    untrained = AutoModelForCausalLM.from_pretrained(volume.root / "base", dtype=dtype)
+    if not full:
+        model = PeftModel.from_pretrained(model, out(volume, key), autocast_adapter_dtype=False)
+    prompts = json.loads((out(volume, key) / "reference.json").read_text())["prompts"]
+    probes = json.loads((volume.root / "prepared" / "probes.json").read_text())["prompts"]
+    assert [prompt["ids"] for prompt in prompts] == [probe["ids"] for probe in probes]
+    for prompt in prompts:
+        tokens, expected = zip(*prompt["top"], strict=True)
+        assert len(tokens) == 64
+        assert _log_probs(model, prompt["ids"], tokens) == pytest.approx(expected, abs=0.03)
+        assert _log_probs(untrained, prompt["ids"], tokens) != pytest.approx(expected, abs=0.03)
+
+
+def _log_probs(model: Any, ids: list[int], tokens: tuple[int, ...]) -> list[float]:
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
+    return [float(logits[token]) for token in tokens]
+
+
+# --- what interrupts it ----------------------------------------------------------------------------------------------
+
+LONG = {"maxSteps": 36}
+"""Long enough to be interrupted three times."""
+OFTEN = {"saveSteps": 3, "keep": 2}
+
+
+def test_goes_on_after_every_kind_of_end(volume: Volume) -> None:
+    """SIGTERM, a killed rank and a killed parent each leave a checkpoint; the end is that of an undisturbed run."""
+    train(volume, "calm", params=LONG, runtime=OFTEN)
+    key = "hard"
+
+    code = interrupt(volume, key, "1", 5, lambda process: process.terminate())
+    assert code == ExitCode.INTERRUPTED
+    assert failure(volume, key, "1")["reason"] == "Interrupted"
+
+    code = interrupt(volume, key, "2", 14, lambda process: os.kill(ranks_of(process.pid)[1], signal.SIGKILL))
+    assert code == ExitCode.OUT_OF_MEMORY
+    assert "rank" in failure(volume, key, "2")["message"]
+    assert notes(volume, key, "2")[1].startswith("going on from step")
+
+    code = interrupt(volume, key, "3", 23, lambda process: process.kill())
+    assert code == -signal.SIGKILL
+
+    check_another_world_size_is_refused(volume, key)
+    copy = shutil.copytree(volume.checkpoints(key), volume.checkpoints("copy"))
+    newest = damage_newest(volume.checkpoints(key))
+    train(volume, key, "4", params=LONG, runtime=OFTEN)
+    said = [json.loads(line) for line in (volume.unit(StageName.TRAIN, key) / "progress.jsonl").open()]
+    remarks = [event["note"] for event in said if "note" in event]
+    assert any(f"step-{newest} is damaged" in remark for remark in remarks)
+    assert f"going on from step {newest - 3}" in remarks
+    check_same_end(volume, "calm", key)
+
+    assert (copy / f"step-{newest}" / COMPLETE).exists()
+    check_no_step_is_taken_twice(volume, "copy", newest)
+
+
+def interrupt(volume: Volume, key: str, attempt: str, step: int, end: Callable[[subprocess.Popen[str]], None]) -> int:
+    """Start a training, end it once `step` steps are done, and see that nothing of it is left; return its code."""
+    with started(volume, key, attempt, LONG, OFTEN) as process:
+        progress = volume.attempt(StageName.TRAIN, key, attempt) / "progress.jsonl"
+        wait_for(lambda: process.poll() is not None or steps_done(progress) >= step)
+        assert process.poll() is None, process.communicate()[1]
+        left = ranks_of(process.pid)
+        assert len(left) == 2
+        end(process)
+        process.wait(60)
+    wait_for(lambda: not any(alive(pid) for pid in left))
+    return process.returncode
+
+
+def check_another_world_size_is_refused(volume: Volume, key: str) -> None:
+    with started(volume, key, "other", LONG, {**OFTEN, **ONE}) as process:
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.BAD_CONFIG
+    told = failure(volume, key, "other")
+    assert told["reason"] == "WorldSizeChanged"
+    assert "2 processes" in told["hint"]
+
+
+def damage_newest(folder: Path) -> int:
+    """Cut a file of the newest checkpoint short; return its step."""
+    step = max(int(path.name.removeprefix("step-")) for path in folder.iterdir() if path.name[5:].isdigit())
+    state = next((folder / f"step-{step}").rglob("*model_states.pt"))
+    os.truncate(state, state.stat().st_size // 2)
+    return step
+
+
+def check_same_end(volume: Volume, one: str, other: str) -> None:
+    """Weights, record and steps of two trainings are the same."""
+    tensors = [load_file(out(volume, key) / "adapter_model.safetensors") for key in (one, other)]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        torch.testing.assert_close(tensor, tensors[1][name], rtol=0, atol=2e-3, msg=name)
+    records = [read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl") for key in (one, other)]
+    assert [event["step"] for event in records[1]] == [event["step"] for event in records[0]]
+    pairs = [(a["loss"], b["loss"]) for a, b in zip(*records, strict=True) if "loss" in a]
+    assert [b for _, b in pairs] == pytest.approx([a for a, _ in pairs], abs=2e-3)
+
+
+def check_no_step_is_taken_twice(volume: Volume, key: str, step: int) -> None:
+    """A training whose last checkpoint is its last step only saves."""
+    result = train(volume, key, "1", params={"maxSteps": step}, runtime=OFTEN)
+    assert result.numbers["steps"] == step
+    events = read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl")
+    assert [event["step"] for event in events if "loss" in event] == list(range(1, step + 1))
+
+
+def failure(volume: Volume, key: str, attempt: str) -> dict[str, Any]:
+    folder = volume.attempt(StageName.TRAIN, key, attempt)
+    found: dict[str, Any] = json.loads((folder / "failure.json").read_text())
+    return found
+
+
+def notes(volume: Volume, key: str, attempt: str) -> list[str]:
+    folder = volume.attempt(StageName.TRAIN, key, attempt)
+    events = [json.loads(line) for line in (folder / "progress.jsonl").open()]
+    return [event["note"] for event in events if "note" in event]
+
+
+def steps_done(progress: Path) -> int:
+    if not progress.exists():
+        return 0
+    lines = progress.read_text().split("\n")[:-1]
+    return max((json.loads(line).get("done", 0) for line in lines), default=0)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.03)
+
+
+def ranks_of(parent: int) -> list[int]:
+    """Return the processes that torchrun, a child of `parent`, started."""
+    return [rank for launcher in children(parent) for rank in children(launcher)]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+# --- what cannot be trained ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(write_base(tmp_path_factory.mktemp("tied"), tied=True))
+
+
+def test_unknown_target_modules_are_named_with_those_that_exist(tied_model: Any) -> None:
+    """A misspelt module would silently get no adapter; the error lists what there is."""
+    check_targets(["q_proj", "self_attn.v_proj"], tied_model)
+    with pytest.raises(StageError) as caught:
+        check_targets(["q_proj", "query"], tied_model)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "TargetModuleUnknown")
+    assert "'query'" in caught.value.message
+    assert "k_proj" in caught.value.hint
+
+
+def test_a_tied_output_layer_gets_no_adapter(tied_model: Any) -> None:
+    """Its weight is the embeddings' weight: a change of one is lost when the other is saved."""
+    with pytest.raises(StageError) as caught:
+        check_targets(["lm_head"], tied_model)
+    assert caught.value.reason == "TargetModuleTied"
+
+
+@pytest.mark.parametrize("id_range", [(0, VOCABULARY), (-1, 3)])
+def test_tokens_without_embedding_are_refused(tied_model: Any, id_range: tuple[int, int]) -> None:
+    """They would read beyond the embeddings, which ends in a crash or in nonsense."""
+    check_vocabulary((0, VOCABULARY - 1), tied_model)
+    with pytest.raises(StageError) as caught:
+        check_vocabulary(id_range, tied_model)
+    assert caught.value.reason == "TokenOutOfVocabulary"
+
+
+def test_a_failing_rank_names_the_cause(volume: Volume, tmp_path: Path) -> None:
+    """What a rank finds wrong reaches failure.json and the exit code, through torchrun's own exit code of 1."""
+    root = tmp_path / "volume"
+    root.mkdir()
+    (root / "base").symlink_to(volume.root / "base")
+    write_prepared(root / "prepared", vocabulary=VOCABULARY + 40)
+    with started(Volume(root), "k", "1", {}, {}) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.BAD_DATA
+    told = failure(Volume(root), "k", "1")
+    assert told["reason"] == "TokenOutOfVocabulary"
+    assert told["message"] in errors
+
+
+# --- what was saved is checked ---------------------------------------------------------------------------------------
+
+WEIGHT = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason", "words"),
+    [
+        pytest.param({"a": WEIGHT}, "SavedTensorsIncomplete", "1 are missing (b)", id="one is missing"),
+        pytest.param({"a": WEIGHT, "b": WEIGHT, "c": WEIGHT}, "SavedTensorsIncomplete", "(c)", id="one too many"),
+        pytest.param({"a": WEIGHT, "b": WEIGHT.T.contiguous()}, "SavedTensorsIncomplete", "[3, 2]", id="shape"),
+        pytest.param({"a": WEIGHT, "b": torch.empty(0)}, "SavedTensorsIncomplete", "[0]", id="empty, as ZeRO-3 can"),
+        pytest.param({"a": WEIGHT, "b": WEIGHT / 0}, "SavedTensorsNotFinite", "tensor b", id="infinite"),
+    ],
+)
+def test_broken_weights_are_not_published(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], reason: str, words: str
+) -> None:
+    """Count, names, shapes and values are looked at in the files themselves."""
+    expected = {"a": (2, 3), "b": (2, 3)}
+    save_file({"a": WEIGHT, "b": WEIGHT.clone()}, tmp_path / "model.safetensors")
+    check_saved(tmp_path, expected)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(StageError) as caught:
+        check_saved(tmp_path, expected)
+    assert caught.value.reason == reason
+    assert words in caught.value.message

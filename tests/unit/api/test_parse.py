@@ -1,0 +1,522 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from support.builders import REMOVED, job_data, job_text
+from tunesmith.api.finetunejob import Builtin, DatasetFormat, FinetuningType, Language, LrSchedule, Quantization
+from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job
+
+DATASET = "spec.datasets.0"
+TRAINING = "spec.training"
+IDENTITY = {"name": "identity", "builtin": "SelfCognition", "substitutions": {"name": "Tunny", "author": "Acme"}}
+
+
+def problems_of(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(InvalidJobError) as caught:
+        parse_job(text)
+    return caught.value.problems
+
+
+# --- a field that is wrong -------------------------------------------------------------------------------------------
+
+BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
+    # unknown fields, at every level
+    "unknown at the top": ({"specs": {}}, "specs", "is not a field here; did you mean `spec`?"),
+    "status is not ours": ({"status": {}}, "status", "the fields here are apiVersion, kind, metadata, spec"),
+    "unknown in spec": ({"spec.dataset": []}, "spec.dataset", "did you mean `datasets`?"),
+    "unknown in model": ({"spec.model.chat_template": {}}, "spec.model.chat_template", "did you mean `chatTemplate`?"),
+    "unknown in a source": (
+        {"spec.model.volume.paht": "x"},
+        "spec.model.volume.paht",
+        "did you mean `path`?",
+    ),
+    "unknown in a dataset": ({f"{DATASET}.colums": {}}, "spec.datasets[0].colums", "did you mean `columns`?"),
+    "unknown column": (
+        {f"{DATASET}.columns": {"promt": "q"}},
+        "spec.datasets[0].columns.promt",
+        "did you mean `prompt`?",
+    ),
+    "snake case in training": (
+        {f"{TRAINING}.learning_rate": "1e-4"},
+        "spec.training.learning_rate",
+        "did you mean `learningRate`?",
+    ),
+    "unknown in lora": ({f"{TRAINING}.lora": {"r": 8}}, "spec.training.lora.r", "alpha, dropout, targetModules"),
+    "unknown in deepspeed": (
+        {f"{TRAINING}.deepspeed": {"stage": 3}},
+        "spec.training.deepspeed.stage",
+        "did you mean `zeroStage`?",
+    ),
+    "unknown in validation": (
+        {f"{TRAINING}.validation": {"split": "0.1"}},
+        "spec.training.validation.split",
+        "the fields here are fraction, evalSteps",
+    ),
+    "unknown in checkpoint": (
+        {f"{TRAINING}.checkpoint": {"saveStep": 3}},
+        "spec.training.checkpoint.saveStep",
+        "did you mean `saveSteps`?",
+    ),
+    "unknown in export": (
+        {"spec.export": {"quantization": []}},
+        "spec.export.quantization",
+        "did you mean `quantizations`?",
+    ),
+    "unknown in ollama": ({"spec.ollama.param": {}}, "spec.ollama.param", "did you mean `parameters`?"),
+    "camel case for Ollama's parameter": (
+        {"spec.ollama.parameters": {"numCtx": 1}},
+        "spec.ollama.parameters.numCtx",
+        "did you mean `num_ctx`?",
+    ),
+    "unknown parameter of Ollama": (
+        {"spec.ollama.parameters": {"mirostat": 1}},
+        "spec.ollama.parameters.mirostat",
+        "the fields here are num_ctx, num_predict",
+    ),
+    "unknown in a smoke test": (
+        {"spec.ollama.smokeTests": [{"prompt": "Hi", "expect": "Hi"}, {"prompt": "Hi", "expects": "Hi"}]},
+        "spec.ollama.smokeTests[1].expects",
+        "did you mean `expect`?",
+    ),
+    # wrong types
+    "text for a number": (
+        {f"{TRAINING}.warmupSteps": "10"},
+        "spec.training.warmupSteps",
+        "must be a whole number without quotes, got '10'",
+    ),
+    "fraction for a whole number": (
+        {f"{TRAINING}.warmupSteps": 1.5},
+        "spec.training.warmupSteps",
+        "must be a whole number without quotes, got 1.5",
+    ),
+    "truth for a number": (
+        {f"{TRAINING}.seed": True},
+        "spec.training.seed",
+        "must be a whole number without quotes, got true",
+    ),
+    "text for a truth": (
+        {f"{TRAINING}.gradientCheckpointing": "no"},
+        "spec.training.gradientCheckpointing",
+        "must be true or false, without quotes, got 'no'",
+    ),
+    "number for a text": (
+        {f"{DATASET}.columns": {"prompt": 5}},
+        "spec.datasets[0].columns.prompt",
+        "must be a text; put numbers, true and false in quotes to make texts of them, got 5",
+    ),
+    "nothing where a mapping must be": (
+        {"spec.training": None},
+        "spec.training",
+        "must be a mapping of fields, got nothing",
+    ),
+    "a text where a mapping must be": (
+        {"spec.model": "models/base"},
+        "spec.model",
+        "must be a mapping of fields, got 'models/base'",
+    ),
+    "a mapping where a list must be": ({"spec.datasets": {"name": "faq"}}, "spec.datasets", "must be a list, got"),
+    "one type instead of a list": (
+        {"spec.export": {"quantizations": "Q8_0"}},
+        "spec.export.quantizations",
+        "must be a list, got 'Q8_0'",
+    ),
+    "a list where a mapping must be": (
+        {f"{DATASET}.substitutions": ["name"]},
+        "spec.datasets[0].substitutions",
+        "must be a mapping of names to texts",
+    ),
+    # decimals
+    "a decimal without quotes": (
+        {f"{TRAINING}.weightDecay": 0.05},
+        "spec.training.weightDecay",
+        'must be a decimal in quotes: "0.05"',
+    ),
+    "a whole number for a decimal": (
+        {f"{TRAINING}.numTrainEpochs": 3},
+        "spec.training.numTrainEpochs",
+        'must be a decimal in quotes: "3"',
+    ),
+    "Ollama's decimal without quotes": (
+        {"spec.ollama.parameters": {"temperature": 0.7}},
+        "spec.ollama.parameters.temperature",
+        'must be a decimal in quotes: "0.7"',
+    ),
+    "a decimal that is none": (
+        {f"{TRAINING}.learningRate": "fast"},
+        "spec.training.learningRate",
+        'must be a decimal in quotes, such as "0.05" or "1e-5", not below 0, got \'fast\'',
+    ),
+    "a percentage": (
+        {f"{TRAINING}.validation": {"fraction": "10%"}},
+        "spec.training.validation.fraction",
+        'must be a decimal in quotes, from "0" to below "1", got \'10%\'',
+    ),
+    # bounds
+    "below": ({f"{TRAINING}.sequenceLength": 8}, "spec.training.sequenceLength", "must be 16 or more, got 8"),
+    "above": ({f"{TRAINING}.gpusPerNode": 65}, "spec.training.gpusPerNode", "must be 64 or less, got 65"),
+    "negative decimal": ({f"{TRAINING}.weightDecay": "-0.1"}, "spec.training.weightDecay", "not below 0, got '-0.1'"),
+    "learning rate of nothing": (
+        {f"{TRAINING}.learningRate": "0.0"},
+        "spec.training.learningRate",
+        "must be above 0, got '0.0'",
+    ),
+    "no epochs": ({f"{TRAINING}.numTrainEpochs": "0"}, "spec.training.numTrainEpochs", "must be above 0, got '0'"),
+    "all for validation": (
+        {f"{TRAINING}.validation": {"fraction": "1"}},
+        "spec.training.validation.fraction",
+        'below "1", got \'1\'',
+    ),
+    "no datasets": ({"spec.datasets": []}, "spec.datasets", "must have at least 1 item(s), got []"),
+    "empty text": ({"spec.model.volume.path": ""}, "spec.model.volume.path", "must not be empty"),
+    "too long": (
+        {"spec.model.volume.path": "x" * 2000},
+        "spec.model.volume.path",
+        "must have at most 1024 characters, got 'xxx",
+    ),
+    "a long name": ({"metadata.name": "x" * 53}, "metadata.name", "must have at most 52 characters"),
+    "half a character": (
+        {"spec.ollama.system": "\ud83d"},
+        "spec.ollama.system",
+        "must be a text of whole Unicode characters",
+    ),
+    # one of several
+    "misspelt type": (
+        {f"{TRAINING}.finetuningType": "lora"},
+        "spec.training.finetuningType",
+        "must be one of Full, LoRA, got 'lora'; did you mean `LoRA`?",
+    ),
+    "misspelt quantization": (
+        {"spec.export": {"quantizations": ["Q8_0", "q4_k_m"]}},
+        "spec.export.quantizations[1]",
+        "got 'q4_k_m'; did you mean `Q4_K_M`?",
+    ),
+    "unknown schedule": (
+        {f"{TRAINING}.lrSchedule": "Polynomial"},
+        "spec.training.lrSchedule",
+        "must be one of Cosine, Linear, Constant, got 'Polynomial'",
+    ),
+    "misspelt builtin": (
+        {f"{DATASET}.builtin": "self-cognition"},
+        "spec.datasets[0].builtin",
+        "must be SelfCognition, got 'self-cognition'; did you mean `SelfCognition`?",
+    ),
+    "unknown language": (
+        {DATASET: {**IDENTITY, "languages": ["en", "fr"]}},
+        "spec.datasets[0].languages[1]",
+        "must be one of en, zh, got 'fr'",
+    ),
+    "another kind": ({"kind": "FinetuneJob"}, "kind", "must be FineTuneJob, got 'FinetuneJob'"),
+    "another version": ({"apiVersion": "tunesmith.dev/v1"}, "apiVersion", "must be tunesmith.dev/v1alpha1"),
+    "a ZeRO stage that is not offered": (
+        {f"{TRAINING}.deepspeed": {"zeroStage": 1}},
+        "spec.training.deepspeed.zeroStage",
+        "must be 0, 2 or 3, got 1",
+    ),
+    # missing
+    "no name": ({"metadata": {}}, "metadata.name", "must be given"),
+    "no model": ({"spec.model": REMOVED}, "spec.model", "must be given"),
+    "no spec": ({"spec": REMOVED}, "spec", "must be given"),
+    "no source of the model": ({"spec.model": {}}, "spec.model.volume", "must be given"),
+    # names
+    "capitals in a name": (
+        {"metadata.name": "Support-Bot"},
+        "metadata.name",
+        "must be lower-case letters, digits and hyphens, with a letter or digit at both ends, got 'Support-Bot'",
+    ),
+    "a name that ends in a hyphen": ({f"{DATASET}.name": "faq-"}, "spec.datasets[0].name", "at both ends, got 'faq-'"),
+    "a placeholder with braces": (
+        {DATASET: {**IDENTITY, "substitutions": {"name": "T", "author": "A", "{{x}}": "y"}}},
+        "spec.datasets[0].substitutions.{{x}}",
+        "must be a name of letters, digits and '_'",
+    ),
+    "a module's name": (
+        {f"{TRAINING}.lora": {"targetModules": ["q_proj|k_proj"]}},
+        "spec.training.lora.targetModules[0]",
+        "must be a module's name",
+    ),
+    # rules over several fields
+    "both sources": (
+        {f"{DATASET}.builtin": "SelfCognition"},
+        "spec.datasets[0]",
+        "must have exactly one source, `volume` or `builtin`; both are there",
+    ),
+    "no source": (
+        {f"{DATASET}.volume": REMOVED},
+        "spec.datasets[0]",
+        "must have exactly one source, `volume` or `builtin`; neither is there",
+    ),
+    "languages of one's own data": (
+        {f"{DATASET}.languages": ["en"]},
+        "spec.datasets[0].languages",
+        "goes with `builtin` only",
+    ),
+    "columns of a built-in dataset": (
+        {DATASET: {**IDENTITY, "columns": {"prompt": "q"}}},
+        "spec.datasets[0].columns",
+        "goes with `volume` only",
+    ),
+    "format of a built-in dataset": (
+        {DATASET: {**IDENTITY, "format": "Alpaca"}},
+        "spec.datasets[0].format",
+        "goes with `volume` only",
+    ),
+    "no author": (
+        {DATASET: {**IDENTITY, "substitutions": {"name": "Tunny"}}},
+        "spec.datasets[0].substitutions",
+        "must hold `author`",
+    ),
+    "neither name nor author": (
+        {DATASET: {"name": "identity", "builtin": "SelfCognition"}},
+        "spec.datasets[0].substitutions",
+        "must hold `name` and `author`",
+    ),
+    "columns of both formats": (
+        {f"{DATASET}.columns": {"messages": "talk", "query": "context"}},
+        "spec.datasets[0].columns.query",
+        "is a column of Alpaca rows",
+    ),
+    "columns of the other format": (
+        {f"{DATASET}.format": "Alpaca", f"{DATASET}.columns": {"messages": "talk"}},
+        "spec.datasets[0].columns.messages",
+        "is a column of Messages rows, but `format` is Alpaca",
+    ),
+    "two datasets of one name": (
+        {"spec.datasets.1": {"name": "faq", "volume": {"path": "other.json"}}},
+        "spec.datasets[1].name",
+        "must differ from the other datasets' names, got 'faq' again",
+    ),
+    "FP16 on the CPU": (
+        {f"{TRAINING}.precision": "FP16"},
+        "spec.training.precision",
+        "must be BF16 or FP32 on the CPU (`gpusPerNode: 0`), got 'FP16'",
+    ),
+    "lora with Full": (
+        {f"{TRAINING}.finetuningType": "Full", f"{TRAINING}.lora": {"rank": 8}},
+        "spec.training.lora",
+        "goes with `finetuningType: LoRA` only",
+    ),
+    "epochs and steps": (
+        {f"{TRAINING}.numTrainEpochs": "2", f"{TRAINING}.maxSteps": 10},
+        "spec.training.numTrainEpochs",
+        "must not be given together with `maxSteps`",
+    ),
+    "processes on GPUs": (
+        {f"{TRAINING}.gpusPerNode": 4, f"{TRAINING}.processesPerNode": 2},
+        "spec.training.processesPerNode",
+        "goes with `gpusPerNode: 0` only: each of the 4 GPU(s) has one process",
+    ),
+    "all linear layers and more": (
+        {f"{TRAINING}.lora": {"targetModules": ["AllLinear", "q_proj"]}},
+        "spec.training.lora.targetModules",
+        "must be either [AllLinear] or a list of module names",
+    ),
+    "a quantization twice": (
+        {"spec.export": {"quantizations": ["Q8_0", "Q4_0", "Q8_0"]}},
+        "spec.export.quantizations[2]",
+        "must name each type once, Q8_0 is there twice",
+    ),
+    # the model's name in Ollama
+    "a model's name with a blank": ({"spec.ollama.model": "support bot"}, "spec.ollama.model", "[:tag]"),
+    "a model's name with a scheme": ({"spec.ollama.model": "https://x/y"}, "spec.ollama.model", "without `http://`"),
+    "a model's name with an empty tag": ({"spec.ollama.model": "bot:"}, "spec.ollama.model", "the tag"),
+    "a model's name of a path": ({"spec.ollama.model": "a/b/c/d"}, "spec.ollama.model", "host"),
+    "a tag that is a place": ({"spec.ollama.model": "bot:cloud"}, "spec.ollama.model", "'cloud'"),
+    "a tag that gets too long": (
+        {"spec.ollama.model": "bot:" + "x" * 78, "spec.export": {"quantizations": ["Q4_0", "Q8_0"]}},
+        "spec.ollama.model",
+        "the name for Q8_0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FIELDS)
+def test_bad_field(name: str) -> None:
+    """A field that is wrong is named by its path, with what is allowed and, if it looks misspelt, what was meant."""
+    changes, field, words = BAD_FIELDS[name]
+    problems = problems_of(job_text(changes))
+    found = [problem for problem in problems if problem.field == field]
+    assert found, [str(problem) for problem in problems]
+    assert words in found[0].message
+    assert found[0].line > 0
+    assert len(str(found[0])) < 600
+
+
+def test_every_problem_is_told_at_once() -> None:
+    """Someone who made three mistakes is told of three, in the order of the file."""
+    changes = {"metadata.name": "X", f"{TRAINING}.seed": -1, "spec.ollama.modle": "bot", "spec.ollama.model": REMOVED}
+    assert [problem.field for problem in problems_of(job_text(changes))] == [
+        "metadata.name",
+        "spec.training.seed",
+        "spec.ollama.model",
+        "spec.ollama.modle",
+    ]
+
+
+def test_problems_have_their_line() -> None:
+    """The line is that of the field itself; of one that is missing, that of the object which lacks it."""
+    text = job_text({f"{TRAINING}.seed": -1, f"{DATASET}.name": REMOVED})
+    lines = text.splitlines()
+    for problem in problems_of(text):
+        wanted = "seed: -1" if problem.field.endswith("seed") else "- volume:"
+        assert lines[problem.line - 1].strip() == wanted
+    assert (
+        str(problems_of(text)[-1])
+        == f"line {lines.index('    seed: -1') + 1}: `spec.training.seed` must be 0 or more, got -1"
+    )
+
+
+def test_broken_items_do_not_also_make_a_list_too_short() -> None:
+    """One mistake in the only dataset is one problem, not two."""
+    assert len(problems_of(job_text({f"{DATASET}.name": "X"}))) == 1
+
+
+# --- a file that is no job -------------------------------------------------------------------------------------------
+
+GOOD = job_text()
+BAD_FILES: dict[str, tuple[str, str, int]] = {
+    "empty": ("", "the file is empty", 0),
+    "only comments": ("# nothing\n---\n", "the file is empty", 0),
+    "a list": ("- a\n- b\n", "the file must hold a FineTuneJob", 1),
+    "a text": ("hello\n", "the file must hold a FineTuneJob", 1),
+    "two jobs": (f"{GOOD}---\n{GOOD}", "a file must hold one FineTuneJob, this holds 2", len(GOOD.splitlines()) + 2),
+    "not YAML": ("spec: [1, 2\n", "not YAML: ", 2),
+    "a bad indent": ("spec:\n  model: x\n training: y\n", "not YAML: ", 3),
+    "a colon in a text": ("spec:\n  a: b: c\n", "not YAML: mapping values are not allowed here", 2),
+    "a tab": ("spec:\n\tmodel: x\n", "not YAML: a line is indented with a tab; YAML takes blanks only", 2),
+    "a control character": ("a: b\nc: \x07\n", "not YAML: the character '\\x07' is not allowed", 2),
+    "a tag": ("spec: !!python/object/apply:os.system ['true']\n", "not YAML: could not determine a constructor", 1),
+    "a number that is none": ("spec: 0x_\n", "not YAML: ", 0),
+    "a key twice": ("kind: FineTuneJob\nspec: {a: 1, b: {}, a: 2}\n", "`spec.a` is there twice", 2),
+    "a key twice at the top": (f"{GOOD}kind: FineTuneJob\n", "`kind` is there twice", len(GOOD.splitlines()) + 1),
+    "an alias": (
+        "spec:\n  model: &here {volume: {path: x}}\n  training: *here\n",
+        "must be written out: YAML aliases are not taken",
+        2,
+    ),
+    "aliases that grow without bound": (
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n",
+        "YAML aliases are not taken",
+        3,
+    ),
+    "an alias to itself": ("a: &a [*a]\n", "YAML aliases are not taken", 1),
+    "a list as a key": ("? [a, b]\n: c\n", "must have names as keys", 1),
+    "a key that is a truth": ("spec:\n  on: push\n", "`spec` must have names as keys, not on: put it in quotes", 1),
+    "nested too deeply": ("a: " + "[" * 50_000, "the file is nested too deeply", 0),
+    "too large": (f"{GOOD}# {'x' * MAX_BYTES}\n", "the file is larger than 1048576 bytes", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file(name: str) -> None:
+    """A file that holds no single plain FineTuneJob is refused in one sentence, with the line where there is one."""
+    text, words, line = BAD_FILES[name]
+    (problem,) = problems_of(text)
+    assert words in str(problem)
+    assert "\n" not in str(problem)
+    assert problem.line == line
+
+
+# --- good ones -------------------------------------------------------------------------------------------------------
+
+
+def test_smallest_job() -> None:
+    """What is not given has its documented default."""
+    spec = parse_job(job_text({"spec.training": REMOVED})).spec
+    training = spec.training
+    assert training.finetuning_type is FinetuningType.LORA
+    assert training.lora is None
+    assert (training.learning_rate, training.lr_schedule) == ("1e-4", LrSchedule.COSINE)
+    assert (training.global_batch_size, training.processes, training.deepspeed.zero_stage) == (8, 1, 2)
+    assert spec.export.quantizations == (Quantization.Q4_K_M,)
+    assert spec.datasets[0].format is DatasetFormat.AUTO
+    assert spec.ollama.smoke_tests == ()
+
+
+FULL = """\
+# A comment, and a document that begins with its mark.
+---
+apiVersion: tunesmith.dev/v1alpha1
+kind: FineTuneJob
+metadata:
+  name: support-bot
+  namespace: team-a
+  labels: {app: bot}
+  annotations: {note: "any"}
+spec:
+  model:
+    volume: {path: models/my-base}
+    chatTemplate:
+      jinja: |
+        {% for m in messages %}{{ m.content }}{% endfor %}
+  datasets:
+    - name: faq
+      volume: {path: data/faq.json}
+      format: Alpaca
+      columns: {prompt: question, response: answer}
+      maxSamples: 10_000
+    - name: identity
+      builtin: SelfCognition
+      format: Auto
+      languages: [zh]
+      substitutions: {name: "20:30", author: 爱丽丝}
+  training:
+    finetuningType: Full
+    learningRate: "1e-5"
+    numTrainEpochs: "2"
+    precision: FP16
+    validation: {fraction: "0.1", evalSteps: 300}
+    perDeviceTrainBatchSize: 4
+    gradientAccumulationSteps: 8
+    deepspeed: {zeroStage: 3}
+    gpusPerNode: 4
+    warmupSteps: 0o
+"""
+
+
+def test_whole_job() -> None:
+    """Every kind of value arrives as it was written."""
+    job = parse_job(FULL.replace("    warmupSteps: 0o\n", "  export: {outType: F16, quantizations: [Q4_0, Q8_0]}\n") + (
+        "  ollama:\n"
+        "    model: registry.local:5000/team/support-bot:v1\n"
+        '    parameters: {num_ctx: 4096, temperature: "0.7", stop: ["###"], seed: 1}\n'
+        "    smokeTests: [{prompt: Who are you?, expect: Tunny}]\n"
+    ))  # fmt: skip
+    spec = job.spec
+    assert (job.metadata.name, job.metadata.namespace) == ("support-bot", "team-a")
+    assert spec.model.chat_template is not None
+    assert spec.model.chat_template.jinja == "{% for m in messages %}{{ m.content }}{% endfor %}\n"
+    faq, identity = spec.datasets
+    assert faq.columns is not None
+    assert (faq.columns.prompt, faq.columns.response, faq.max_samples) == ("question", "answer", 10_000)
+    assert (identity.builtin, identity.languages) == (Builtin.SELF_COGNITION, (Language.ZH,))
+    assert identity.substitutions == {"name": "20:30", "author": "爱丽丝"}
+    assert spec.training.global_batch_size == 4 * 4 * 8
+    assert spec.training.validation is not None
+    assert spec.training.validation.fraction == "0.1"
+    assert spec.export.quantizations == (Quantization.Q4_0, Quantization.Q8_0)
+    assert spec.ollama.parameters.stop == ("###",)
+    assert spec.ollama.parameters.temperature == "0.7"
+
+
+def test_text_that_kubectl_reads_as_text() -> None:
+    """What is a text to kubectl is a text here: dates and times of day are no numbers."""
+    for text in ("2026-01-31", "12:30", "1:2"):
+        job = parse_job(job_text().replace("model: support-bot:v1", "model: bot\n    system: " + text))
+        assert job.spec.ollama.system == text
+
+
+def test_number_that_kubectl_reads_as_number() -> None:
+    """What is a number to kubectl is one here: an exponent without quotes is refused as it would be on a cluster."""
+    (problem,) = problems_of(job_text().replace("gpusPerNode: 0", "gpusPerNode: 0\n    learningRate: 1e-5"))
+    assert problem.message == 'must be a decimal in quotes: "1e-05"'
+
+
+def test_names_in_python_are_no_names_in_yaml() -> None:
+    """Only one spelling of each field is taken, so that two files that mean the same look the same."""
+    data = job_data()
+    assert "api_version" not in data
+    (first, *_) = problems_of(job_text({"apiVersion": REMOVED, "api_version": "tunesmith.dev/v1alpha1"}))
+    assert first.field in {"apiVersion", "api_version"}
