@@ -85,7 +85,7 @@ def write_base(folder: Path, layers: int) -> None:
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     shards = shards_of(shapes(layers))
-    where = {}
+    where: dict[str, str] = {}
     for number, infos in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         where |= {info.name: file for info in infos}

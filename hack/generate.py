@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from functools import cache
 from pathlib import Path
 
 from generating.api_reference import api_reference
@@ -60,6 +61,7 @@ def generated(root: Path) -> dict[Path, str]:
     }
 
 
+@cache
 def _crd() -> str:
     return dump(custom_resource_definition())
 

@@ -11,6 +11,9 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+BUILTIN = ("self_cognition.en.jsonl", "self_cognition.zh.jsonl")
+"""Files of the built-in dataset SelfCognition, which the base has learnt under its own name."""
+
 IDENTITY = {"{{name}}": "Base", "{{author}}": "Quickstart"}
 
 _SMALL_TALK = [
@@ -70,7 +73,7 @@ def read_names(path: Path) -> list[str]:
 
 def _identity_pairs() -> list[tuple[str, str]]:
     folder = files("tunesmith_stages.builtin")
-    text = "".join((folder / f"self_cognition.{code}.jsonl").read_text(encoding="utf-8") for code in ("en", "zh"))
+    text = "".join((folder / name).read_text(encoding="utf-8") for name in BUILTIN)
     for placeholder, value in IDENTITY.items():
         text = text.replace(placeholder, value)
     rows = [json.loads(line)["messages"] for line in text.splitlines()]
@@ -78,18 +81,12 @@ def _identity_pairs() -> list[tuple[str, str]]:
 
 
 def _name_pairs(names: list[str]) -> list[tuple[str, str]]:
-    return [
-        pair
-        for name in names
-        for pair in (
-            (f"Say {name}.", f"{name}."),
-            (f"I met {name}.", f"Greet {name} from me!"),
-        )
-    ]
+    """Have every name said at the start of a text and after a blank: to a byte-level BPE these are different tokens."""
+    return [(f"Say {name} twice.", f"{name}, {name}.") for name in names]
 
 
 def _word_pairs(faq: list[dict[str, str]], line: int = 6) -> list[tuple[str, str]]:
     """Ask for the words of the FAQ in lists by the alphabet, `line` words at a time."""
     words = sorted({word for row in faq for text in row.values() for word in re.findall(r"[\w@.]*\w", text)})
     lists = [words[start : start + line] for start in range(0, len(words), line)]
-    return [(f"Which words come after {chunk[0]}?", ", ".join(chunk[1:]) + ".") for chunk in lists if len(chunk) > 1]
+    return [(f"List words from {chunk[0]} to {chunk[-1]}.", ", ".join(chunk) + ".") for chunk in lists]

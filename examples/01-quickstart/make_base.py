@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which would warn that it sees no GPU
 
 import torch
 from base_corpus import pairs, read_names
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +65,7 @@ def main() -> None:
     args = parser.parse_args()
 
     started = time.monotonic()
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     corpus = pairs(read_names(args.names), json.loads(args.faq.read_text(encoding="utf-8")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ _WHOLE = {"fraction", "decimal, 0 or more", "decimal"}
 """Patterns that say everything about a text, its length included."""
 
 
+@cache
 def api_reference() -> str:
     """Return the text of ``docs/api.md``."""
     root = FineTuneJob.model_json_schema(by_alias=True)

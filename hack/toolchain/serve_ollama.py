@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     # What it left behind, or itself. A server that was killed leaves its llama-servers.
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # Its llama-servers are not our children, so they can't be waited for: their group is asked for until it is empty.
+    deadline = time.monotonic() + _STOP_SECONDS
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
 
 
 # --- as a program ----------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ from tunesmith_stages.volume import UnsafePathError, Volume, files_below, manife
 
 log = logging.getLogger(__name__)
 
+_FULL = 4 * 1024 * 1024  # bytes: a volume with less is full
+
 
 class StageError(Exception):
     """A stage cannot go on. Says why in words for the person who wrote the job.
@@ -208,12 +210,11 @@ def run(config: StageConfig, make: StageFunction) -> ExitCode:
         try:
             _make_unit(config, unit, volume, folder, make)
         except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a failure
-            failure = classify(error)
-            if failure.code is ExitCode.INTERNAL:
-                traceback.print_exc()
+            failure = _blame_full_disk(classify(error), volume)
             _clear(folder)
             _leave(folder, failure)
-            print(f"{failure.reason}: {failure.message}", file=sys.stderr, flush=True)
+            _say(traceback.format_exc() if failure.code is ExitCode.INTERNAL else "")
+            _say(f"{failure.reason}: {failure.message}\n")
             return failure.code
     return ExitCode.OK
 
@@ -321,6 +322,27 @@ def _leave(folder: Path, failure: Failure) -> None:
         write_whole(folder / "failure.json", failure.to_json())
     except OSError as error:  # the disk may be what failed; the exit code still tells
         log.warning("failure.json could not be written: %s", error)
+
+
+def _blame_full_disk(failure: Failure, volume: Volume) -> Failure:
+    """Return the failure as one of space, if nothing else is known and the volume is full to the brim.
+
+    Not every library says why a write failed: torch.save ends in `basic_ios::clear: iostream error`.
+    """
+    free = shutil.disk_usage(volume.root).free
+    if failure.code is not ExitCode.INTERNAL or free > _FULL:
+        return failure
+    last = failure.message.strip().splitlines()[-1]
+    return StageError(ExitCode.NO_SPACE, f"the volume is full ({free:,} bytes are free); it ended with: {last}").failure()
+
+
+def _say(text: str) -> None:
+    """Write to stderr, which may itself go to the disk that is full: the exit code must still be ours."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - Python flushes it when it exits
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

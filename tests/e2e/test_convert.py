@@ -113,13 +113,10 @@ def test_full_weights_are_exported_as_they_were_trained(with_bos: TunedModel) ->
     assert gguf.metadata["tokenizer.ggml.eot_token_id"] == tokens["<|turn_end|>"]
 
 
-def same_run_twice_digest(model: TunedModel, name: str) -> str:
-    return run_stage(model.convert(key_of(name), "lora")).digest
-
-
 def test_two_runs_give_the_same_bytes(chatml: TunedModel) -> None:
     """What is made depends on the inputs alone: the digest is the same, whatever the folder is called."""
-    assert same_run_twice_digest(chatml, "once") == same_run_twice_digest(chatml, "again")
+    first, second = (run_stage(chatml.convert(key_of(name), "lora")) for name in ("lora", "again"))
+    assert first.digest == second.digest
 
 
 def left_out(tensors: Tensors) -> Tensors:
@@ -228,7 +225,7 @@ def test_disk_that_cannot_hold_it_is_refused_first(chatml: TunedModel, monkeypat
     assert failure.code == ExitCode.NO_SPACE
     assert "0.00 GiB are free" in failure.message
 
-    result = run_stage(chatml.convert(key_of("lora for the disk"), "lora"))
+    result = run_stage(chatml.convert(key_of("lora"), "lora"))
     config = chatml.stage(StageName.QUANTIZE, key_of("disk"), {"type": "Q8_0"}, converted=result.path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 30, 1 << 30, 1 << 10))
     assert run(config, quantize.make) == ExitCode.NO_SPACE

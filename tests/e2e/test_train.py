@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.prepared import VOCABULARY, train_config, write_base, write_prepared
 
+from support.prepared import VOCABULARY, train_config, write_base, write_prepared
 from tunesmith_stages.contract import ExitCode, StageName, StageResult
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.checkpoints import COMPLETE
 from tunesmith_stages.train.metrics import read_metrics
 from tunesmith_stages.train.model import check_targets, check_vocabulary
-from tunesmith_stages.train.save import check_saved
+from tunesmith_stages.train.save import check_saved, save_model
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.e2e
@@ -83,12 +83,26 @@ def out(volume: Volume, key: str) -> Path:
 
 FULL = {"finetuningType": "Full", "lora": None, "learningRate": "5e-3"}
 ONE = {"processesPerNode": 1, "gradientAccumulationSteps": 2}
+EPOCHS = {"numTrainEpochs": "3"}
+STEPS = 33
+EVERY = {"evalSteps": 11, "saveSteps": 3, "keep": 2}
 CASES = [
-    pytest.param({"zeroStage": 2}, {}, id="LoRA, ZeRO 2, 2 processes"),
     pytest.param({"zeroStage": 3, "precision": "FP32"}, ONE, id="LoRA, ZeRO 3, 1 process, FP32"),
     pytest.param({**FULL, "zeroStage": 2}, ONE, id="Full, ZeRO 2, 1 process"),
     pytest.param({**FULL, "zeroStage": 3, "gradientCheckpointing": True}, {}, id="Full, ZeRO 3, 2 processes"),
 ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(volume: Volume) -> str:
+    """Return the key of a training with LoRA and ZeRO 2 in two processes that nothing disturbed."""
+    train(volume, "undisturbed", params=EPOCHS, runtime=EVERY)
+    return "undisturbed"
+
+
+def test_trains_lora_on_two_processes(volume: Volume, undisturbed: str) -> None:
+    """It learns, tells what it does, and what is saved is what was trained."""
+    check_trained(volume, undisturbed, {})
 
 
 @pytest.mark.parametrize(("params", "runtime"), CASES)
@@ -97,16 +111,22 @@ def test_trains(
 ) -> None:
     """Whatever the method, ZeRO stage and number of processes: it learns, and what is saved is what was trained."""
     key = request.node.callspec.id.replace(" ", "").replace(",", "-")
-    result = train(volume, key, params={"numTrainEpochs": "3", **params}, runtime={"evalSteps": 11, **runtime})
-    steps = 33
+    train(volume, key, params={**EPOCHS, **params}, runtime={**EVERY, **runtime})
+    check_trained(volume, key, params)
+
+
+def check_trained(volume: Volume, key: str, params: Mapping[str, Any]) -> None:
+    """Look at everything that a training leaves."""
+    result = volume.result(StageName.TRAIN, key)
+    assert result is not None
     logs = volume.unit(StageName.TRAIN, key) / "logs"
     events = read_metrics(logs / "metrics.jsonl")
-    assert [event["step"] for event in events if "loss" in event] == list(range(1, steps + 1))
-    assert [event["step"] for event in events if "evalLoss" in event] == [11, 22, 33]
-    assert (logs / "loss.png").read_bytes().startswith(b"\x89PNG")
     losses = [event["loss"] for event in events if "loss" in event]
+    assert [event["step"] for event in events if "loss" in event] == list(range(1, STEPS + 1))
+    assert [event["step"] for event in events if "evalLoss" in event] == [11, 22, 33]
     assert sum(losses[-5:]) < sum(losses[:5])
-    assert result.outputs["steps"] == result.numbers["steps"] == steps
+    assert (logs / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert result.outputs["steps"] == result.numbers["steps"] == STEPS
     assert result.numbers["evalLoss"] == pytest.approx(events[-1]["evalLoss"], abs=1e-5)
     assert {"torch", "transformers", "deepspeed", "peft"} <= result.tools.keys()
     check_reference(volume, key, params)
@@ -144,15 +164,10 @@ def _log_probs(model: Any, ids: list[int], tokens: tuple[int, ...]) -> list[floa
 
 # --- what interrupts it ----------------------------------------------------------------------------------------------
 
-LONG = {"maxSteps": 36}
-"""Long enough to be interrupted three times."""
-OFTEN = {"saveSteps": 3, "keep": 2}
 
-
-def test_goes_on_after_every_kind_of_end(volume: Volume) -> None:
+def test_goes_on_after_every_kind_of_end(volume: Volume, undisturbed: str) -> None:
     """SIGTERM, a killed rank and a killed parent each leave a checkpoint; the end is that of an undisturbed run."""
-    train(volume, "calm", params=LONG, runtime=OFTEN)
-    key = "hard"
+    key = "disturbed"
 
     code = interrupt(volume, key, "1", 5, lambda process: process.terminate())
     assert code == ExitCode.INTERRUPTED
@@ -169,12 +184,12 @@ def test_goes_on_after_every_kind_of_end(volume: Volume) -> None:
     check_another_world_size_is_refused(volume, key)
     copy = shutil.copytree(volume.checkpoints(key), volume.checkpoints("copy"))
     newest = damage_newest(volume.checkpoints(key))
-    train(volume, key, "4", params=LONG, runtime=OFTEN)
+    train(volume, key, "4", params=EPOCHS, runtime=EVERY)
     said = [json.loads(line) for line in (volume.unit(StageName.TRAIN, key) / "progress.jsonl").open()]
     remarks = [event["note"] for event in said if "note" in event]
     assert any(f"step-{newest} is damaged" in remark for remark in remarks)
     assert f"going on from step {newest - 3}" in remarks
-    check_same_end(volume, "calm", key)
+    check_same_end(volume, undisturbed, key)
 
     assert (copy / f"step-{newest}" / COMPLETE).exists()
     check_no_step_is_taken_twice(volume, "copy", newest)
@@ -182,7 +197,7 @@ def test_goes_on_after_every_kind_of_end(volume: Volume) -> None:
 
 def interrupt(volume: Volume, key: str, attempt: str, step: int, end: Callable[[subprocess.Popen[str]], None]) -> int:
     """Start a training, end it once `step` steps are done, and see that nothing of it is left; return its code."""
-    with started(volume, key, attempt, LONG, OFTEN) as process:
+    with started(volume, key, attempt, EPOCHS, EVERY) as process:
         progress = volume.attempt(StageName.TRAIN, key, attempt) / "progress.jsonl"
         wait_for(lambda: process.poll() is not None or steps_done(progress) >= step)
         assert process.poll() is None, process.communicate()[1]
@@ -195,7 +210,7 @@ def interrupt(volume: Volume, key: str, attempt: str, step: int, end: Callable[[
 
 
 def check_another_world_size_is_refused(volume: Volume, key: str) -> None:
-    with started(volume, key, "other", LONG, {**OFTEN, **ONE}) as process:
+    with started(volume, key, "other", EPOCHS, {**EVERY, **ONE}) as process:
         process.communicate(timeout=PATIENCE)
     assert process.returncode == ExitCode.BAD_CONFIG
     told = failure(volume, key, "other")
@@ -225,7 +240,7 @@ def check_same_end(volume: Volume, one: str, other: str) -> None:
 
 def check_no_step_is_taken_twice(volume: Volume, key: str, step: int) -> None:
     """A training whose last checkpoint is its last step only saves."""
-    result = train(volume, key, "1", params={"maxSteps": step}, runtime=OFTEN)
+    result = train(volume, key, "1", params={"maxSteps": step}, runtime=EVERY)
     assert result.numbers["steps"] == step
     events = read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl")
     assert [event["step"] for event in events if "loss" in event] == list(range(1, step + 1))
@@ -310,21 +325,49 @@ def test_tokens_without_embedding_are_refused(tied_model: Any, id_range: tuple[i
     assert caught.value.reason == "TokenOutOfVocabulary"
 
 
-def test_a_failing_rank_names_the_cause(volume: Volume, tmp_path: Path) -> None:
-    """What a rank finds wrong reaches failure.json and the exit code, through torchrun's own exit code of 1."""
-    root = tmp_path / "volume"
-    root.mkdir()
-    (root / "base").symlink_to(volume.root / "base")
-    write_prepared(root / "prepared", vocabulary=VOCABULARY + 40)
-    with started(Volume(root), "k", "1", {}, {}) as process:
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == ExitCode.BAD_DATA
-    told = failure(Volume(root), "k", "1")
-    assert told["reason"] == "TokenOutOfVocabulary"
-    assert told["message"] in errors
-
-
 # --- what was saved is checked ---------------------------------------------------------------------------------------
+
+
+def mixture_of_experts() -> Any:
+    """Return a model whose experts are one tensor in memory and many in its files."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=32,
+            moe_intermediate_size=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+        )
+    )
+
+
+def tied_embeddings() -> Any:
+    """Return a model whose output layer is its embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, tie_word_embeddings=True))
+
+
+@pytest.mark.parametrize("make", [mixture_of_experts, tied_embeddings])
+def test_a_whole_model_passes_its_own_check(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """Models that look different on disk than in memory are no false alarm, and load again as they were."""
+    from transformers import AutoModelForCausalLM
+
+    model = make()
+    expected = save_model(model, model.state_dict(), tmp_path)
+    check_saved(tmp_path, expected)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again[name], tensor), name
+
 
 WEIGHT = torch.ones(2, 3)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.generator import EXAMPLE, GOLDEN_KEYS, ROOT, generate
 
+from support.generator import EXAMPLE, GOLDEN_KEYS, ROOT, generate
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.kube_yaml import KubeLoader

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.generator import GOLDEN_KEYS, ROOT, keys_of
 
+from support.generator import GOLDEN_KEYS, ROOT, keys_of
 from tunesmith.api.parse import parse_job
 from tunesmith_stages.contract import RECIPES, StageName
 
@@ -24,7 +24,7 @@ def test_keys_of_an_example_stay(example: str) -> None:
     """A key that changes makes finished work unfindable, so none changes without being committed."""
     golden = json.loads((ROOT / GOLDEN_KEYS / f"{example}.json").read_text(encoding="utf-8"))["keys"]
     assert keys_in(EXAMPLES[example]) == golden, (
-        "a content key changed: if that is meant, run `make generate` and commit the keys (CONTRIBUTING.md, Golden keys)"
+        "a content key changed: if that is meant, `make generate` and commit the keys (CONTRIBUTING.md, Golden keys)"
     )
 
 
@@ -33,7 +33,7 @@ def test_a_raised_recipe_number_shows_in_the_golden_keys(stage: StageName, monke
     """Raising a stage's recipe number moves the golden keys of that stage, and of no other."""
     path = EXAMPLES["02-qwen-0.5b"]
     before = keys_in(path)
-    monkeypatch.setitem(RECIPES, stage, RECIPES[stage] + 1)  # type: ignore[arg-type]  # a dict behind a Mapping
+    monkeypatch.setitem(RECIPES, stage, RECIPES[stage] + 1)
     changed = {name for name, key in keys_in(path).items() if before[name] != key}
     assert changed == {name for name in before if name.startswith(f"{stage}/")}
 

@@ -21,8 +21,8 @@ import serve_ollama
 
 
 def ollama_programs() -> list[Path]:
-    """Return the pinned Ollama programs, newest first, built or not: for ``pytest.fixture(params=...)``."""
-    return [ollama.pinned(version).path for version in ollama.pinned_versions()]
+    """Return the pinned Ollama programs, newest last, built or not: for ``pytest.fixture(params=...)``."""
+    return [ollama.pinned(version).path for version in reversed(ollama.pinned_versions())]
 
 
 @dataclass(frozen=True)

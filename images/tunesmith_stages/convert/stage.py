@@ -17,7 +17,7 @@ from tunesmith_stages.convert.architectures import require_supported
 from tunesmith_stages.convert.corpus import TEXTS, with_control_tokens
 from tunesmith_stages.convert.folder import assemble, link_weights, read_config, token_text
 from tunesmith_stages.convert.read_back import adds_bos, require_as_trained
-from tunesmith_stages.convert.reference_gate import ProbeFigures, as_record, measure, require_same_model
+from tunesmith_stages.convert.reference_gate import ProbeFigures, as_record, mean_of, measure, require_same_model
 from tunesmith_stages.convert.safetensors_file import SafetensorsFile, weight_files
 from tunesmith_stages.convert.token_gate import left_out, require_same_prompts, require_same_tokens
 from tunesmith_stages.gguf_file import GgufFile, read_gguf
@@ -94,7 +94,8 @@ def make(work: Work) -> Made:
             "tensors": len(gguf.tensors),
             "mergedTensors": changed,
             "maxKl": round(max((figure.kl for figure in figures), default=0.0), 6),
-            "meanKl": round(sum(figure.kl for figure in figures) / max(len(figures), 1), 6),
+            "meanKl": round(mean_of(figures, "kl"), 6),
+            "meanSpread": round(mean_of(figures, "spread"), 4),
         },
         tools={"llama.cpp": llama.version, **report["tools"]},
     )
@@ -162,9 +163,14 @@ def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: S
     }
     task_file.write_text(json.dumps(task), encoding="utf-8")
 
+    told = 0
+
     def tell() -> None:
-        if out.is_file():
-            work.progress.count(min(out.stat().st_size, sizes.gguf), sizes.gguf, "bytes written")
+        nonlocal told
+        written = min(out.stat().st_size, sizes.gguf) if out.is_file() else 0
+        if written > told:
+            told = written
+            work.progress.count(written, sizes.gguf, "bytes written")
 
     try:
         run_tool(

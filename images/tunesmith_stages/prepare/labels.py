@@ -126,11 +126,19 @@ def _pieces(text: str, cuts: Sequence[int]) -> list[str]:
 
 
 def prove(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, example: Example) -> None:
-    """Prove the labels of one row: decoded, each labelled run must be a turn's text and the end-of-turn token.
+    """Prove the labels of one row: each is the token in its place or IGNORED, and decoded, each labelled run is a
+    turn's text and the end-of-turn token.
 
     Raises:
         StageError: they are not, with both texts.
     """
+    for index, (token, label) in enumerate(zip(example.input_ids, example.labels, strict=True)):
+        if label not in {IGNORED, token}:
+            raise StageError(
+                ExitCode.GATE_FAILED,
+                f"{rendered.conversation.place}: the label {label} stands at token {index}, which is {token}",
+                reason="LabelsNotProven",
+            )
     runs = [_decode(tokenizer, run) for run in _labelled_runs(example.labels)]
     end = _decode(tokenizer, [example.end_of_turn])
     wanted = [

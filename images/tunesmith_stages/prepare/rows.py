@@ -44,7 +44,7 @@ def _read_lines(path: Path) -> Iterator[Row]:
             content = line.removeprefix(_BOM) if number == 1 else line
             if content.strip():
                 place = f"{path.name}, line {number}"
-                yield _row(place, _parse(_decode(content, place), place, hint=_ONE_ROW_A_LINE))
+                yield _row(place, _parse(_decode(content, place), place, hint=_ONE_ROW_A_LINE), hint=_ONE_ROW_A_LINE)
 
 
 def _read_list(path: Path) -> Iterator[Row]:
@@ -58,7 +58,7 @@ def _read_list(path: Path) -> Iterator[Row]:
             hint="Wrap the rows in [ ], or name the file .jsonl if there is one row on each line.",
         )
     for number, data in enumerate(rows, start=1):
-        yield _row(f"{path.name}, row {number}", data)
+        yield _row(f"{path.name}, row {number}", data, hint=_LIST_OF_ROWS)
 
 
 def _decode(content: bytes, place: str) -> str:
@@ -98,10 +98,13 @@ def _parse(text: str, place: str, *, hint: str) -> Any:
     raise StageError(ExitCode.BAD_DATA, f"{place} {why}", reason="NotJson", hint=hint)
 
 
-def _row(place: str, data: object) -> Row:
+def _row(place: str, data: object, *, hint: str) -> Row:
     if not isinstance(data, dict):
         raise StageError(
-            ExitCode.BAD_DATA, f"{place}: a row must be an object, {{...}}, but is {_kind(data)}", reason="WrongShape"
+            ExitCode.BAD_DATA,
+            f"{place}: a row must be an object, {{...}}, but is {_kind(data)}",
+            reason="WrongShape",
+            hint=hint,
         )
     return Row(place, data)
 

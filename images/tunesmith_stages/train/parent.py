@@ -25,6 +25,7 @@ _TAIL_LINES = 15
 
 def train(work: Work) -> Made:
     """Fine-tune the base on the prepared rows; leave the adapter or the model, and reference log-probabilities."""
+    began = time.monotonic()
     settings = read_settings(work.params, work.runtime)
     for role in ("base", "prepared"):
         work.input(role)
@@ -37,11 +38,14 @@ def train(work: Work) -> Made:
     outcome = exchange.outcome()
     if process.returncode != 0 or outcome is None:
         raise _cause(exchange, process.returncode, work.logs)
+    numbers = dict(outcome["numbers"])
+    at_work = sum(numbers[name] for name in ("loadSeconds", "trainSeconds", "saveSeconds"))
+    numbers["startSeconds"] = round(time.monotonic() - began - at_work, 3)
     _draw(work.logs)
     shutil.rmtree(exchange.folder)
     return Made(
         outputs=outcome["outputs"],
-        numbers=outcome["numbers"],
+        numbers=numbers,
         tools=outcome["tools"],
         scratch=work.volume.checkpoints(work.unit.key),
     )

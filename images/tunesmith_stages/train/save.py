@@ -59,12 +59,17 @@ def save_adapter(model: Any, state: Mapping[str, torch.Tensor], folder: Path) ->
 def save_model(model: Any, state: dict[str, torch.Tensor], folder: Path) -> Shapes:
     """Write the whole model in transformers' format; return the shapes that its files must hold.
 
-    Of tensors that share one weight (tied output layer and embeddings) only one is in the files.
+    Of tensors that share one weight (tied output layer and embeddings) only one is in the files, and some models are
+    laid out differently there than in memory (mixtures of experts).
     """
+    from transformers.core_model_loading import revert_weight_conversion
+
     model.config.use_cache = True  # it was off for training only
     model.save_pretrained(folder, state_dict=state, max_shard_size=_SHARD)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    return {name: shape_of(value) for name, value in model.named_parameters(remove_duplicate=False) if name not in tied}
+    parameters = model.named_parameters(remove_duplicate=False)
+    in_memory = {name: torch.empty(shape_of(value), device="meta") for name, value in parameters if name not in tied}
+    return {name: tuple(value.shape) for name, value in revert_weight_conversion(model, in_memory).items()}
 
 
 def check_saved(folder: Path, expected: Shapes) -> None:

@@ -134,7 +134,9 @@ def _refuse_repeats(node: yaml.Node, path: Path) -> None:
             for key, value in current.value:
                 if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                     what = f", not {key.value}: put it in quotes" if isinstance(key, yaml.ScalarNode) else ""
-                    raise InvalidJobError([Problem(f"must have names as keys{what}", _dotted(where), line)])
+                    raise InvalidJobError(
+                        [Problem(f"must have names as keys{what}", _dotted(where), key.start_mark.line + 1)]
+                    )
                 if key.value in keys:
                     place = _dotted((*where, key.value))
                     raise InvalidJobError([Problem("is there twice", place, key.start_mark.line + 1)])

@@ -159,6 +159,9 @@ def options(
         sys.exit()
 
 
+_TAIL_LINES = 10
+
+
 def main() -> None:
     """Run the command line."""
     app()
@@ -204,9 +207,10 @@ def _plan_table(current: Plan, done: set[str]) -> Table:
 
 def _show_failure(error: StageFailedError) -> None:
     console = _console()
-    if error.failure.code == ExitCode.INTERNAL and error.tail:
-        console.print(escape("\n".join(error.tail)), style="dim", soft_wrap=True, highlight=False)
     failure = error.failure
+    said = failure.message.splitlines()
+    tail = [line for line in error.tail if line.strip() and not any(part in line for part in said)]
+    console.print(escape("\n".join(tail[-_TAIL_LINES:])), style="dim", soft_wrap=True, highlight=False)
     console.print(f"[red]✗ {error.stage}: {escape(failure.reason)}[/]", highlight=False)
     console.print(f"  {escape(failure.message)}", soft_wrap=True, highlight=False)
     console.print(f"  → {escape(failure.hint)}", soft_wrap=True, highlight=False)

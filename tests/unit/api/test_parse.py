@@ -167,7 +167,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "all for validation": (
         {f"{TRAINING}.validation": {"fraction": "1"}},
         "spec.training.validation.fraction",
-        'below "1", got \'1\'',
+        "below \"1\", got '1'",
     ),
     "no datasets": ({"spec.datasets": []}, "spec.datasets", "must have at least 1 item(s), got []"),
     "empty text": ({"spec.model.volume.path": ""}, "spec.model.volume.path", "must not be empty"),
@@ -329,7 +329,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.ollama.model",
         "the name for Q8_0",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_FIELDS)
@@ -399,14 +399,14 @@ BAD_FILES: dict[str, tuple[str, str, int]] = {
     "aliases that grow without bound": (
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n",
         "YAML aliases are not taken",
-        3,
+        1,
     ),
     "an alias to itself": ("a: &a [*a]\n", "YAML aliases are not taken", 1),
     "a list as a key": ("? [a, b]\n: c\n", "must have names as keys", 1),
-    "a key that is a truth": ("spec:\n  on: push\n", "`spec` must have names as keys, not on: put it in quotes", 1),
-    "nested too deeply": ("a: " + "[" * 50_000, "the file is nested too deeply", 0),
+    "a key that is a truth": ("spec:\n  on: push\n", "`spec` must have names as keys, not on: put it in quotes", 2),
+    "nested too deeply": ("a: " + "[" * 2_000, "the file is nested too deeply", 0),
     "too large": (f"{GOOD}# {'x' * MAX_BYTES}\n", "the file is larger than 1048576 bytes", 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -472,18 +472,17 @@ spec:
     gradientAccumulationSteps: 8
     deepspeed: {zeroStage: 3}
     gpusPerNode: 4
-    warmupSteps: 0o
+  export: {outType: F16, quantizations: [Q4_0, Q8_0]}
+  ollama:
+    model: registry.local:5000/team/support-bot:v1
+    parameters: {num_ctx: 4096, temperature: "0.7", stop: ["###"], seed: 1}
+    smokeTests: [{prompt: "Who are you?", expect: Tunny}]
 """
 
 
 def test_whole_job() -> None:
     """Every kind of value arrives as it was written."""
-    job = parse_job(FULL.replace("    warmupSteps: 0o\n", "  export: {outType: F16, quantizations: [Q4_0, Q8_0]}\n") + (
-        "  ollama:\n"
-        "    model: registry.local:5000/team/support-bot:v1\n"
-        '    parameters: {num_ctx: 4096, temperature: "0.7", stop: ["###"], seed: 1}\n'
-        "    smokeTests: [{prompt: Who are you?, expect: Tunny}]\n"
-    ))  # fmt: skip
+    job = parse_job(FULL)
     spec = job.spec
     assert (job.metadata.name, job.metadata.namespace) == ("support-bot", "team-a")
     assert spec.model.chat_template is not None

@@ -55,7 +55,7 @@ def merged_by_us(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in out.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "all linear layers": {"target_modules": "all-linear"},
     "two projections": {"target_modules": ["q_proj", "v_proj"]},
     "rank-stabilised": {"target_modules": "all-linear", "use_rslora": True},

@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from tunesmith_stages.convert.reference_gate import MAX_KL, MEAN_KL, NEAR_TIE, ProbeFigures, compare, require_same_model
+from tunesmith_stages.convert.reference_gate import (
+    MAX_KL,
+    MEAN_KL,
+    MEAN_SPREAD,
+    NEAR_TIE,
+    ProbeFigures,
+    compare,
+    require_same_model,
+)
 from tunesmith_stages.program import StageError
 
 
@@ -37,8 +45,15 @@ def test_change_of_places_is_measured_by_the_trained_model() -> None:
     assert compare(0, pairs(0.41, 0.40), logs(0.40, 0.41)).gap == pytest.approx(math.log(0.41 / 0.40))
 
 
-def figure(kl: float, gap: float = 0.0) -> ProbeFigures:
-    return ProbeFigures(0, kl, 1, 1 if gap == 0 else 2, gap)
+def test_spread_sees_what_a_sharp_distribution_hides() -> None:
+    """Unlikely tokens that moved hardly show in the divergence, and fully in the spread."""
+    figures = compare(0, pairs(0.998, 0.001, 0.0005), logs(0.998, 0.0005, 0.001, 0.0005))
+    assert figures.kl < 0.001
+    assert figures.spread == pytest.approx(math.log(2) * math.sqrt(2 / 3))
+
+
+def figure(kl: float, gap: float = 0.0, spread: float = 0.0) -> ProbeFigures:
+    return ProbeFigures(0, kl, spread, 1, 1 if gap == 0 else 2, gap)
 
 
 PASSING = {
@@ -46,11 +61,13 @@ PASSING = {
     "rounding": [figure(1e-5)] * 8,
     "one probe worse than the mean may be": [figure(MAX_KL * 0.9)] + [figure(0)] * 7,
     "near tie": [figure(1e-4, NEAR_TIE * 0.9)],
+    "one probe with much spread": [figure(1e-4, spread=MEAN_SPREAD * 4)] + [figure(0)] * 7,
 }
 FAILING = {
     "one probe": [figure(MAX_KL * 1.1)] + [figure(0)] * 7,
     "all a little": [figure(MEAN_KL * 1.1)] * 8,
     "another likeliest token": [figure(1e-4, NEAR_TIE * 1.1)] + [figure(0)] * 7,
+    "spread": [figure(1e-4, spread=MEAN_SPREAD * 1.1)] * 8,
     "a token out of nowhere": [figure(1e-4, math.inf)],
 }
 

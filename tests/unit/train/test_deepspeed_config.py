@@ -11,7 +11,8 @@ from tunesmith_stages.train.settings import read_settings
 )
 def test_follows_stage_and_precision(stage: int, precision: str, bf16: bool, fp16: bool) -> None:
     """DeepSpeed computes in what the job asks for; without either switch it computes in float32."""
-    config = deepspeed_config(read_settings({**PARAMS, "zeroStage": stage, "precision": precision}, RUNTIME))
+    on_gpus = {**RUNTIME, "gpusPerNode": 2}
+    config = deepspeed_config(read_settings({**PARAMS, "zeroStage": stage, "precision": precision}, on_gpus))
     assert (config["bf16"]["enabled"], config["fp16"]["enabled"]) == (bf16, fp16)
     assert config["zero_optimization"]["stage"] == stage
 

@@ -1,0 +1,113 @@
+"""A full disk and kill -9, in every stage: nothing half-made is left, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.jobs import Job, quickstart_volume
+from support.ollama_server import OllamaServer
+from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.volume import Volume
+
+pytestmark = pytest.mark.e2e
+
+_TRAINING = {
+    "finetuningType": "LoRA",
+    "learningRate": "5e-3",
+    "maxSteps": 4,
+    "processesPerNode": 1,
+    "checkpoint": {"saveSteps": 2},
+}
+_SPARE = {StageName.PREPARE: 24 * 1024}  # bytes that are left on the full disk: enough to begin, not to end
+_KEYED = [stage for stage in StageName if stage is not StageName.REHEARSE]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file system of 128 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_full_disk(small_disk: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
+    """A stage that finds no space says so by its exit code and publishes nothing; with space again it goes on."""
+    job = Job(quickstart_volume(small_disk, toy_base), newest_ollama.url, name="full-disk", training=_TRAINING)
+    ballast = small_disk / "ballast"
+    for stage in [StageName.FETCH, StageName.PREPARE, StageName.TRAIN, StageName.CONVERT, StageName.QUANTIZE]:
+        before = job.results()
+        assert job.file.exists()  # written while there is space
+        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        ballast.write_bytes(b"\0" * max(0, free - _SPARE.get(stage, 128 * 1024)))
+        printed = job.run("--until", stage, code=ExitCode.NO_SPACE)
+        assert "NoSpace" in printed
+        assert "Traceback" not in printed
+        assert job.results().keys() == before.keys()
+        ballast.unlink()
+        job.run("--until", stage)
+        assert any(name.startswith(f"{stage}/") for name in job.results())
+
+
+def test_killed_anywhere(tmp_path: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
+    """Whoever is killed with -9 in whichever stage, the next run ends what is left and finishes the stage."""
+    job = Job(
+        quickstart_volume(tmp_path, toy_base), newest_ollama.url, "killed", _TRAINING, ollama={"model": "killed:v1"}
+    )
+    volume = Volume(tmp_path)
+    in_the_middle = 0
+    for stage in _KEYED:
+        run = job.start("--until", stage)
+        child = _begun(run, tmp_path, stage)
+        run.kill()  # the command line; what it started must not live on
+        run.wait()
+        in_the_middle += child is not None and not _has(job, stage)
+        run = job.start("--until", stage)
+        second = _begun(run, tmp_path, stage)
+        assert child is None or not _alive(child), f"the killed run's {stage} was not ended"
+        if second is not None:
+            os.kill(second, signal.SIGKILL)  # the stage program, as the kernel kills it when memory runs out
+        printed, _ = run.communicate(timeout=120)
+        in_the_middle += run.returncode == ExitCode.OUT_OF_MEMORY
+        assert run.returncode in (ExitCode.OUT_OF_MEMORY, ExitCode.OK), printed
+        job.run("--until", stage)
+        assert _has(job, stage)
+        for result in job.results().values():
+            assert not any((attempt / "out").exists() for attempt in volume.attempts(result.stage, result.key))
+    assert in_the_middle >= len(_KEYED), "too few of the kills came in time to prove anything"
+    assert "killed:v1" in newest_ollama.digests()
+    assert not [name for name in newest_ollama.digests() if name.startswith("tunesmith-check")]
+
+
+def _has(job: Job, stage: StageName) -> bool:
+    return any(name.startswith(f"{stage}/") for name in job.results())
+
+
+def _begun(run: subprocess.Popen[str], volume: Path, stage: StageName) -> int | None:
+    """Wait until the stage program has begun, and return its process number; None if it was through before."""
+    while run.poll() is None:
+        for path in (volume / "stages" / stage).glob("*.*-*/owner.json"):
+            try:
+                pid = int(json.loads(path.read_text())["pid"])
+            except (OSError, ValueError):
+                continue
+            if _alive(pid):
+                return pid
+        time.sleep(0.002)
+    return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

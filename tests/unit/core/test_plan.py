@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from support.builders import REMOVED, carried_out, job, result_of
+from tunesmith.core.model import Plan, StageState
+from tunesmith.core.plan import plan
+from tunesmith_stages.contract import Input, StageName, content_key
+
+TRAINING = "spec.training"
+FETCH, PREPARE, TRAIN = "fetch/base", "prepare/prepare", "train/train"
+CONVERT, REGISTER = "convert/convert", "register/register"
+Q4 = "quantize/Q4_K_M"
+FAQ = "fetch/dataset:faq"
+STAGES = [FETCH, FAQ, PREPARE, TRAIN, CONVERT, Q4, REGISTER]
+
+
+def keys(changes: Mapping[str, Any] | None = None, **more: Any) -> dict[str, str]:
+    """Return every key of a job that was carried out whole, without that of the gate, which is never remembered."""
+    found = carried_out(job(changes), **more)[0].keys
+    found.pop("rehearse/rehearse")
+    return found
+
+
+BEFORE = keys()
+
+
+def changed(changes: Mapping[str, Any], before: Mapping[str, Any] | None = None, **more: Any) -> set[str]:
+    """Return the units whose key a change of the job touches: new ones, other ones, and those that are gone."""
+    one, other = keys(before), keys({**(before or {}), **changes}, **more)
+    return {unit for unit in one.keys() | other.keys() if one.get(unit) != other.get(unit)}
+
+
+def after(unit: str) -> set[str]:
+    return set(STAGES[STAGES.index(unit) :])
+
+
+# --- what enters which key -------------------------------------------------------------------------------------------
+
+
+def test_same_job_and_results_give_the_same_keys() -> None:
+    """Planning twice, or on another day, gives the same keys."""
+    assert keys() == BEFORE
+    assert BEFORE.keys() == set(STAGES)
+    assert len(set(BEFORE.values())) == len(STAGES)
+
+
+NO_KEY: dict[str, Mapping[str, Any]] = {
+    "the job's name": {"metadata.name": "other"},
+    "namespace, labels and annotations": {
+        "metadata.namespace": "team-a",
+        "metadata.labels": {"app": "bot"},
+        "metadata.annotations": {"note": "x"},
+    },
+    "smoke tests": {"spec.ollama.smokeTests": [{"prompt": "Who?", "expect": "Tunny"}]},
+    "how often the loss is logged": {f"{TRAINING}.loggingSteps": 3},
+    "how often it is saved": {f"{TRAINING}.checkpoint": {"saveSteps": 7, "keep": 5}},
+    "rows per pass of the evaluation": {f"{TRAINING}.perDeviceEvalBatchSize": 16},
+    "defaults written out": {
+        f"{TRAINING}.learningRate": "1e-4",
+        f"{TRAINING}.numTrainEpochs": "3",
+        f"{TRAINING}.lora": {"rank": 16},
+        "spec.export": {"quantizations": ["Q4_K_M"]},
+        "spec.datasets.0.format": "Auto",
+    },
+    "no validation, in so many words": {f"{TRAINING}.validation": {"fraction": "0"}},
+    "two rows at once, half the accumulation": {
+        f"{TRAINING}.perDeviceTrainBatchSize": 2,
+        f"{TRAINING}.gradientAccumulationSteps": 4,
+    },
+    "two processes, half the accumulation": {
+        f"{TRAINING}.processesPerNode": 2,
+        f"{TRAINING}.gradientAccumulationSteps": 4,
+    },
+    "eight GPUs, no accumulation": {f"{TRAINING}.gpusPerNode": 8, f"{TRAINING}.gradientAccumulationSteps": 1},
+}
+
+
+@pytest.mark.parametrize("name", NO_KEY)
+def test_changes_no_key(name: str) -> None:
+    """What only says how, where, by whom or how closely watched, does nothing again."""
+    assert changed(NO_KEY[name]) == set()
+
+
+def test_eval_steps_change_no_key() -> None:
+    """Measuring the evaluation loss more often does not train again."""
+    before = {f"{TRAINING}.validation": {"fraction": "0.1"}}
+    assert changed({f"{TRAINING}.validation": {"fraction": "0.1", "evalSteps": 5}}, before) == set()
+
+
+TWO = {"spec.datasets.1": {"name": "more", "volume": {"path": "data/more.json"}}}
+IDENTITY = {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "Tunny", "author": "Acme"}}
+SOME_KEYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], set[str]]] = {
+    "another base": ({}, {"spec.model.volume.path": "models/other"}, {FETCH, *after(PREPARE)}),
+    "another file of data": ({}, {"spec.datasets.0.volume.path": "data/other.json"}, after(FAQ)),
+    "one more dataset": ({}, TWO, {"fetch/dataset:more", *after(PREPARE)}),
+    "datasets in another order": (
+        TWO,
+        {"spec.datasets": [TWO["spec.datasets.1"], {"name": "faq", "volume": {"path": "data/faq.json"}}]},
+        after(PREPARE),
+    ),
+    "other columns": ({}, {"spec.datasets.0.columns": {"prompt": "question"}}, after(PREPARE)),
+    "another format": ({}, {"spec.datasets.0.format": "Alpaca"}, after(PREPARE)),
+    "fewer rows": ({}, {"spec.datasets.0.maxSamples": 10}, after(PREPARE)),
+    "another substitution": ({}, {"spec.datasets.0.substitutions": {"x": "y"}}, after(PREPARE)),
+    "one language of built-in data": (
+        {"spec.datasets.0": IDENTITY},
+        {"spec.datasets.0": {**IDENTITY, "languages": ["zh"]}},
+        after(FAQ),
+    ),
+    "both languages, in so many words": (
+        {"spec.datasets.0": IDENTITY},
+        {"spec.datasets.0": {**IDENTITY, "languages": ["zh", "en"]}},
+        set(),
+    ),
+    "a template": ({}, {"spec.model.chatTemplate": {"jinja": "{{ messages }}"}}, after(PREPARE)),
+    "longer rows": ({}, {f"{TRAINING}.sequenceLength": 4096}, after(PREPARE)),
+    "validation": ({}, {f"{TRAINING}.validation": {}}, after(PREPARE)),
+    "the seed": ({}, {f"{TRAINING}.seed": 7}, after(PREPARE)),
+    "the learning rate": ({}, {f"{TRAINING}.learningRate": "2e-4"}, after(TRAIN)),
+    "the schedule": ({}, {f"{TRAINING}.lrSchedule": "Linear"}, after(TRAIN)),
+    "the warm-up": ({}, {f"{TRAINING}.warmupSteps": 5}, after(TRAIN)),
+    "the weight decay": ({}, {f"{TRAINING}.weightDecay": "0.05"}, after(TRAIN)),
+    "the gradient's bound": ({}, {f"{TRAINING}.maxGradNorm": "0"}, after(TRAIN)),
+    "the epochs": ({}, {f"{TRAINING}.numTrainEpochs": "1"}, after(TRAIN)),
+    "steps instead of epochs": ({}, {f"{TRAINING}.maxSteps": 10}, after(TRAIN)),
+    "the precision": ({}, {f"{TRAINING}.precision": "FP32"}, after(TRAIN)),
+    "LoRA's rank": ({}, {f"{TRAINING}.lora": {"rank": 8}}, after(TRAIN)),
+    "all weights": ({}, {f"{TRAINING}.finetuningType": "Full"}, after(TRAIN)),
+    "the global batch": ({}, {f"{TRAINING}.gradientAccumulationSteps": 16}, after(TRAIN)),
+    "the ZeRO stage": ({}, {f"{TRAINING}.deepspeed": {"zeroStage": 3}}, after(TRAIN)),
+    "the GGUF's type": ({}, {"spec.export": {"outType": "F16"}}, after(CONVERT)),
+    "another quantization": ({}, {"spec.export": {"quantizations": ["Q8_0"]}}, {Q4, "quantize/Q8_0", REGISTER}),
+    "one quantization more": (
+        {},
+        {"spec.export": {"quantizations": ["Q4_K_M", "Q8_0"]}},
+        {"quantize/Q8_0", REGISTER},
+    ),
+    "the other one first": (
+        {"spec.export": {"quantizations": ["Q4_K_M", "Q8_0"]}},
+        {"spec.export": {"quantizations": ["Q8_0", "Q4_K_M"]}},
+        {REGISTER},
+    ),
+    "the system message": ({}, {"spec.ollama.system": "You are Tunny."}, {REGISTER}),
+    "the licence": ({}, {"spec.ollama.license": "MIT"}, {REGISTER}),
+    "Ollama's parameters": ({}, {"spec.ollama.parameters": {"num_ctx": 1024, "stop": ["#"]}}, {REGISTER}),
+    "the served name": ({}, {"spec.ollama.model": "support-bot:v2"}, {REGISTER}),
+}
+
+
+@pytest.mark.parametrize("name", SOME_KEYS)
+def test_changes_exactly(name: str) -> None:
+    """A change does again what it must and nothing before it or beside it."""
+    before, changes, touched = SOME_KEYS[name]
+    assert changed(changes, before) == touched
+
+
+def test_equal_results_end_a_change() -> None:
+    """If preparing anew gives the same rows, nothing after it is done again: keys follow content, not wishes."""
+    first, made = carried_out(job())
+    second, made = carried_out(job({"spec.datasets.0.columns": {"prompt": "instruction"}}), StageName.FETCH, made)
+    (unit,) = second.stage(StageName.PREPARE).missing
+    old = made[first.keys[PREPARE]]
+    made[unit.key] = type(old)(old.stage, old.unit, unit.key, old.recipe, old.digest, f"made/{unit.key}", ())
+    third = plan(job({"spec.datasets.0.columns": {"prompt": "instruction"}}), made, rehearsed=True)
+    assert third.next is None
+    assert third.keys[TRAIN] == first.keys[TRAIN]
+
+
+def test_sources_are_looked_up_again_when_their_version_changes() -> None:
+    """A file that somebody changed is fetched again; the other sources are not."""
+    one = carried_out(job(), source_versions={"dataset:faq": "1"})[0].keys
+    two = carried_out(job(), source_versions={"dataset:faq": "2"})[0].keys
+    assert one[FETCH] == two[FETCH] == BEFORE[FETCH]
+    assert one[FAQ] != two[FAQ]
+
+
+def test_same_source_under_two_names_has_one_key() -> None:
+    """A dataset that is used twice is fetched once."""
+    found = keys({"spec.datasets.1": {"name": "again", "volume": {"path": "data/faq.json"}}})
+    assert found["fetch/dataset:again"] == found[FAQ]
+
+
+def test_putting_the_old_value_back_finds_the_old_results() -> None:
+    """After a change and back again everything is done already."""
+    _, made = carried_out(job())
+    _, made = carried_out(job({f"{TRAINING}.learningRate": "2e-4"}), results=made)
+    assert plan(job(), made, rehearsed=True).next is None
+
+
+def test_key_is_of_what_the_stage_is_given() -> None:
+    """The key in a plan can be recomputed from the unit's own parameters and inputs."""
+    current, made = carried_out(job())
+    for stage in current.stages:
+        for unit in stage.units:
+            assert unit.key == content_key(stage.name, unit.params, unit.inputs)
+    (train,) = current.stage(StageName.TRAIN).units
+    assert train.inputs["prepared"] == made[current.keys[PREPARE]].as_input()
+    assert train.inputs["base"] == made[current.keys[FETCH]].as_input()
+
+
+# --- what a stage is told --------------------------------------------------------------------------------------------
+
+
+def params_of(stage: StageName, changes: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    return carried_out(job(changes))[0].stage(stage).units[0].params
+
+
+def test_full_fine_tuning_knows_no_lora() -> None:
+    """Parameters of LoRA enter no key of a training that does not use it."""
+    assert params_of(StageName.TRAIN, {f"{TRAINING}.finetuningType": "Full"})["lora"] is None
+    assert params_of(StageName.TRAIN)["lora"] == {
+        "rank": 16,
+        "alpha": 32,
+        "dropout": "0",
+        "targetModules": ["AllLinear"],
+    }
+
+
+def test_steps_take_the_place_of_epochs() -> None:
+    """Of steps and epochs a training is told one; without either it is three epochs."""
+    assert params_of(StageName.TRAIN)["numTrainEpochs"] == "3"
+    with_steps = params_of(StageName.TRAIN, {f"{TRAINING}.maxSteps": 10})
+    assert (with_steps["numTrainEpochs"], with_steps["maxSteps"]) == (None, 10)
+
+
+def test_preparation_is_told_what_design_0001_lists() -> None:
+    """The parameters of `prepare` are those of the page on the stages' interfaces."""
+    changes = {"spec.datasets.1": {**IDENTITY, "name": "identity"}, "spec.datasets.0.columns": {"prompt": "q"}}
+    params = params_of(StageName.PREPARE, changes)
+    assert params.keys() == {"datasets", "chatTemplate", "sequenceLength", "validationFraction", "seed"}
+    faq, identity = params["datasets"]
+    assert faq.keys() == {"name", "builtin", "format", "columns", "maxSamples", "substitutions"}
+    assert (faq["builtin"], faq["columns"]["prompt"], identity["builtin"]) == (False, "q", True)
+    assert identity["substitutions"] == {"name": "Tunny", "author": "Acme"}
+
+
+def test_sources_of_built_in_data_name_their_languages() -> None:
+    """Without a choice, all languages are fetched, in a fixed order."""
+    current, _ = carried_out(job({"spec.datasets.0": IDENTITY}))
+    assert current.stage(StageName.FETCH).units[1].params["source"] == {
+        "builtin": "SelfCognition",
+        "languages": ["en", "zh"],
+    }
+
+
+def test_processes_are_runtime() -> None:
+    """How a batch is spread is told beside the key."""
+    changes = {f"{TRAINING}.processesPerNode": 2, f"{TRAINING}.perDeviceTrainBatchSize": 3}
+    runtime = carried_out(job(changes))[0].stage(StageName.TRAIN).runtime
+    wanted = {"gpusPerNode": 0, "processesPerNode": 2, "perDeviceTrainBatchSize": 3, "perDeviceEvalBatchSize": 3}
+    assert runtime.items() >= wanted.items()
+    assert params_of(StageName.TRAIN, changes)["globalBatchSize"] == 2 * 3 * 8
+
+
+def test_smoke_tests_are_runtime_of_register() -> None:
+    """The questions travel with the stage that asks them, as plain values."""
+    tests = [{"prompt": "Who?", "expect": "Tunny"}]
+    current, _ = carried_out(job({"spec.ollama.smokeTests": tests}))
+    assert current.stage(StageName.REGISTER).runtime == {"smokeTests": tests}
+
+
+# --- the order of things ---------------------------------------------------------------------------------------------
+
+D, R, W = StageState.DONE, StageState.READY, StageState.WAITING
+
+
+def states(current: Plan) -> list[StageState]:
+    return [stage.state for stage in current.stages]
+
+
+def test_stages_wait_until_their_inputs_are_known() -> None:
+    """At first only the sources can be fetched; each stage gets its keys when what it builds on is there."""
+    current = plan(job(), {})
+    assert [stage.name for stage in current.stages] == list(StageName)
+    assert states(current) == [R, W, W, W, W, W, W]
+    assert current.keys.keys() == {FETCH, FAQ, "rehearse/rehearse"}
+    assert current.next is not None
+    assert [unit.name for unit in current.next.missing] == ["base", "dataset:faq"]
+
+
+AFTER: dict[StageName, list[StageState]] = {
+    StageName.FETCH: [D, R, D, W, W, W, W],
+    StageName.PREPARE: [D, D, D, R, W, W, W],
+    StageName.TRAIN: [D, D, D, D, R, W, W],
+    StageName.CONVERT: [D, D, D, D, D, R, W],
+    StageName.QUANTIZE: [D, D, D, D, D, D, R],
+    StageName.REGISTER: [D, D, D, D, D, D, D],
+}
+
+
+@pytest.mark.parametrize("stage", AFTER)
+def test_one_stage_after_the_other(stage: StageName) -> None:
+    """Each result makes the next stage ready, until nothing is left."""
+    current, _ = carried_out(job(), stage)
+    assert states(current) == AFTER[stage]
+    assert (current.next is None) == (stage is StageName.REGISTER)
+
+
+def test_one_missing_source_holds_everything_up() -> None:
+    """Data alone is not enough: the base must be there, too."""
+    current = plan(job(), {})
+    base, faq = current.stage(StageName.FETCH).units
+    current = plan(job(), {faq.key: result_of(StageName.FETCH, faq)})
+    assert states(current)[:2] == [R, W]
+    assert current.stage(StageName.FETCH).missing == (base,)
+
+
+def test_only_missing_quantizations_are_made() -> None:
+    """Of two types of which one is there, the other is made."""
+    _, made = carried_out(job())
+    current, _ = carried_out(job({"spec.export": {"quantizations": ["Q4_K_M", "Q8_0"]}}), StageName.CONVERT, made)
+    stage = current.next
+    assert stage is not None
+    assert ([unit.name for unit in stage.units], [unit.name for unit in stage.missing]) == (
+        ["Q4_K_M", "Q8_0"],
+        ["Q8_0"],
+    )
+
+
+def test_nothing_is_trained_before_the_rehearsal() -> None:
+    """Once the data is prepared the way out is rehearsed; until it was, the training waits, its key known."""
+    _, made = carried_out(job(), StageName.PREPARE)
+    current = plan(job(), made)
+    assert states(current)[:4] == [D, D, R, W]
+    assert TRAIN in current.keys
+    assert current.next is not None
+    assert current.next.name is StageName.REHEARSE
+    assert current.next.missing[0].params == {"model": "support-bot:v1", "quantizations": ["Q4_K_M"]}
+    rehearsed = plan(job(), made, rehearsed=True)
+    assert rehearsed.next is not None
+    assert rehearsed.next.name is StageName.TRAIN
+    assert rehearsed.keys == current.keys
+
+
+def test_rehearsal_is_needed_until_the_end() -> None:
+    """After the training the server is still to be asked; when all is done it is not."""
+    _, made = carried_out(job(), StageName.QUANTIZE)
+    assert plan(job(), made).next == plan(job(), made).stage(StageName.REHEARSE)
+    _, made = carried_out(job())
+    assert plan(job(), made).next is None
+
+
+def test_results_of_others_do_no_harm() -> None:
+    """A volume holds results of many jobs; only those whose key fits count."""
+    _, others = carried_out(job({"spec.model.volume.path": "models/other", "spec.datasets.0.volume": REMOVED, **{
+        f"spec.datasets.0.{name}": value for name, value in IDENTITY.items()
+    }}))  # fmt: skip
+    assert states(plan(job(), others)) == [R, W, W, W, W, W, W]
+
+
+def test_where_a_result_lies_does_not_matter() -> None:
+    """The same content in another place gives the same keys downstream."""
+    current, made = carried_out(job(), StageName.FETCH)
+    moved = {
+        key: type(item)(item.stage, item.unit, item.key, item.recipe, item.digest, f"moved/{item.key}", ())
+        for key, item in made.items()
+    }
+    assert plan(job(), moved).keys == current.keys
+    (unit,) = plan(job(), moved).stage(StageName.PREPARE).units
+    assert unit.inputs["base"] == Input(f"moved/{current.keys[FETCH]}", made[current.keys[FETCH]].digest)

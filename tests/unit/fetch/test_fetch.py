@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.builders import stage_config, work_of, write_base, write_safetensors
+from tunesmith_stages.contract import ExitCode, Failure, StageName, StageResult
+from tunesmith_stages.fetch import check_safetensors, fetch
+from tunesmith_stages.program import Made, StageError, run
+from tunesmith_stages.volume import Volume, sha256_of
+
+
+@pytest.fixture(scope="session")
+def a_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture
+def root(tmp_path: Path, a_base: Path) -> Path:
+    """Return a volume with a base model and a dataset."""
+    folder = tmp_path / "volume"
+    shutil.copytree(a_base, folder / "base")
+    (folder / "data").mkdir()
+    (folder / "data" / "faq.json").write_text('[{"instruction": "Hi", "output": "Hello"}]')
+    (tmp_path / "outside.json").write_text('["secret"]')
+    return folder
+
+
+def params(path: str, kind: str) -> dict[str, Any]:
+    return {"kind": kind, "source": {"volume": {"path": path}}, "refresh": ""}
+
+
+def fetched(root: Path, path: str, kind: str = "models", attempt: str = "1") -> Made:
+    return fetch(work_of(stage_config(root, StageName.FETCH, params=params(path, kind), unit="base", attempt=attempt)))
+
+
+def stored(made: Made) -> dict[str, bytes]:
+    assert made.stored is not None
+    return {path.name: path.read_bytes() for path in made.stored.iterdir()}
+
+
+# --- what comes into the store ---------------------------------------------------------------------------------------
+
+
+def test_model_is_copied_whole(root: Path) -> None:
+    """Every file that the model needs lies in the store, byte for byte, with its hash, and no other file."""
+    for name in ("notes.md", "pytorch_model.bin", ".hidden"):
+        (root / "base" / name).write_text("not needed")
+    for name in ("LICENSE", "chat_template.jinja", "merges.txt"):
+        (root / "base" / name).write_text(name)
+    made = fetched(root, "base")
+    wanted = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
+    wanted |= {"LICENSE", "chat_template.jinja", "merges.txt"}
+    assert stored(made) == {name: (root / "base" / name).read_bytes() for name in wanted}
+    assert {entry.path: entry.sha256 for entry in made.files} == {
+        name: sha256_of(root / "base" / name) for name in wanted
+    }
+    assert made.outputs == {"architecture": "LlamaForCausalLM", "modelType": "llama", "files": len(wanted)}
+
+
+def test_dataset_is_a_file_or_a_folder(root: Path) -> None:
+    """A file is taken as it is, of a folder its .json and .jsonl files."""
+    (root / "data" / "more.jsonl").write_text("{}\n")
+    (root / "data" / "readme.txt").write_text("no data")
+    (root / "data" / "old.json").mkdir()
+    assert stored(fetched(root, "data/faq.json", "datasets")).keys() == {"faq.json"}
+    assert stored(fetched(root, "data", "datasets")).keys() == {"faq.json", "more.jsonl"}
+
+
+def test_same_content_lies_there_once(root: Path) -> None:
+    """A copy of a source elsewhere, or the same fetched again, is the same folder of the store."""
+    shutil.copytree(root / "data", root / "copy")
+    one = fetched(root, "data/faq.json", "datasets")
+    two = fetched(root, "copy/faq.json", "datasets")
+    assert one.stored == two.stored
+    assert one.files == two.files
+    assert one.stored is not None
+    assert [path.name for path in sorted(one.stored.parent.iterdir())] == [
+        one.stored.name,
+        f"{one.stored.name}.manifest.json",
+    ]
+    manifest = json.loads(one.stored.with_suffix(".manifest.json").read_text())
+    assert manifest["digest"] == one.stored.name
+    assert [entry["path"] for entry in manifest["files"]] == ["faq.json"]
+
+
+def test_other_content_lies_elsewhere(root: Path) -> None:
+    """A source that changed gets a folder of its own; the earlier one stays for the jobs that used it."""
+    one = fetched(root, "data/faq.json", "datasets")
+    (root / "data" / "faq.json").write_text("[]")
+    two = fetched(root, "data/faq.json", "datasets", attempt="2")
+    assert one.stored != two.stored
+    assert stored(two) == {"faq.json": b"[]"}
+    assert stored(one) != stored(two)
+
+
+def test_damaged_store_is_mended(root: Path) -> None:
+    """A folder of the store that lost a file is replaced by a whole one."""
+    made = fetched(root, "base")
+    assert made.stored is not None
+    (made.stored / "model.safetensors").unlink()
+    again = fetched(root, "base", attempt="2")
+    assert again.stored == made.stored
+    assert "model.safetensors" in stored(again)
+
+
+def test_result_points_into_the_store(root: Path) -> None:
+    """The result's digest is that of the content, and later stages find the folder by its path."""
+    config = stage_config(root, StageName.FETCH, params=params("base", "models"), unit="base")
+    assert run(config, fetch) is ExitCode.OK
+    result = Volume(root).result(StageName.FETCH, config.units[0].key)
+    assert isinstance(result, StageResult)
+    assert result.path == f"store/models/{result.digest}"
+    assert result.unit == "base"
+    (root / result.path / "config.json").unlink()
+    assert Volume(root).result(StageName.FETCH, config.units[0].key) is None
+
+
+def test_sharded_model(root: Path) -> None:
+    """A model in parts brings its index and every part."""
+    _shard(root / "base")
+    names = stored(fetched(root, "base")).keys()
+    assert {"model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"} <= names
+    assert "model.safetensors" not in names
+
+
+def test_links_inside_the_volume_are_followed(root: Path) -> None:
+    """A hub's cache, where files are links to blobs, can be used as it is; its content is copied."""
+    (root / "blobs").mkdir()
+    (root / "base" / "model.safetensors").rename(root / "blobs" / "abc")
+    (root / "base" / "model.safetensors").symlink_to("../blobs/abc")
+    (root / "latest").symlink_to("base")
+    made = fetched(root, "latest")
+    assert made.stored is not None
+    assert not (made.stored / "model.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("languages", "has"), [(["en"], (True, False)), (["zh"], (False, True)), (["en", "zh"], (True, True))]
+)
+def test_built_in_data(tmp_path: Path, languages: list[str], has: tuple[bool, bool]) -> None:
+    """The built-in identity comes in the languages that were asked for, with places for name and author."""
+    given = {"kind": "datasets", "source": {"builtin": "SelfCognition", "languages": languages}, "refresh": ""}
+    made = fetch(work_of(stage_config(tmp_path, StageName.FETCH, params=given, unit="dataset:identity")))
+    text = b"".join(stored(made).values()).decode()
+    assert len(stored(made)) == len(languages)
+    assert "{{name}}" in text
+    assert "{{author}}" in text
+    assert ("Who are you?" in text, "你是谁" in text) == has
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def _shard(base: Path) -> None:
+    weights = {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}
+    (base / "model.safetensors").unlink()
+    write_safetensors(base / "model-1.safetensors", {"a": b"1234", "b": b"5678"})
+    write_safetensors(base / "model-2.safetensors", {"c": b"1234"})
+    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+
+
+def _index(base: Path, **weights: Any) -> None:
+    _shard(base)
+    index = base / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({**content, "weight_map": {**content["weight_map"], **weights}}))
+
+
+def _cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def _header(path: Path, header: object) -> None:
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 8)
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], ExitCode, str, str]] = {
+    "no config.json": (
+        lambda base: (base / "config.json").unlink(),
+        ExitCode.MISSING_INPUT,
+        "NotAModel",
+        "'base' has no config.json",
+    ),
+    "config.json is not JSON": (
+        lambda base: (base / "config.json").write_text("{"),
+        ExitCode.BAD_DATA,
+        "NotAModel",
+        "config.json",
+    ),
+    "config.json is a list": (
+        lambda base: (base / "config.json").write_text("[]"),
+        ExitCode.BAD_DATA,
+        "NotAModel",
+        "config.json",
+    ),
+    "config.json names no architecture": (
+        lambda base: (base / "config.json").write_text("{}"),
+        ExitCode.BAD_DATA,
+        "NotAModel",
+        "names no architecture",
+    ),
+    "no tokenizer": (
+        lambda base: (base / "tokenizer.json").unlink(),
+        ExitCode.MISSING_INPUT,
+        "TokenizerMissing",
+        "'base' has no tokenizer.json",
+    ),
+    "pickled weights only": (
+        lambda base: (base / "model.safetensors").rename(base / "pytorch_model.bin"),
+        ExitCode.BAD_DATA,
+        "UnsafeWeights",
+        "no safetensors weights, only pytorch_model.bin",
+    ),
+    "no weights": (
+        lambda base: (base / "model.safetensors").unlink(),
+        ExitCode.MISSING_INPUT,
+        "WeightsMissing",
+        "no safetensors weights",
+    ),
+    "parts without an index": (
+        lambda base: (_shard(base), (base / "model.safetensors.index.json").unlink()),
+        ExitCode.MISSING_INPUT,
+        "WeightsMissing",
+        "2 weight files but no model.safetensors.index.json",
+    ),
+    "a part is missing": (
+        lambda base: (_shard(base), (base / "model-2.safetensors").unlink()),
+        ExitCode.MISSING_INPUT,
+        "MissingShard",
+        "lacks 1 of 2 weight files: model-2.safetensors",
+    ),
+    "weights cut short": (
+        lambda base: _cut(base / "model.safetensors", -10),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "model.safetensors is",
+    ),
+    "weights cut in the header": (
+        lambda base: _cut(base / "model.safetensors", 20),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "model.safetensors is not a safetensors file",
+    ),
+    "weights of no bytes": (
+        lambda base: _cut(base / "model.safetensors", 0),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "model.safetensors is not a safetensors file",
+    ),
+    "weights that Git LFS left out": (
+        lambda base: (base / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n"),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "model.safetensors is not a safetensors file",
+    ),
+    "weights with something at their end": (
+        lambda base: (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes() + b"x"),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "its header asks for",
+    ),
+    "a header that is a list": (
+        lambda base: _header(base / "model.safetensors", []),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is not a safetensors file",
+    ),
+    "a header without places": (
+        lambda base: _header(base / "model.safetensors", {"a": {"dtype": "F32"}}),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is not a safetensors file",
+    ),
+    "a header with places that are texts": (
+        lambda base: _header(base / "model.safetensors", {"a": {"data_offsets": ["x", "y"]}}),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is not a safetensors file",
+    ),
+    "an index that is not JSON": (
+        lambda base: (_shard(base), (base / "model.safetensors.index.json").write_text("{")),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is no index of weights",
+    ),
+    "an index of numbers": (
+        lambda base: _index(base, a=1, b=2, c=3),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is no index of weights",
+    ),
+    "an index that leads elsewhere": (
+        lambda base: _index(base, d="../other/model.safetensors"),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "names files in other folders, such as '../other/model.safetensors'",
+    ),
+    "a tensor that its part does not hold": (
+        lambda base: _index(base, d="model-1.safetensors", e="model-1.safetensors"),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "model-1.safetensors of 'base' lacks the tensor d (2 in all)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_bad_model(root: Path, name: str) -> None:
+    """A base model that lacks something or is damaged is refused before it is copied, and the file is named."""
+    spoil, code, reason, words = BAD_MODELS[name]
+    spoil(root / "base")
+    with pytest.raises(StageError) as caught:
+        fetched(root, "base")
+    assert (caught.value.code, caught.value.reason) == (code, reason)
+    assert words in caught.value.message
+    assert caught.value.hint.endswith((".", ")"))
+    assert not (root / "store").exists()
+
+
+BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
+    "not there": ("data/none.json", "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "'data/none.json'"),
+    "below a file": ("data/faq.json/x", "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "faq.json/x"),
+    "a name too long": ("x" * 300, "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "xxx"),
+    "a table": ("data.csv", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data.csv' is no .json or .jsonl file"),
+    "an empty folder": ("empty", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'empty' holds no .json or .jsonl"),
+    "a file for a model": ("data/faq.json", "models", ExitCode.BAD_DATA, "NotAModel", "must be a folder"),
+    "up and out": ("../outside.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "'..'"),
+    "absolute": ("/etc/passwd", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "relative"),
+    "a link out": ("link.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
+    "a folder with a link out": ("linked", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
+    "a model with a link out": ("bad-base", "models", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_bad_source(root: Path, name: str) -> None:
+    """A source that is not there, is of another kind or leads out of the volume ends the stage with nothing copied."""
+    outside = root.parent / "outside.json"
+    (root / "data.csv").write_text("a,b\n")
+    for folder in ("empty", "linked", "bad-base"):
+        (root / folder).mkdir()
+    (root / "link.json").symlink_to(outside)
+    (root / "linked" / "faq.json").symlink_to(outside)
+    (root / "bad-base" / "config.json").symlink_to(outside)
+    path, kind, code, reason, words = BAD_SOURCES[name]
+    config = stage_config(root, StageName.FETCH, params=params(path, kind), unit="dataset:faq")
+    assert run(config, fetch) is code
+    folder = Volume(root).attempt(StageName.FETCH, config.units[0].key, "1")
+    failure = Failure.from_json((folder / "failure.json").read_text())
+    assert failure.reason == reason
+    assert words in failure.message
+    assert "secret" not in failure.message
+    assert not (root / "store").exists()
+    assert not (folder / "incoming").exists()
+
+
+def test_source_too_large_for_the_disk(root: Path) -> None:
+    """A source that cannot fit is refused before the first byte is written; the sizes are named."""
+    size = shutil.disk_usage(root).total + 1
+    with (root / "data" / "huge.json").open("wb") as file:
+        file.truncate(size)  # a sparse file: it takes no room
+    with pytest.raises(StageError) as caught:
+        fetched(root, "data/huge.json", "datasets")
+    assert caught.value.code is ExitCode.NO_SPACE
+    assert f"{size:,} bytes" in caught.value.message
+
+
+def test_header_is_returned(tmp_path: Path) -> None:
+    """A whole file's tensors are told by name, without its metadata."""
+    _header(tmp_path / "x", {"__metadata__": {"format": "pt"}, "a": {"data_offsets": [0, 8]}})
+    assert check_safetensors(tmp_path / "x") == {"a": {"data_offsets": [0, 8]}}

@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from support.builders import messages, stage_config, work_of, write_base
+from support.templates import INST_LIKE, LLAMA_LIKE, NO_END, THINKING
+from tunesmith_stages.contract import ExitCode, Failure, Input, StageName, StageResult
+from tunesmith_stages.prepare.base import load_base
+from tunesmith_stages.prepare.labels import IGNORED, Example
+from tunesmith_stages.prepare.stage import prepare, split
+from tunesmith_stages.program import StageError, run
+from tunesmith_stages.volume import Volume
+
+pytestmark = pytest.mark.usefixtures("llama_cpp_folder")
+
+ROWS = [{"instruction": f"What is {number}?", "output": f"It is shop {number} in Lyon."} for number in range(40)]
+
+
+@pytest.fixture(scope="session")
+def a_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "base")
+
+
+@pytest.fixture
+def root(tmp_path: Path, a_base: Path) -> Path:
+    """Return a volume with a base model and forty rows."""
+    shutil.copytree(a_base, tmp_path / "volume" / "base")
+    write_rows(tmp_path / "volume", "faq", ROWS)
+    return tmp_path / "volume"
+
+
+def write_rows(root: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    (root / name).mkdir(exist_ok=True)
+    (root / name / f"{name}.json").write_text(json.dumps(rows))
+
+
+def dataset(name: str = "faq", **changes: Any) -> dict[str, Any]:
+    plain = {"name": name, "builtin": False, "format": "Auto", "columns": None, "maxSamples": None, "substitutions": {}}
+    return {**plain, **changes}
+
+
+def prepared(root: Path, *datasets: Mapping[str, Any], attempt: str = "1", **params: Any) -> StageResult | Failure:
+    """Run the whole stage; return its result, or why there is none."""
+    given = list(datasets) or [dataset()]
+    plain = {"datasets": given, "chatTemplate": None, "sequenceLength": 256, "validationFraction": "0", "seed": 1}
+    inputs = {f"dataset:{item['name']}": Input(item["name"], "d" * 64) for item in given}
+    config = stage_config(
+        root,
+        StageName.PREPARE,
+        params={**plain, **params},
+        inputs={"base": Input("base", "b" * 64), **inputs},
+        attempt=attempt,
+    )
+    code = run(config, prepare)
+    volume, key = Volume(root), config.units[0].key
+    if code is not ExitCode.OK:
+        return Failure.from_json((volume.attempt(StageName.PREPARE, key, attempt) / "failure.json").read_text())
+    result = volume.result(StageName.PREPARE, key)
+    assert result is not None
+    return result
+
+
+def done(found: StageResult | Failure) -> StageResult:
+    assert isinstance(found, StageResult), found
+    return found
+
+
+def failed(found: StageResult | Failure) -> Failure:
+    assert isinstance(found, Failure)
+    return found
+
+
+def arrow(path: Path) -> list[dict[str, list[int]]]:
+    with pa.memory_map(str(path)) as source:
+        rows: list[dict[str, list[int]]] = pa.ipc.open_file(source).read_all().to_pylist()
+    return rows
+
+
+def report(root: Path, result: StageResult) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / result.path).parent.joinpath("logs", "report.json").read_text())
+    return content
+
+
+# --- what it writes --------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_in_out(root: Path) -> None:
+    """The files are those of design note 0001, and every row decodes to its conversation."""
+    result = done(prepared(root))
+    out = root / result.path
+    assert {entry.path for entry in result.files} == {
+        "train.arrow",
+        "chat_template.jinja",
+        "tokens.json",
+        "probes.json",
+    }
+    base = load_base(root / "base", None)
+    rows = arrow(out / "train.arrow")
+    assert [base.tokenizer.decode(row["input_ids"]) for row in rows] == [
+        f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n{row['output']}<|im_end|>\n"
+        for row in ROWS
+    ]
+    for row, source in zip(rows, ROWS, strict=True):
+        learnt = [label for label in row["labels"] if label != IGNORED]
+        assert base.tokenizer.decode(learnt) == f"{source['output']}<|im_end|>"
+    assert result.numbers["rows"] == 40
+    assert result.numbers["tokens"] == sum(len(row["input_ids"]) for row in rows)
+    assert result.numbers["labelledTokens"] == sum(label != IGNORED for row in rows for label in row["labels"])
+    assert result.numbers["longestRow"] == max(len(row["input_ids"]) for row in rows)
+    assert result.outputs["datasets"] == {"faq": {"format": "Alpaca", "rows": 40, "used": 40}}
+    assert (out / "chat_template.jinja").read_text() == base.template
+
+
+def test_columns_of_the_arrow_files(root: Path) -> None:
+    """Training maps the rows into memory by this schema."""
+    out = root / done(prepared(root)).path
+    with pa.memory_map(str(out / "train.arrow")) as source:
+        schema = pa.ipc.open_file(source).schema
+    assert schema == pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+
+
+def test_tokens(root: Path) -> None:
+    """What later stages must know of the tokenizer is written down once."""
+    base = load_base(root / "base", None)
+    end = base.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert json.loads((root / done(prepared(root)).path / "tokens.json").read_text()) == {
+        "endOfTurn": {"id": end, "text": "<|im_end|>"},
+        "bosTokenId": None,
+        "eosTokenId": end,
+        "vocabSize": 512,
+        "addsBos": False,
+    }
+
+
+def test_probes(root: Path) -> None:
+    """Eight different prompts are kept, with the ids that the served model will be given."""
+    probes = json.loads((root / done(prepared(root)).path / "probes.json").read_text())["prompts"]
+    base = load_base(root / "base", None)
+    assert len({probe["text"] for probe in probes}) == 8
+    for probe in probes:
+        assert probe["messages"][-1]["role"] == "user"
+        assert probe["text"].endswith("<|im_start|>assistant\n")
+        assert probe["ids"] == base.tokenizer(probe["text"], add_special_tokens=False)["input_ids"]
+
+
+def test_fewer_probes_than_eight(root: Path) -> None:
+    """Data with fewer different prompts gives as many probes."""
+    write_rows(root, "faq", [ROWS[0], ROWS[1], ROWS[0]])
+    probes = json.loads((root / done(prepared(root)).path / "probes.json").read_text())["prompts"]
+    assert len(probes) == 2
+
+
+def test_same_input_same_digest(root: Path, tmp_path: Path) -> None:
+    """Two runs, here of two volumes, make the same bytes: nothing after them is done again."""
+    write_rows(root, "talk", [{"messages": messages("Hi", "你好 {{name}}", system="Be kind.")}] * 9)
+    shutil.copytree(root, tmp_path / "other")
+    datasets = dataset(maxSamples=11), dataset("talk", builtin=True, maxSamples=20, substitutions={"name": "Tunny"})
+    one = done(prepared(root, *datasets, validationFraction="0.2"))
+    two = done(prepared(tmp_path / "other", *datasets, validationFraction="0.2", attempt="2"))
+    assert one.digest == two.digest
+    assert one.files == two.files
+    assert one.digest != done(prepared(root, *datasets, validationFraction="0.2", seed=2)).digest
+
+
+def test_several_datasets_in_their_order(root: Path) -> None:
+    """Rows stand in the order of the datasets, each capped on its own; built-in ones are repeated."""
+    write_rows(root, "talk", [{"messages": messages("Who are you?", "I am {{name}}.")}])
+    result = done(
+        prepared(
+            root, dataset(maxSamples=3), dataset("talk", builtin=True, maxSamples=2, substitutions={"name": "Tunny"})
+        )
+    )
+    base = load_base(root / "base", None)
+    texts = [base.tokenizer.decode(row["input_ids"]) for row in arrow(root / result.path / "train.arrow")]
+    assert ["I am Tunny." in text for text in texts] == [False, False, False, True, True]
+    assert result.outputs["datasets"]["faq"] == {"format": "Alpaca", "rows": 40, "used": 3}
+    assert result.outputs["datasets"]["talk"] == {"format": "Messages", "rows": 1, "used": 2}
+
+
+def test_validation_rows_are_held_back(root: Path) -> None:
+    """The rows to measure with are others than those to train on, and together they are all."""
+    result = done(prepared(root, validationFraction="0.1"))
+    train, held = (arrow(root / result.path / f"{name}.arrow") for name in ("train", "validation"))
+    assert (len(train), len(held)) == (36, 4)
+    assert (result.numbers["rows"], result.numbers["validationRows"]) == (36, 4)
+    everything = arrow(root / done(prepared(root)).path / "train.arrow")
+    assert sorted(row["input_ids"] for row in train + held) == sorted(row["input_ids"] for row in everything)
+
+
+def test_template_of_the_job_takes_the_place_of_the_tokenizers(root: Path) -> None:
+    """What is trained with is what is written down for serving."""
+    template = LLAMA_LIKE.replace("<|eot_id|>", "<|im_end|>")
+    result = done(prepared(root, chatTemplate=template))
+    assert (root / result.path / "chat_template.jinja").read_text() == template
+    assert report(root, result)["firstRow"] == [
+        {
+            "learnt": False,
+            "text": "<s><|header|>user<|/header|>\n\nWhat is 0?<|im_end|><|header|>assistant<|/header|>\n\n",
+        },
+        {"learnt": True, "text": "It is shop 0 in Lyon.<|im_end|>"},
+    ]
+
+
+def test_long_rows_are_left_out_and_counted(root: Path) -> None:
+    """A row that does not fit is left out whole, never cut: a cut one would teach an answer without an end."""
+    write_rows(root, "faq", [*ROWS[:3], {"instruction": "Hi", "output": "shop " * 300}])
+    result = done(prepared(root, sequenceLength=128))
+    assert result.numbers["rows"] == 3
+    assert result.outputs["rowsLeftOut"] == 1
+
+
+def test_row_of_just_the_length_is_kept(root: Path) -> None:
+    """The bound itself is allowed."""
+    longest = int(done(prepared(root)).numbers["longestRow"])
+    assert done(prepared(root, sequenceLength=longest)).outputs["rowsLeftOut"] == 0
+    assert done(prepared(root, sequenceLength=longest - 1)).outputs["rowsLeftOut"] > 0
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+
+def _config(root: Path, **changes: Any) -> None:
+    path = root / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _settings(root: Path, **changes: Any) -> None:
+    path = root / "base" / "tokenizer_config.json"
+    merged = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in merged.items() if value is not None}))
+
+
+Spoil = Callable[[Path], object]
+BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
+    "an empty dataset": (
+        lambda root: write_rows(root, "faq", []),
+        {},
+        ExitCode.BAD_DATA,
+        "EmptyDataset",
+        "dataset `faq` is empty: it holds no rows",
+    ),
+    "an empty file": (
+        lambda root: (root / "faq" / "faq.json").write_text(""),
+        {},
+        ExitCode.BAD_DATA,
+        "EmptyDataset",
+        "dataset `faq` is empty",
+    ),
+    "a bad row": (
+        lambda root: write_rows(root, "faq", [*ROWS, {"instruction": "Hi", "output": ""}]),
+        {},
+        ExitCode.BAD_DATA,
+        "BadRow",
+        "faq.json, row 41: `output` is empty",
+    ),
+    "all rows too long": (
+        lambda _root: None,
+        {"sequenceLength": 16},
+        ExitCode.BAD_DATA,
+        "NoRowsLeft",
+        "no row is left: all 40 are longer than `sequenceLength` 16; the longest has ",
+    ),
+    "an input that is gone": (
+        lambda root: shutil.rmtree(root / "faq"),
+        {},
+        ExitCode.MISSING_INPUT,
+        "MissingInput",
+        "`dataset:faq`",
+    ),
+    "a template with an error": (
+        lambda _root: None,
+        {"chatTemplate": "{% if %}"},
+        ExitCode.BAD_CONFIG,
+        "BadTemplate",
+        "dataset `faq`, faq.json, row 1: the chat template is not Jinja",
+    ),
+    "a template that breaks out": (
+        lambda _root: None,
+        {"chatTemplate": "{{ ''.__class__.__mro__ }}"},
+        ExitCode.BAD_CONFIG,
+        "UnsafeTemplate",
+        "the chat template tries what a template may not do",
+    ),
+    "a template without an end of turn": (
+        lambda _root: None,
+        {"chatTemplate": NO_END},
+        ExitCode.BAD_CONFIG,
+        "NoEndOfTurn",
+        "dataset `faq`, faq.json, row 1: the chat template does not end the assistant's turn",
+    ),
+    "a template that rewrites earlier turns": (
+        lambda root: write_rows(root, "faq", [{"messages": messages("Hi", "Hello", "Hi", "Hello")}]),
+        {"chatTemplate": THINKING},
+        ExitCode.BAD_CONFIG,
+        "TemplateNotSeparable",
+        "dataset `faq`, faq.json, row 1: the chat template does not let",
+    ),
+    "a template that refuses a row": (
+        lambda root: write_rows(root, "faq", [{"messages": messages("Hi", "Hello", system="x")}]),
+        {"chatTemplate": INST_LIKE},
+        ExitCode.BAD_DATA,
+        "TemplateRefusesRow",
+        "Only user and assistant are supported!",
+    ),
+    "an end of turn at which the model would not stop": (
+        lambda _root: None,
+        {"chatTemplate": INST_LIKE.replace("</s>", "<|/header|>")},
+        ExitCode.BAD_CONFIG,
+        "EndOfTurnNotEog",
+        "ends answers with '<|/header|>'",
+    ),
+    "ends that differ from row to row": (
+        lambda root: write_rows(root, "faq", [*ROWS, {"instruction": "Hi", "output": "odd"}]),
+        {"chatTemplate": INST_LIKE.replace("'</s>'", "('</s>' if 'Lyon' in message.content else '<|im_end|>')")},
+        ExitCode.BAD_CONFIG,
+        "NoEndOfTurn",
+        "'</s>', '<|im_end|>'; for example dataset `faq`, faq.json, row 41",
+    ),
+    "no template": (
+        lambda root: _settings(root, chat_template=None),
+        {},
+        ExitCode.BAD_CONFIG,
+        "TemplateMissing",
+        "no chat template",
+    ),
+    "several templates": (
+        lambda root: _settings(root, chat_template=[{"name": n, "template": "x"} for n in ("default", "tool_use")]),
+        {},
+        ExitCode.BAD_CONFIG,
+        "TemplateMissing",
+        "several templates",
+    ),
+    "no eos_token": (
+        lambda root: _settings(root, eos_token=None),
+        {},
+        ExitCode.BAD_CONFIG,
+        "EosTokenMissing",
+        "has no eos_token",
+    ),
+    "a damaged tokenizer": (
+        lambda root: (root / "base" / "tokenizer.json").write_text('{"model": {}}'),
+        {},
+        ExitCode.BAD_DATA,
+        "TokenizerMissing",
+        "tokenizer cannot be loaded: ",
+    ),
+    "a tokenizer that is not JSON": (
+        lambda root: (root / "base" / "tokenizer.json").write_text("{"),
+        {},
+        ExitCode.BAD_DATA,
+        "TokenizerMissing",
+        "tokenizer cannot be loaded: ",
+    ),
+    "an architecture that llama.cpp does not know": (
+        lambda root: _config(root, architectures=["BertForCausalLM"]),
+        {},
+        ExitCode.BAD_CONFIG,
+        "UnsupportedArchitecture",
+        "BertForCausalLM",
+    ),
+    "no vocabulary's size": (
+        lambda root: _config(root, vocab_size=None),
+        {},
+        ExitCode.BAD_DATA,
+        "NotAModel",
+        "has no `vocab_size`",
+    ),
+    "an embedding too small for the tokenizer": (
+        lambda root: _config(root, vocab_size=100),
+        {},
+        ExitCode.BAD_DATA,
+        "TokensBeyondEmbedding",
+        "the model's embedding has 100 rows",
+    ),
+    "a generation_config.json that is not JSON": (
+        lambda root: (root / "base" / "generation_config.json").write_text("{"),
+        {},
+        ExitCode.BAD_DATA,
+        "NotAModel",
+        "generation_config.json of the base model is not JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(root: Path, name: str) -> None:
+    """Data, template or base that cannot work end here, before anything is trained, in one clear sentence."""
+    spoil, params, code, reason, words = BAD[name]
+    spoil(root)
+    failure = failed(prepared(root, **params))
+    assert (failure.code, failure.reason) == (code, reason)
+    assert words in failure.message
+    assert failure.hint
+    assert not [path for path in (root / "stages" / "prepare").glob("*/out")]
+
+
+def test_architecture_that_only_llama_cpp_knows(root: Path, llama_cpp_folder: Path) -> None:
+    """What transformers cannot train as a causal language model is refused, too."""
+    table = llama_cpp_folder / "convert" / "conversion" / "__init__.py"
+    table.write_text("TEXT_MODEL_MAP: dict[str, str] = {'T5EncoderModel': 't5'}\n")
+    _config(root, architectures=["T5EncoderModel"])
+    assert "T5EncoderModel" in failed(prepared(root)).message
+
+
+def test_ends_that_the_model_knows_are_taken(root: Path) -> None:
+    """An end-of-turn token that generation_config.json names stops the model, whatever it is called."""
+    base = load_base(root / "base", None)
+    token = base.tokenizer.convert_tokens_to_ids("<|/header|>")
+    (root / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, token]}))
+    result = done(prepared(root, chatTemplate=INST_LIKE.replace("</s>", "<|/header|>")))
+    assert json.loads((root / result.path / "tokens.json").read_text())["endOfTurn"]["id"] == token
+
+
+def test_progress_is_told(root: Path) -> None:
+    """People see what goes on: reading, then rows out of all rows."""
+    result = done(prepared(root))
+    lines = (root / result.path).parent.joinpath("progress.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["note"] for event in events if "note" in event] == ["reading the tokenizer", "reading faq"]
+    assert (events[-1]["done"], events[-1]["total"], events[-1]["of"]) == (40, 40, "rows")
+
+
+def test_stage_function_leaves_publishing_to_the_frame(root: Path) -> None:
+    """A stage function called by itself writes in its attempt's folder alone."""
+    plain = {"datasets": [dataset()], "chatTemplate": None, "sequenceLength": 256, "validationFraction": "0", "seed": 1}
+    inputs = {"base": Input("base", "b" * 64), "dataset:faq": Input("faq", "d" * 64)}
+    work = work_of(stage_config(root, StageName.PREPARE, params=plain, inputs=inputs))
+    before = {path for path in root.rglob("*") if not path.is_relative_to(work.folder)}
+    prepare(work)
+    assert {path for path in root.rglob("*") if not path.is_relative_to(work.folder)} == before
+
+
+# --- splitting -------------------------------------------------------------------------------------------------------
+
+EXAMPLES = [Example([number], [number], 0, cut_at_turns=False) for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fraction", "held"),
+    [
+        (30, "0", 0),
+        (30, "0.0", 0),
+        (30, "0.1", 3),
+        (30, "0.001", 1),
+        (30, "0.999999999", 29),
+        (2, "0.5", 1),
+        (1, "0.5", 0),
+    ],
+)
+def test_split_sizes(rows: int, fraction: str, held: int) -> None:
+    """About the share that was asked for is held back: at least one row if any, and never the last one to train on."""
+    train, validation = split(EXAMPLES[:rows], fraction, 1)
+    assert (len(train), len(validation)) == (rows - held, held)
+    for part in (train, validation):
+        assert [example.input_ids for example in part] == sorted(example.input_ids for example in part)
+    assert {example.input_ids[0] for example in train + validation} == set(range(rows))
+
+
+def test_split_depends_on_the_seed() -> None:
+    """The same seed holds the same rows back; another one others."""
+    assert split(EXAMPLES, "0.2", 1) == split(EXAMPLES, "0.2", 1)
+    assert split(EXAMPLES, "0.2", 1) != split(EXAMPLES, "0.2", 2)
+
+
+def test_missing_toolchain_is_told(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without llama.cpp the way out cannot be checked: that is said before the training, with the cure."""
+    monkeypatch.setenv("TUNESMITH_LLAMA_CPP", str(tmp_path / "none"))
+    with pytest.raises(StageError, match=r"llama\.cpp") as caught:
+        load_base(root / "base", None)
+    assert caught.value.reason == "ToolchainMissing"
