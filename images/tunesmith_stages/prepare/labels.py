@@ -126,8 +126,10 @@ def _pieces(text: str, cuts: Sequence[int]) -> list[str]:
 
 
 def prove(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, example: Example) -> None:
-    """Prove the labels of one row: each is the token in its place or IGNORED, and decoded, each labelled run is a
-    turn's text and the end-of-turn token.
+    """Prove the labels of one row.
+
+    Each must be the token in its place or IGNORED; decoded, each labelled run must be a turn's text and the
+    end-of-turn token.
 
     Raises:
         StageError: they are not, with both texts.

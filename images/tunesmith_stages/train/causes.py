@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
-from tunesmith_stages.contract import ExitCode, Failure
+from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.exchange import RankExit
 
@@ -31,7 +31,7 @@ def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: in
     Args:
         exits: what ranks said before they ended, earliest first.
         codes: exit codes of the ranks that failed first, as torchrun saw them; negative: ended by that signal.
-        launcher: exit code of the launcher itself.
+        launcher: exit code of the launcher: a failed rank's.
         tail: last lines of the log, for a failure of which nothing else is known.
     """
     for left in exits:
@@ -48,6 +48,8 @@ def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: in
         return exits[0].failure
     if launcher < 0:
         return _killed("torchrun", -launcher)
+    if launcher in FAILURE_CLASSES and launcher != ExitCode.INTERNAL:  # a full disk: no rank could leave its reason
+        return Failure.from_exit_code(launcher)
     return StageError(
         ExitCode.INTERNAL, f"the ranks ended without saying why (exit code {launcher}):\n{tail}"
     ).failure()

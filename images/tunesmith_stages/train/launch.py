@@ -1,13 +1,14 @@
 """Starts the ranks with torchrun: ``python -m tunesmith_stages.train.launch <parent pid> <attempt folder> <ranks>``.
 
 It is torchrun itself, run in a process of ours for two reasons: it ends with the stage program, however that ends,
-and it writes down the ranks' exit codes, which torchrun turns into 1.
+and it writes down the ranks' exit codes, which torchrun turns into 1. Its own exit code is a failed rank's.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_stages.train.exchange import Exchange
@@ -42,9 +43,11 @@ def main() -> int:
     try:
         torchrun.run(torchrun.parse_args(torchrun_arguments(ranks, folder)))
     except ChildFailedError as error:
-        Exchange(folder).leave_codes({rank: failure.exitcode for rank, failure in error.failures.items()})
-        print(error, file=sys.stderr)
-        return 1
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        with suppress(OSError):
+            Exchange(folder).leave_codes(codes)
+            print(error, file=sys.stderr)
+        return max(1, *codes.values())
     return 0
 
 

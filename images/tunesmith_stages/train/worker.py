@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode, Failure, StageConfig
@@ -34,12 +35,15 @@ def main() -> None:
 
         run_rank(_work(folder), exchange)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to know
-        traceback.print_exc()
         failure = failure_of(error)
-        exchange.leave_exit(rank, failure)
         code = failure.code
-    sys.stdout.flush()
-    sys.stderr.flush()
+        with suppress(OSError):  # a full disk takes no explanation; the exit code still tells
+            exchange.leave_exit(rank, failure)
+        with suppress(OSError):
+            traceback.print_exc()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # an orderly end would wait for peers that may be gone
 
 

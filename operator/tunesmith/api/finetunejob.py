@@ -46,14 +46,14 @@ def _model_name(value: object) -> object:
     return value
 
 
-Fraction = Annotated[str, BeforeValidator(_decimal), Field(pattern=r"^0(\.[0-9]{1,9})?$")]
+Fraction = Annotated[str, Field(pattern=r"^0(\.[0-9]{1,9})?$"), BeforeValidator(_decimal)]
 """A decimal from 0 to below 1, as a string."""
 
-Decimal = Annotated[str, BeforeValidator(_decimal), Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$")]
+Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"), BeforeValidator(_decimal)]
 """A decimal of 0 or more, as a string; exponents are allowed."""
 
 SignedDecimal = Annotated[
-    str, BeforeValidator(_decimal), Field(pattern=r"^-?[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$")
+    str, Field(pattern=r"^-?[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"), BeforeValidator(_decimal)
 ]
 """A decimal, as a string; exponents are allowed."""
 

@@ -210,7 +210,8 @@ def _show_failure(error: StageFailedError) -> None:
     failure = error.failure
     said = failure.message.splitlines()
     tail = [line for line in error.tail if line.strip() and not any(part in line for part in said)]
-    console.print(escape("\n".join(tail[-_TAIL_LINES:])), style="dim", soft_wrap=True, highlight=False)
+    if tail:
+        console.print(escape("\n".join(tail[-_TAIL_LINES:])), style="dim", soft_wrap=True, highlight=False)
     console.print(f"[red]✗ {error.stage}: {escape(failure.reason)}[/]", highlight=False)
     console.print(f"  {escape(failure.message)}", soft_wrap=True, highlight=False)
     console.print(f"  → {escape(failure.hint)}", soft_wrap=True, highlight=False)

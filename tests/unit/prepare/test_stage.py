@@ -398,7 +398,7 @@ def test_bad_input(root: Path, name: str) -> None:
     assert (failure.code, failure.reason) == (code, reason)
     assert words in failure.message
     assert failure.hint
-    assert not [path for path in (root / "stages" / "prepare").glob("*/out")]
+    assert not list((root / "stages" / "prepare").glob("*/out"))
 
 
 def test_architecture_that_only_llama_cpp_knows(root: Path, llama_cpp_folder: Path) -> None:

@@ -49,6 +49,11 @@ def test_names_the_root_cause(exits: list[RankExit], codes: dict[int, int], expe
     assert expected[1] in failure.message
 
 
+def test_an_exit_code_is_enough_on_a_full_disk() -> None:
+    """Where no rank can leave its reason, its exit code still names the class."""
+    assert root_cause([], {}, int(ExitCode.NO_SPACE), "").code is ExitCode.NO_SPACE
+
+
 def test_a_killed_launcher_is_told() -> None:
     """Torchrun itself may be what the kernel kills."""
     assert root_cause([], {}, -9, "").code is ExitCode.OUT_OF_MEMORY

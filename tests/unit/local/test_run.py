@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.builders import job, job_text, result_on, stage_config
+from tunesmith.core.model import PlannedStage, StageState
+from tunesmith.local.lock import hold
+from tunesmith.local.process import StageFailedError, run_stage
+from tunesmith.local.run import current_plan, run_job, source_versions
+from tunesmith_stages.contract import ExitCode, StageConfig, StageName, StageResult
+from tunesmith_stages.volume import Volume
+
+NOBODY = "http://127.0.0.1:9"
+DATA_ONLY = {"kind": "datasets", "source": {"volume": {"path": "data/faq.json"}}, "refresh": ""}
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    """Return a volume with a dataset and a base that is none: enough to fetch the one and to fail at the other."""
+    root = tmp_path / "volume"
+    (root / "models" / "base").mkdir(parents=True)
+    (root / "models" / "base" / "config.json").write_text("{}")
+    (root / "data").mkdir()
+    (root / "data" / "faq.json").write_text("[]")
+    return Volume(root)
+
+
+# --- which version of a source it is ---------------------------------------------------------------------------------
+
+
+def test_version_changes_with_time_and_size(volume: Volume) -> None:
+    """A source that somebody touched is looked up again; the other keeps its version."""
+    faq = volume.root / "data" / "faq.json"
+    versions = [source_versions(job(), volume)]
+    os.utime(faq, ns=(1, 1))
+    versions.append(source_versions(job(), volume))
+    faq.write_text("[{}]")
+    os.utime(faq, ns=(1, 1))
+    versions.append(source_versions(job(), volume))
+    assert len({version["dataset:faq"] for version in versions}) == 3
+    assert len({version["base"] for version in versions}) == 1
+    assert source_versions(job(), volume) == versions[-1]
+
+
+def test_version_of_a_folder_is_of_all_that_is_in_it(volume: Volume) -> None:
+    """A file more, a file less or a file renamed is another version."""
+    base = volume.root / "models" / "base"
+    seen = {source_versions(job(), volume)["base"]}
+    (base / "more.json").write_text("{}")
+    seen.add(source_versions(job(), volume)["base"])
+    (base / "more.json").rename(base / "other.json")
+    seen.add(source_versions(job(), volume)["base"])
+    assert len(seen) == 3
+
+
+def test_version_is_the_same_wherever_the_volume_lies(volume: Volume, tmp_path: Path) -> None:
+    """A volume that was moved, times and all, is not fetched from again."""
+    before = source_versions(job(), volume)
+    volume.root.rename(tmp_path / "moved")
+    assert source_versions(job(), Volume(tmp_path / "moved")) == before
+
+
+def test_source_without_a_version(volume: Volume) -> None:
+    """A source that is not there, or that may not be looked at, is left for `fetch` to complain of."""
+    shutil.rmtree(volume.root / "models")
+    assert source_versions(job({"spec.datasets.0.volume.path": "../x"}), volume) == {}
+    assert source_versions(job({"spec.datasets.0.volume.path": "x" * 300}), volume) == {}
+
+
+# --- the plan as it stands -------------------------------------------------------------------------------------------
+
+
+def test_results_on_disk_are_found(volume: Volume) -> None:
+    """What earlier runs made is found stage by stage, as far as it reaches."""
+    for count, name in enumerate((StageName.FETCH, StageName.PREPARE, StageName.TRAIN), start=1):
+        current, _ = current_plan(job(), volume)
+        for unit in current.stage(name).missing:
+            result_on(volume, name, unit.key, {"x": "y"}, unit=unit.name)
+        current, results = current_plan(job(), volume)
+        assert current.stage(name).state is StageState.DONE
+        assert len(results) == count + 1  # fetch has two units
+    assert current.stage(StageName.CONVERT).state is StageState.READY
+
+
+def test_broken_result_on_disk_does_not_count(volume: Volume) -> None:
+    """A result whose files were removed is planned again."""
+    for _ in range(2):
+        current, _ = current_plan(job(), volume)
+        for unit in current.stage(StageName.FETCH).missing:
+            result_on(volume, StageName.FETCH, unit.key, {"x": "y"}, unit=unit.name)
+    current, _ = current_plan(job(), volume)
+    unit = current.stage(StageName.FETCH).units[0]
+    (volume.unit(StageName.FETCH, unit.key) / "out" / "x").unlink()
+    current, _ = current_plan(job(), volume)
+    assert current.stage(StageName.FETCH).missing == (unit,)
+
+
+def test_changed_source_is_fetched_again(volume: Volume) -> None:
+    """Of two sources that were there, the one that was changed is to be fetched."""
+    for unit in current_plan(job(), volume)[0].stage(StageName.FETCH).missing:
+        result_on(volume, StageName.FETCH, unit.key, {"x": "y"}, unit=unit.name)
+    (volume.root / "data" / "faq.json").write_text("[{}]")
+    current, _ = current_plan(job(), volume)
+    assert [unit.name for unit in current.stage(StageName.FETCH).missing] == ["dataset:faq"]
+
+
+# --- one stage as a process ------------------------------------------------------------------------------------------
+
+
+def fetch_config(volume: Volume, **source: Any) -> StageConfig:
+    return stage_config(volume.root, StageName.FETCH, params={**DATA_ONLY, **source}, unit="dataset:faq")
+
+
+def large_file(volume: Volume) -> None:
+    """Make a file whose copying takes long enough to be interrupted."""
+    with (volume.root / "data" / "faq.json").open("wb") as file:
+        file.truncate(1 << 30)
+
+
+def test_stage_runs_as_a_process(volume: Volume) -> None:
+    """A real stage program runs, tells its progress and leaves its result and its log."""
+    events: list[Mapping[str, Any]] = []
+    config = fetch_config(volume)
+    with hold(volume.run("support-bot")) as lock:
+        run_stage(config, volume, lock, events.append)
+    assert volume.result(StageName.FETCH, config.units[0].key) is not None
+    assert events[-1].items() >= {"stage": "fetch", "unit": "dataset:faq", "done": 2, "total": 2, "of": "bytes"}.items()
+    assert (volume.run("support-bot") / "logs" / "fetch.1.log").is_file()
+    assert StageConfig.from_json((volume.run("support-bot") / "fetch.json").read_text()) == config
+
+
+def test_failure_of_a_stage_is_told(volume: Volume) -> None:
+    """What the program left as its reason arrives, with the log and its last lines."""
+    (volume.root / "data" / "faq.json").unlink()
+    with hold(volume.run("support-bot")) as lock, pytest.raises(StageFailedError) as caught:
+        run_stage(fetch_config(volume), volume, lock, lambda _: None)
+    assert caught.value.stage == "fetch"
+    assert caught.value.failure.code is ExitCode.MISSING_INPUT
+    assert caught.value.failure.reason == "SourceNotFound"
+    assert caught.value.log.name == "fetch.1.log"
+    assert any("SourceNotFound: " in line for line in caught.value.tail)
+
+
+def test_killed_stage_is_told(volume: Volume) -> None:
+    """A program that was killed left no reason: it is said what is known, and what it most often means."""
+    large_file(volume)
+
+    def kill(_event: Mapping[str, Any]) -> None:
+        child = json.loads((volume.run("support-bot") / "lock.json").read_text())["child"]
+        os.kill(child["pid"], signal.SIGKILL)
+
+    with hold(volume.run("support-bot")) as lock, pytest.raises(StageFailedError) as caught:
+        run_stage(fetch_config(volume), volume, lock, kill)
+    assert caught.value.failure.code is ExitCode.OUT_OF_MEMORY
+    assert "signal 9" in caught.value.failure.message
+    assert not (volume.root / "store").exists()
+
+
+def test_interrupted_run_ends_its_stage_in_order(volume: Volume) -> None:
+    """Ctrl-C ends the program below, which cleans up behind itself."""
+    large_file(volume)
+
+    def interrupt(_event: Mapping[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    config = fetch_config(volume)
+    with hold(volume.run("support-bot")) as lock, pytest.raises(KeyboardInterrupt):
+        run_stage(config, volume, lock, interrupt)
+    folder = volume.attempt(StageName.FETCH, config.units[0].key, "1")
+    assert json.loads((folder / "failure.json").read_text())["reason"] == "Interrupted"
+    assert not (folder / "incoming").exists()
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A watcher that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def begins(self, stage: PlannedStage) -> None:
+        self.said.append(f"{stage.name} begins")
+
+    def event(self, stage: StageName, event: Mapping[str, Any]) -> None:
+        assert event["stage"] == stage
+
+    def done(self, stage: PlannedStage, results: list[StageResult], *, cached: bool) -> None:
+        self.said.append(f"{stage.name} {'cached' if cached else 'done'}, {len(results)}")
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+BUILT_IN = {
+    "spec.datasets.0": {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "T", "author": "A"}}
+}
+
+
+def test_second_run_is_cached(volume: Volume) -> None:
+    """A run up to `fetch` fetches; the same again does nothing and says so."""
+    from support.builders import write_safetensors
+
+    base = volume.root / "models" / "base"
+    (base / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (base / "tokenizer.json").write_text("{}")
+    write_safetensors(base / "model.safetensors")
+    wanted = job(BUILT_IN)
+    for said in (["fetch begins", "fetch done, 2"], ["fetch cached, 2"]):
+        watcher = Recorder()
+        current = run_job(wanted, "its: yaml", volume, watcher, url=NOBODY, until=StageName.FETCH)
+        assert watcher.said == said
+        assert current.stage(StageName.PREPARE).state is StageState.READY
+    run = volume.run("support-bot")
+    assert (run / "finetunejob.yaml").read_text() == "its: yaml"
+    assert json.loads((run / "run.json").read_text())["stages"]["fetch"] == {
+        unit.name: unit.key for unit in current.stage(StageName.FETCH).units
+    }
+    assert not (run / "lock.json").exists()
+
+
+def test_failed_run_gives_its_lock_back(volume: Volume) -> None:
+    """After a failure the same command can be given again at once."""
+    for _ in range(2):
+        with pytest.raises(StageFailedError) as caught:
+            run_job(job(), job_text(), volume, Recorder(), url=NOBODY)
+        assert caught.value.failure.reason in {"NotAModel", "TokenizerMissing"}
+    assert not (volume.run("support-bot") / "lock.json").exists()
+
+
+def test_lost_registration_is_forgotten_only_if_the_server_says_so(volume: Volume) -> None:
+    """What is served decides; a server that does not answer decides nothing."""
+    while (stage := current_plan(job(), volume, rehearsed=True)[0].next) is not None:
+        for unit in stage.missing:
+            result_on(volume, stage.name, unit.key, {"x": "y"}, unit=unit.name)
+    watcher = Recorder()
+    assert run_job(job(), job_text(), volume, watcher, url=NOBODY).next is None
+    assert "Ollama does not answer at http://127.0.0.1:9" in watcher.said[0]
+    assert watcher.said[1:] == [
+        f"{name} cached, {2 if name == 'fetch' else 1 if name != 'rehearse' else 0}" for name in StageName
+    ]
+
+
+def test_errors_of_the_volume_are_not_hidden(volume: Volume) -> None:
+    """If the run cannot even write its notes, that is what is raised."""
+    (volume.root / "runs").write_text("in the way")
+    with pytest.raises(OSError, match="runs") as caught:
+        run_job(job(), job_text(), volume, Recorder(), url=NOBODY)
+    assert caught.value.errno in {errno.ENOTDIR, errno.EEXIST}
