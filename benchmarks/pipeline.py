@@ -47,7 +47,7 @@ def main() -> None:
             print(f"{'tools':<24} {tools:8.1f} s")
             print(f"{'pipeline without tools':<24} {total - tools:8.1f} s (goal: at most 15)")
             print(f"{'second run':<24} {measure(job, server.process.pid)[0]:8.1f} s (goal: below 3)")
-    print(f"ratio {total / tools:.2f} of the job's time to its tools' own (training ranks, llama.cpp, Ollama's runners)")
+    print(f"ratio {total / tools:.2f} of the job's time to that of its tools alone (training, llama.cpp, Ollama)")
 
 
 def measure(job: Job, ollama: int) -> tuple[float, float]:

@@ -333,7 +333,9 @@ def _blame_full_disk(failure: Failure, volume: Volume) -> Failure:
     if failure.code is not ExitCode.INTERNAL or free > _FULL:
         return failure
     last = failure.message.strip().splitlines()[-1]
-    return StageError(ExitCode.NO_SPACE, f"the volume is full ({free:,} bytes are free); it ended with: {last}").failure()
+    return StageError(
+        ExitCode.NO_SPACE, f"the volume is full ({free:,} bytes are free); it ended with: {last}"
+    ).failure()
 
 
 def _say(text: str) -> None:

@@ -43,7 +43,7 @@ def main() -> int:
     try:
         torchrun.run(torchrun.parse_args(torchrun_arguments(ranks, folder)))
     except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        codes: dict[int, int] = {rank: failure.exitcode for rank, failure in error.failures.items()}
         with suppress(OSError):
             Exchange(folder).leave_codes(codes)
             print(error, file=sys.stderr)

@@ -17,7 +17,7 @@ from tunesmith_stages.train.lifeline import die_with
 from tunesmith_stages.volume import Volume
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc")
-_NO_SPACE = re.compile(r"PytorchStreamWriter failed|No space left on device")
+_NO_SPACE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc|No space left on device")
 """torch.save reports a full disk as a RuntimeError of its own that does not name the cause."""
 
 

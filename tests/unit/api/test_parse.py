@@ -404,7 +404,7 @@ BAD_FILES: dict[str, tuple[str, str, int]] = {
     "an alias to itself": ("a: &a [*a]\n", "YAML aliases are not taken", 1),
     "a list as a key": ("? [a, b]\n: c\n", "must have names as keys", 1),
     "a key that is a truth": ("spec:\n  on: push\n", "`spec` must have names as keys, not on: put it in quotes", 2),
-    "nested too deeply": ("a: " + "[" * 2_000, "the file is nested too deeply", 0),
+    "nested too deeply": ("a: " + "[\n" * 2_000, "the file is nested too deeply", 0),
     "too large": (f"{GOOD}# {'x' * MAX_BYTES}\n", "the file is larger than 1048576 bytes", 0),
 }
 

@@ -196,7 +196,7 @@ def test_process_that_does_not_listen_is_killed(start: Starter) -> None:
 def test_what_it_started_ends_too(start: Starter) -> None:
     """Nothing below the program is left running, even if it ignores being asked."""
     process, grandchild = start(HAS_CHILDREN)
-    end_process(process.pid, patience=1)
+    end_process(process.pid, patience=0.5)
     assert gone(process.pid, 0.5)
     assert gone(int(grandchild), 0.5)
 
