@@ -24,8 +24,8 @@ demo: env toolchain ## Fine-tune a toy model on this machine and let it answer i
 	@$(PYTHON) examples/01-quickstart/demo.py --name "$(NAME)"
 
 .PHONY: test
-test: check verify toolchain ## Run every test: style, types, unit tests, and the real chain from data to answer
-	@$(PYTHON) -m pytest --durations=10 $(PYTEST_ARGS)
+test: check verify test-toolchain ## Run every test: style, types, unit tests, and the real chain from data to answer
+	@$(PYTHON) -m pytest --durations=10 tests/e2e $(PYTEST_ARGS)
 
 # --- for developers --------------------------------------------------------------------------------------------------
 
@@ -45,9 +45,14 @@ $(CACHE)/uv-$(UV_VERSION)/bin/uv:
 	@touch $@
 
 .PHONY: toolchain
-toolchain: env ## Build the pinned llama.cpp and Ollama into the cache, if they are not there
+toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this machine has none
 	@$(PYTHON) hack/toolchain/llama_cpp.py
-	@$(PYTHON) hack/toolchain/ollama.py
+	@$(PYTHON) hack/toolchain/ollama.py --which
+
+.PHONY: test-toolchain
+test-toolchain: env
+	@$(PYTHON) hack/toolchain/llama_cpp.py
+	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
 
 .PHONY: check
 check: env ## Format, lint, types, import contracts, unit tests: under a minute
@@ -66,11 +71,11 @@ generate: env ## Make the generated files again: CRD, API reference, golden keys
 	@$(PYTHON) hack/generate.py
 
 .PHONY: e2e
-e2e: toolchain ## Run the tests of the real chain only
+e2e: test-toolchain ## Run the tests of the real chain only
 	@$(PYTHON) -m pytest tests/e2e $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: toolchain ## Run one benchmark: make bench BENCH=name (ratio and peer on the last line)
+bench: test-toolchain ## Run one benchmark: make bench BENCH=name (ratio and peer on the last line)
 	@test -f "benchmarks/$(BENCH).py" || { echo "BENCH must be one of: $(basename $(notdir $(wildcard benchmarks/*.py)))"; exit 2; }
 	@$(PYTHON) benchmarks/$(BENCH).py
 

@@ -31,6 +31,8 @@ from tunesmith_stages.volume import Volume
 
 GIB = 2**30
 HIDDEN, INNER, VOCAB, HEADS, KEY_HEADS, RANK = 2048, 5632, 60000, 16, 4, 16
+END = 257
+"""The control token: after 256 bytes and one merge."""
 SHARD = 400 * 2**20
 PERIOD = 0.02
 """Seconds between two samples."""
@@ -105,7 +107,7 @@ def write_base(folder: Path, layers: int) -> None:
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "torch_dtype": "bfloat16",
-        "eos_token_id": 256,
+        "eos_token_id": END,
     }
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder)
@@ -116,7 +118,8 @@ def write_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    words = [*alphabet, "ab"]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, [("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|end|>"])
@@ -148,7 +151,7 @@ def write_prepared(folder: Path) -> None:
     """Write what the stage wants to know; without probes, since random weights have no reference."""
     folder.mkdir()
     (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}<|end|>{% endfor %}")
-    tokens = {"endOfTurn": {"id": 256, "text": "<|end|>"}, "bosTokenId": None, "eosTokenId": 256, "addsBos": False}
+    tokens = {"endOfTurn": {"id": END, "text": "<|end|>"}, "bosTokenId": None, "eosTokenId": END, "addsBos": False}
     (folder / "tokens.json").write_text(json.dumps({**tokens, "vocabSize": VOCAB}))
     (folder / "probes.json").write_text('{"prompts": []}')
 

@@ -51,7 +51,8 @@ def make_once(folder: Path, version: str, expect: str, make: Callable[[Path, Pat
             make(work, prefix, log)
         except StageError as error:
             shutil.rmtree(work, ignore_errors=True)
-            raise StageError(error.code, error.message, reason=error.reason, hint=f"The whole log: {log}") from error
+            hint = f"{error.hint}\nThe whole log: {log}"
+            raise StageError(error.code, error.message, reason=error.reason, hint=hint) from error
         (prefix / "VERSION").write_text(f"{version}\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         prefix.rename(folder)

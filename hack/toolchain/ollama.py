@@ -75,7 +75,7 @@ def ensure(version: str) -> Program:
             ExitCode.BAD_CONFIG,
             f"Ollama {version} is not pinned; it must be one of: {', '.join(pinned_versions())}",
             reason="VersionNotPinned",
-            hint=f"To pin another: see {PINS.parent.name}/README.md.",
+            hint="To pin another: see hack/toolchain/README.md.",
         )
     if not is_whole(_folder(version)):
         _check_go(version)

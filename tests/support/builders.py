@@ -47,16 +47,19 @@ _JOB: Mapping[str, Any] = {
 
 
 def job_data(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a small job as plain data; a change is a dotted path (``spec.datasets.0.name``) and its value."""
+    """Return a small job as plain data; a change is a dotted path and its value.
+
+    ``spec.datasets.0.name`` is the first dataset's name, ``spec.datasets.+`` one dataset more.
+    """
     data: dict[str, Any] = copy.deepcopy(dict(_JOB))
     for path, value in (changes or {}).items():
-        *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
         place: Any = data
         for part in parents:
-            place = place[part] if isinstance(place, list) else place.setdefault(part, {})
+            place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
         if value is REMOVED:
             del place[last]
-        elif isinstance(place, list) and last == len(place):
+        elif last == "+":
             place.append(value)
         else:
             place[last] = value

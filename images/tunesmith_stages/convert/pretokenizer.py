@@ -3,7 +3,8 @@ r"""Finds the name under which llama.cpp knows a tokenizer's way of splitting te
 llama.cpp's converter recognises a byte-level BPE tokenizer by a hash over token ids, so any vocabulary trained by
 somebody else fails, although the rule that splits text into words (the pre-tokenizer) is nearly always one of a few.
 Here the tokenizer's own splits of many texts are compared with the splits of each known family. Exactly one family
-must agree; a wrong guess would cost quality silently, so there is no default.
+must agree; a wrong guess would cost quality silently, so there is no default. The hash can also be wrong: the ids of
+its one text may be the same under two rules. So a name that it gives is held against the splits too.
 """
 
 from __future__ import annotations
@@ -68,6 +69,31 @@ FAMILIES = (
 )
 """The families that can be told apart, one name for each. Source: ``llm_tokenizer_bpe`` and the list of names in
 ``llama_vocab::impl::load`` of llama.cpp, src/llama-vocab.cpp, of the release in :mod:`tunesmith_stages.tools`."""
+
+
+def choose(by_hash: str | None, tokenizer_json: str, texts: Iterable[str]) -> tuple[str, str]:
+    """Return the name to write and how it was found, ``hash`` or ``splits``.
+
+    The converter's name stands unless it is that of a family in the table that splits otherwise, and another family
+    splits exactly as the tokenizer does.
+
+    Args:
+        by_hash: the converter's name, None if it has none.
+        tokenizer_json: the content of ``tokenizer.json``.
+        texts: texts on which every two families differ.
+
+    Raises:
+        PreTokenizerUnknownError: there is no name by hash, and :func:`resolve` finds none.
+    """
+    try:
+        name = resolve(tokenizer_json, texts)
+    except PreTokenizerUnknownError:
+        if by_hash is None:
+            raise
+        return by_hash, "hash"
+    if by_hash is None or (name != by_hash and any(family.name == by_hash for family in FAMILIES)):
+        return name, "splits"
+    return by_hash, "hash"
 
 
 def resolve(tokenizer_json: str, texts: Iterable[str]) -> str:

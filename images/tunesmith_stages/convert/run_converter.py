@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.convert.corpus import TEXTS
-from tunesmith_stages.convert.pretokenizer import PreTokenizerUnknownError, resolve
+from tunesmith_stages.convert.pretokenizer import PreTokenizerUnknownError, choose
 from tunesmith_stages.program import die_with_parent
 
 PRE_TOKENIZER_UNKNOWN = 3
@@ -112,14 +112,18 @@ def _teach_resolver() -> dict[str, str]:
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
-            name, by = by_hash(self, tokenizer), "hash"
+            name: str | None = str(by_hash(self, tokenizer))
         except NotImplementedError:
-            backend = getattr(tokenizer, "backend_tokenizer", None)
-            if backend is None:
-                raise PreTokenizerUnknownError("the tokenizer has no tokenizer.json") from None
-            name, by = resolve(backend.to_str(), TEXTS), "splits"
+            name = None
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            name, by = choose(name, backend.to_str(), TEXTS)
+        elif name is not None:
+            by = "hash"
+        else:
+            raise PreTokenizerUnknownError("the tokenizer has no tokenizer.json")
         found.update(name=name, by=by)
-        return str(name)
+        return name
 
     TextModel.get_vocab_base_pre = get_vocab_base_pre
     return found

@@ -75,6 +75,11 @@ def run_stage(config: StageConfig, volume: Volume, lock: Lock, on_event: Callabl
             raise
     if code != ExitCode.OK:
         raise StageFailedError(config.stage, _failure(config, volume, code), log)
+    for unit in config.units:
+        if volume.result(config.stage, unit.key) is None:
+            known = FAILURE_CLASSES[ExitCode.INTERNAL]
+            sentence = f"The program ended well, but left no result of `{unit.name}` that can be used."
+            raise StageFailedError(config.stage, Failure(ExitCode.INTERNAL, known.reason, sentence, known.hint), log)
 
 
 def _event(line: str) -> Mapping[str, Any] | None:

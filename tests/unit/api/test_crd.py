@@ -40,7 +40,7 @@ def complaints(value: Any, schema: Node, path: str = "") -> list[str]:
         return [f"{path}: is no {schema['type']}"]
     said = [f"{path}: not one of {schema['enum']}"] if value not in schema.get("enum", [value]) else []
     if isinstance(value, dict):
-        properties, more = schema.get("properties", {}), schema.get("additionalProperties")
+        properties, more = schema.get("properties", {}), schema.get("additionalProperties", {})
         said += [f"{path}.{name}: missing" for name in schema.get("required", ()) if name not in value]
         if properties:
             said += [f"{path}.{name}: unknown" for name in value if name not in properties]
@@ -132,7 +132,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "smallest": {},
     "with empty objects": {"spec.training.lora": {}, "spec.training.validation": {}, "spec.training.checkpoint": {}},
     "built-in data": {
-        "spec.datasets.1": {
+        "spec.datasets.+": {
             "name": "identity",
             "builtin": "SelfCognition",
             "substitutions": {"name": "Tunny", "author": "Acme"},

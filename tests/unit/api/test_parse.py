@@ -284,7 +284,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "is a column of Messages rows, but `format` is Alpaca",
     ),
     "two datasets of one name": (
-        {"spec.datasets.1": {"name": "faq", "volume": {"path": "other.json"}}},
+        {"spec.datasets.+": {"name": "faq", "volume": {"path": "other.json"}}},
         "spec.datasets[1].name",
         "must differ from the other datasets' names, got 'faq' again",
     ),

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from tunesmith_stages.convert.corpus import TEXTS
-from tunesmith_stages.convert.pretokenizer import FAMILIES, PreTokenizerUnknownError, pre_tokenizer_of, resolve
+from tunesmith_stages.convert.pretokenizer import FAMILIES, PreTokenizerUnknownError, choose, pre_tokenizer_of, resolve
 
 NO_CASE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 ENDS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -79,6 +79,31 @@ def test_unknown_rules_are_refused(name: str) -> None:
     """Nothing is guessed: a rule that no family has is an error."""
     with pytest.raises(PreTokenizerUnknownError):
         resolve(REFUSED[name], TEXTS)
+
+
+UNKNOWN = tokenizer_json(split(r"\p{L}+|\p{N}{1,2}|."))
+QWEN2 = tokenizer_json(split(rf"{NO_CASE}|{WORD}|\p{{N}}|{ENDS}"))
+CHOICES = {
+    "the hash agrees": ("qwen2", QWEN2, ("qwen2", "hash")),
+    "the hash knows a name that is not in the table": ("deepseek-r1-qwen", QWEN2, ("deepseek-r1-qwen", "hash")),
+    "the hash is of another family": ("qwen35", QWEN2, ("qwen2", "splits")),
+    "the hash knows what the table does not": ("chatglm-bpe", UNKNOWN, ("chatglm-bpe", "hash")),
+    "only the hash says anything": ("qwen2", UNKNOWN, ("qwen2", "hash")),
+    "no hash": (None, QWEN2, ("qwen2", "splits")),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_hash_stands_unless_the_splits_say_otherwise(name: str) -> None:
+    """The converter's name is used unless it is that of a family which splits otherwise while another fits."""
+    by_hash, tokenizer, expected = CHOICES[name]
+    assert choose(by_hash, tokenizer, TEXTS) == expected
+
+
+def test_neither_hash_nor_splits_is_an_error() -> None:
+    """There is no default."""
+    with pytest.raises(PreTokenizerUnknownError):
+        choose(None, UNKNOWN, TEXTS)
 
 
 @pytest.mark.parametrize(

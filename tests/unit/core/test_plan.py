@@ -91,7 +91,7 @@ def test_eval_steps_change_no_key() -> None:
     assert changed({f"{TRAINING}.validation": {"fraction": "0.1", "evalSteps": 5}}, before) == set()
 
 
-TWO = {"spec.datasets.1": {"name": "more", "volume": {"path": "data/more.json"}}}
+TWO = {"spec.datasets.+": {"name": "more", "volume": {"path": "data/more.json"}}}
 IDENTITY = {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "Tunny", "author": "Acme"}}
 SOME_KEYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], set[str]]] = {
     "another base": ({}, {"spec.model.volume.path": "models/other"}, {FETCH, *after(PREPARE)}),
@@ -99,7 +99,7 @@ SOME_KEYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], set[str]]] = {
     "one more dataset": ({}, TWO, {"fetch/dataset:more", *after(PREPARE)}),
     "datasets in another order": (
         TWO,
-        {"spec.datasets": [TWO["spec.datasets.1"], {"name": "faq", "volume": {"path": "data/faq.json"}}]},
+        {"spec.datasets": [TWO["spec.datasets.+"], {"name": "faq", "volume": {"path": "data/faq.json"}}]},
         after(PREPARE),
     ),
     "other columns": ({}, {"spec.datasets.0.columns": {"prompt": "question"}}, after(PREPARE)),
@@ -180,7 +180,7 @@ def test_sources_are_looked_up_again_when_their_version_changes() -> None:
 
 def test_same_source_under_two_names_has_one_key() -> None:
     """A dataset that is used twice is fetched once."""
-    found = keys({"spec.datasets.1": {"name": "again", "volume": {"path": "data/faq.json"}}})
+    found = keys({"spec.datasets.+": {"name": "again", "volume": {"path": "data/faq.json"}}})
     assert found["fetch/dataset:again"] == found[FAQ]
 
 
@@ -229,7 +229,7 @@ def test_steps_take_the_place_of_epochs() -> None:
 
 def test_preparation_is_told_what_design_0001_lists() -> None:
     """The parameters of `prepare` are those of the page on the stages' interfaces."""
-    changes = {"spec.datasets.1": {**IDENTITY, "name": "identity"}, "spec.datasets.0.columns": {"prompt": "q"}}
+    changes = {"spec.datasets.+": {**IDENTITY, "name": "identity"}, "spec.datasets.0.columns": {"prompt": "q"}}
     params = params_of(StageName.PREPARE, changes)
     assert params.keys() == {"datasets", "chatTemplate", "sequenceLength", "validationFraction", "seed"}
     faq, identity = params["datasets"]

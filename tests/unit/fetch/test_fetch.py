@@ -158,12 +158,13 @@ def test_built_in_data(tmp_path: Path, languages: list[str], has: tuple[bool, bo
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def _shard(base: Path) -> None:
+def _shard(base: Path) -> Path:
     weights = {"a": "model-1.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}
     (base / "model.safetensors").unlink()
     write_safetensors(base / "model-1.safetensors", {"a": b"1234", "b": b"5678"})
     write_safetensors(base / "model-2.safetensors", {"c": b"1234"})
     (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    return base
 
 
 def _index(base: Path, **weights: Any) -> None:
@@ -226,13 +227,13 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], ExitCode, str, str]] = {
         "no safetensors weights",
     ),
     "parts without an index": (
-        lambda base: (_shard(base), (base / "model.safetensors.index.json").unlink()),
+        lambda base: (_shard(base) / "model.safetensors.index.json").unlink(),
         ExitCode.MISSING_INPUT,
         "WeightsMissing",
         "2 weight files but no model.safetensors.index.json",
     ),
     "a part is missing": (
-        lambda base: (_shard(base), (base / "model-2.safetensors").unlink()),
+        lambda base: (_shard(base) / "model-2.safetensors").unlink(),
         ExitCode.MISSING_INPUT,
         "MissingShard",
         "lacks 1 of 2 weight files: model-2.safetensors",
@@ -286,7 +287,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], ExitCode, str, str]] = {
         "is not a safetensors file",
     ),
     "an index that is not JSON": (
-        lambda base: (_shard(base), (base / "model.safetensors.index.json").write_text("{")),
+        lambda base: (_shard(base) / "model.safetensors.index.json").write_text("{"),
         ExitCode.BAD_DATA,
         "DamagedWeights",
         "is no index of weights",
@@ -353,13 +354,13 @@ def test_bad_source(root: Path, name: str) -> None:
     path, kind, code, reason, words = BAD_SOURCES[name]
     config = stage_config(root, StageName.FETCH, params=params(path, kind), unit="dataset:faq")
     assert run(config, fetch) is code
-    folder = Volume(root).attempt(StageName.FETCH, config.units[0].key, "1")
-    failure = Failure.from_json((folder / "failure.json").read_text())
+    attempt = Volume(root).attempt(StageName.FETCH, config.units[0].key, "1")
+    failure = Failure.from_json((attempt / "failure.json").read_text())
     assert failure.reason == reason
     assert words in failure.message
     assert "secret" not in failure.message
     assert not (root / "store").exists()
-    assert not (folder / "incoming").exists()
+    assert not (attempt / "incoming").exists()
 
 
 def test_source_too_large_for_the_disk(root: Path) -> None:

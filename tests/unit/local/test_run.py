@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,15 @@ def test_failure_of_a_stage_is_told(volume: Volume) -> None:
     assert caught.value.failure.reason == "SourceNotFound"
     assert caught.value.log.name == "fetch.1.log"
     assert any("SourceNotFound: " in line for line in caught.value.tail)
+
+
+def test_program_that_leaves_no_result(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exit code of 0 without a result is an error, not a reason to start the stage again and again."""
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    with hold(volume.run("support-bot")) as lock, pytest.raises(StageFailedError) as caught:
+        run_stage(fetch_config(volume), volume, lock, lambda _: None)
+    assert caught.value.failure.code is ExitCode.INTERNAL
+    assert "left no result of `dataset:faq`" in caught.value.failure.message
 
 
 def test_killed_stage_is_told(volume: Volume) -> None:
