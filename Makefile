@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- for everybody ---------------------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this
 	@$(PYTHON) hack/toolchain/ollama.py --which
 
 .PHONY: test-toolchain
-test-toolchain: env
+test-toolchain: env ## Build llama.cpp and every pinned Ollama into the cache
 	@$(PYTHON) hack/toolchain/llama_cpp.py
 	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
 
@@ -58,7 +58,7 @@ test-toolchain: env
 check: env ## Format, lint, types, import contracts, unit tests: under a minute
 	@ruff format --check --quiet .
 	@ruff check --quiet .
-	@mypy --no-error-summary
+	@mypy --no-error-summary operator images tests hack benchmarks examples
 	@lint-imports --no-logo > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@$(PYTHON) -m pytest --quiet tests/unit tests/golden tests/examples
 

@@ -25,6 +25,7 @@ import llama_cpp
 from making import is_whole, make_once, run_main, tell
 from tied import tied
 
+from tunesmith.local.served import ollama_url
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.ollama_gate import OLDEST
 from tunesmith_stages.program import StageError
@@ -129,7 +130,7 @@ def which(environ: Mapping[str, str] | None = None) -> Running | Program:
     """
     environ = os.environ if environ is None else environ
     if environ.get("OLLAMA_HOST"):
-        url = url_of(environ["OLLAMA_HOST"])
+        url = ollama_url(environ)
         if version := version_at(url):
             return Running(url, version)
         tell(f"OLLAMA_HOST is set, but no Ollama answers at {url}; not using it")
@@ -140,28 +141,6 @@ def which(environ: Mapping[str, str] | None = None) -> Running | Program:
         known = f"Ollama {version}" if version else "of unknown version"
         tell(f"{found} is {known}; not using it, because {_dotted(OLDEST)} or newer is needed")
     return ensure(pinned_versions()[0])
-
-
-def url_of(host: str) -> str:
-    """Return the address that a client of OLLAMA_HOST speaks to.
-
-    The rules are those of Ollama's ``envconfig.ConnectableHost`` (0.34): scheme and port may be left out, and the
-    addresses that mean "every interface" to a server mean this machine to a client.
-    """
-    host = host.strip()
-    scheme, _, rest = host.rpartition("://")
-    default = {"http": 80, "https": 443}.get(scheme, 11434)
-    address, _, path = rest.partition("/")
-    if address.count(":") > 1 and not address.startswith("["):
-        address = f"[{address}]"  # an IPv6 address without a port
-    parts = urlsplit(f"//{address}")
-    try:
-        port = default if parts.port is None else parts.port
-    except ValueError:  # not a number, or too large; Ollama takes the default too
-        port = default
-    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname)  # noqa: S104
-    shown = f"[{name}]" if name and ":" in name else name
-    return f"{scheme or 'http'}://{shown}:{port}" + (f"/{path.rstrip('/')}" if path.rstrip("/") else "")
 
 
 def version_at(url: str) -> str:

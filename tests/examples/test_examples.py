@@ -58,7 +58,7 @@ def test_the_data_of_an_example_fit_its_job(example: str, tmp_path: Path) -> Non
         source = FOLDERS[example] / dataset.volume.path
         (folder / source.name).write_bytes(source.read_bytes())
         rows = list(read_rows(folder))
-        reader = reader_for(given, rows[0])
+        reader = reader_for(given, rows)
         conversations = [reader.read(row) for row in rows]
         assert len(conversations) >= 20
         assert all(len(conversation.messages) >= 2 for conversation in conversations)

@@ -23,30 +23,6 @@ from tunesmith_stages.program import StageError
 
 
 @pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1:11434", "http://127.0.0.1:11434"),
-        ("gpu-box", "http://gpu-box:11434"),
-        ("gpu-box:8000", "http://gpu-box:8000"),
-        ("http://gpu-box", "http://gpu-box:80"),
-        ("https://gpu-box", "https://gpu-box:443"),
-        ("https://gpu-box:8443/ollama/", "https://gpu-box:8443/ollama"),
-        ("0.0.0.0", "http://127.0.0.1:11434"),  # noqa: S104 - the text, nothing is bound
-        ("0.0.0.0:9", "http://127.0.0.1:9"),
-        (":9", "http://127.0.0.1:9"),
-        ("::", "http://[::1]:11434"),
-        ("[::1]:9", "http://[::1]:9"),
-        ("gpu-box:port", "http://gpu-box:11434"),
-        ("gpu-box:99999", "http://gpu-box:11434"),
-        (" gpu-box ", "http://gpu-box:11434"),
-    ],
-)
-def test_url_of(host: str, url: str) -> None:
-    """OLLAMA_HOST means to us what it means to Ollama's own client."""
-    assert ollama.url_of(host) == url
-
-
-@pytest.mark.parametrize(
     ("version", "numbers"),
     [("0.34.1", (0, 34, 1)), ("v0.40.2-rc1", (0, 40, 2)), ("0.4.10", (0, 4, 10)), ("", ()), ("main", ())],
 )

@@ -126,12 +126,13 @@ def _message(row: Row, place: str, item: object) -> Message:
     return {"role": role, "content": content}
 
 
-def reader_for(dataset: Mapping[str, Any], first: Row) -> Reader:
-    """Return how to read a dataset, from its parameters and its first row.
+def reader_for(dataset: Mapping[str, Any], rows: Sequence[Row]) -> Reader:
+    """Return how to read a dataset, from its parameters, its first row, and the columns that any row has.
 
     Raises:
         StageError: no known format fits, or the columns that it needs are not there.
     """
+    first = rows[0]
     mapping = {name: column for name, column in (dataset["columns"] or {}).items() if column}
     messages = mapping.get("messages", "messages")
     alpaca = {**_ALPACA_COLUMNS, **mapping}
@@ -142,7 +143,9 @@ def reader_for(dataset: Mapping[str, Any], first: Row) -> Reader:
     else:
         needed = {name: alpaca[name] for name in ("prompt", "response")}
         found = Reader("Alpaca", alpaca, dataset["substitutions"])
-    missing = [column for column in (*needed.values(), *mapping.values()) if column not in first.data]
+    columns = {column for row in rows for column in row.data}
+    missing = [column for column in needed.values() if column not in first.data]
+    missing += [column for column in mapping.values() if column not in columns]
     if missing:
         raise StageError(
             ExitCode.BAD_DATA,

@@ -68,17 +68,16 @@ def _read_datasets(work: Work) -> tuple[list[Conversation], dict[str, Any]]:
     for dataset in work.params["datasets"]:
         name = dataset["name"]
         work.progress.note(f"reading {name}")
-        rows = read_rows(work.input(f"dataset:{name}"))
-        first = next(rows, None)
-        if first is None:
+        rows = list(read_rows(work.input(f"dataset:{name}")))
+        if not rows:
             raise StageError(
                 ExitCode.BAD_DATA,
                 f"dataset `{name}` is empty: it holds no rows",
                 reason="EmptyDataset",
                 hint="Put rows into it or remove it from `datasets`.",
             )
-        reader = reader_for(dataset, first)
-        read = [reader.read(first), *(reader.read(row) for row in rows)]
+        reader = reader_for(dataset, rows)
+        read = [reader.read(row) for row in rows]
         chosen = sample(read, dataset["maxSamples"], repeat=dataset["builtin"], seed=work.params["seed"], name=name)
         conversations += [Conversation(f"dataset `{name}`, {item.place}", item.messages) for item in chosen]
         found[name] = {"format": reader.format, "rows": len(read), "used": len(chosen)}

@@ -16,7 +16,7 @@ def read(data: Mapping[str, Any], **dataset: Any) -> list[tuple[str, str]]:
     row = Row("faq.json, row 7", data)
     reader = reader_for(
         {"name": "faq", "format": "Auto", "columns": None, "substitutions": {}, **dataset},
-        Row("faq.json, row 1", dataset.pop("first", data)),
+        [Row("faq.json, row 1", dataset.pop("first", data)), row],
     )
     return [(message["role"], message["content"]) for message in reader.read(row).messages]
 
@@ -184,6 +184,13 @@ def test_missing_column(name: str) -> None:
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------
+
+
+def test_optional_column_may_be_missing_in_the_first_row() -> None:
+    """A mapped column that rows may lack need not be in the first one."""
+    mapped = {"columns": {"query": "context"}, "first": ALPACA}
+    assert read({**ALPACA, "context": "there"}, **mapped) == [(U, "Hi\nthere"), (A, "Hello")]
+
 
 ALL = [Conversation(str(number), []) for number in range(20)]
 
