@@ -54,6 +54,9 @@ class LlamaServer:
                 "temperature": 0,
                 "n_probs": count,
                 "post_sampling_probs": False,
+                # What is sampled does not matter here, but it must be whole: of a token that holds only a part of a
+                # UTF-8 character the server returns no probabilities. The bias leaves those untouched.
+                "logit_bias": [[self.tokenize("a")[0], 1000.0]],
                 "cache_prompt": False,
             },
         )

@@ -72,7 +72,7 @@ def test_killed_anywhere(tmp_path: Path, toy_base: Path, newest_ollama: OllamaSe
         run.wait()
         in_the_middle += child is not None and not _has(job, stage)
         run = job.start("--until", stage)
-        second = _begun(run, tmp_path, stage)
+        second = _begun(run, tmp_path, stage, but=child)
         assert child is None or not _alive(child), f"the killed run's {stage} was not ended"
         if second is not None:
             os.kill(second, signal.SIGKILL)  # the stage program, as the kernel kills it when memory runs out
@@ -92,15 +92,18 @@ def _has(job: Job, stage: StageName) -> bool:
     return any(name.startswith(f"{stage}/") for name in job.results())
 
 
-def _begun(run: subprocess.Popen[str], volume: Path, stage: StageName) -> int | None:
-    """Wait until the stage program has begun, and return its process number; None if it was through before."""
+def _begun(run: subprocess.Popen[str], volume: Path, stage: StageName, *, but: int | None = None) -> int | None:
+    """Wait until the stage program has begun, and return its process number; None if it was through before.
+
+    The process `but` is one of an earlier run, which may not have ended yet.
+    """
     while run.poll() is None:
         for path in (volume / "stages" / stage).glob("*.*-*/owner.json"):
             try:
                 pid = int(json.loads(path.read_text())["pid"])
             except (OSError, ValueError):
                 continue
-            if _alive(pid):
+            if pid != but and _alive(pid):
                 return pid
         time.sleep(0.002)
     return None
