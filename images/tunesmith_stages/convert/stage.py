@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith_stages.architectures import require_supported
 from tunesmith_stages.chat_template import guarded
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.convert.architectures import require_supported
 from tunesmith_stages.convert.corpus import TEXTS, with_control_tokens
 from tunesmith_stages.convert.folder import assemble, link_weights, read_config, token_text
 from tunesmith_stages.convert.read_back import adds_bos, require_as_trained

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith_stages.architectures import require_supported
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.convert.architectures import require_supported
 from tunesmith_stages.program import StageError
 from tunesmith_stages.tools import llama_cpp
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from tunesmith_stages.architectures import architecture_of, require_supported
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.convert.architectures import architecture_of, require_supported
 from tunesmith_stages.program import StageError
 from tunesmith_stages.tools import LlamaCpp
 
