@@ -13,18 +13,18 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.contract import ExitCode, FileEntry, StageName, manifest_digest
 from tunesmith_stages.program import Made, StageError, Work, main
-from tunesmith_stages.volume import publish, sync, write_whole
+from tunesmith_stages.volume import UnsafePathError, Volume, publish, sync, write_whole
 
 DATASET_SUFFIXES = (".json", ".jsonl")
 _MODEL_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 _CHUNK = 4 * 1024 * 1024
 _MAX_HEADER = 100_000_000  # bytes; the safetensors format's own bound
+_BUILTIN = Path(__file__).resolve().parent / "builtin"
 _BUILTIN_NAMES = {"SelfCognition": "self_cognition"}
 
 
@@ -34,9 +34,8 @@ def fetch(work: Work) -> Made:
     kind: str = work.params["kind"]
     outputs: dict[str, Any] = {}
     if "builtin" in source:
-        with resources.as_file(resources.files("tunesmith_stages.builtin")) as folder:
-            name = _BUILTIN_NAMES[source["builtin"]]
-            return _store(work, kind, [folder / f"{name}.{code}.jsonl" for code in source["languages"]], outputs)
+        name = _BUILTIN_NAMES[source["builtin"]]
+        return _store(work, kind, [_BUILTIN / f"{name}.{code}.jsonl" for code in source["languages"]], outputs)
     given = source["volume"]["path"]
     work.volume.resolve(given)
     place = work.volume.root / given
@@ -246,7 +245,7 @@ def _store(work: Work, kind: str, files: list[Path], outputs: dict[str, Any]) ->
     incoming = work.folder / "incoming"
     incoming.mkdir()
     advance = work.progress.counter(total, "bytes")
-    entries = tuple(_copy(path, incoming / path.name, advance) for path in files)
+    entries = tuple(_copy(work.volume, path, incoming / path.name, advance) for path in files)
     digest = manifest_digest(entries)
     final = work.volume.store(kind, digest)
     sync(incoming)
@@ -258,10 +257,11 @@ def _store(work: Work, kind: str, files: list[Path], outputs: dict[str, Any]) ->
     )
 
 
-def _copy(source: Path, target: Path, advance: Callable[[int], None]) -> FileEntry:
+def _copy(volume: Volume, source: Path, target: Path, advance: Callable[[int], None]) -> FileEntry:
     digest = hashlib.sha256()
     size = 0
     with source.open("rb") as reading, target.open("xb") as writing:
+        _refuse_outsider(volume, reading.fileno())
         while chunk := reading.read(_CHUNK):
             digest.update(chunk)
             size += writing.write(chunk)
@@ -269,6 +269,13 @@ def _copy(source: Path, target: Path, advance: Callable[[int], None]) -> FileEnt
         writing.flush()
         os.fsync(writing.fileno())
     return FileEntry(target.name, size, digest.hexdigest())
+
+
+def _refuse_outsider(volume: Volume, handle: int) -> None:
+    """Refuse an open file that does not lie on the volume: a link may have been put there since it was looked at."""
+    place = Path(f"/proc/self/fd/{handle}").readlink()
+    if not (place.is_relative_to(volume.root) or place.is_relative_to(_BUILTIN)):
+        raise UnsafePathError(f"a file of the source leads out of the volume, to {place}")
 
 
 def _is_whole(folder: Path, entries: tuple[FileEntry, ...]) -> bool:

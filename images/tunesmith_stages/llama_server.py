@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -35,6 +36,8 @@ class LlamaServer:
     """A running llama-server."""
 
     port: int
+    key: str
+    """Known to this server alone: the answer of another one on the same port is never taken for its."""
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """Return the tokens of `text`, control tokens' text read as control tokens.
@@ -64,7 +67,7 @@ class LlamaServer:
         return {int(token["id"]): float(token["logprob"]) for token in top}
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
-        status, answer = _request(self.port, "POST", path, body)
+        status, answer = _request(self.port, "POST", path, body, self.key)
         if status != 200:
             raise StageError(ExitCode.INTERNAL, f"llama-server answered {path} with {status}: {answer}")
         return answer
@@ -77,9 +80,9 @@ def llama_server(llama: LlamaCpp, model: Path, log_file: Path, *, context: int) 
     Raises:
         StageError: the model can't be loaded; the message holds the last lines of the server's log.
     """
-    port = _free_port()
+    port, key = _free_port(), secrets.token_hex(16)
     argv = [
-        *(llama.server, "--model", model, "--host", "127.0.0.1", "--port", port),
+        *(llama.server, "--model", model, "--host", "127.0.0.1", "--port", port, "--api-key", key),
         *("--ctx-size", context, "--parallel", 1, "--threads", min(_THREADS, len(os.sched_getaffinity(0)))),
         *("--no-warmup", "--no-repack", "--offline", "--cache-ram", 0, "--device", "none"),
     ]
@@ -93,7 +96,7 @@ def llama_server(llama: LlamaCpp, model: Path, log_file: Path, *, context: int) 
         )
     try:
         _wait_until_healthy(process, port, model, log_file)
-        yield LlamaServer(port)
+        yield LlamaServer(port, key)
     finally:
         _stop(process)
 
@@ -119,12 +122,13 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, model: Path
     )
 
 
-def _request(port: int, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+def _request(
+    port: int, method: str, path: str, body: Mapping[str, Any] | None = None, key: str = ""
+) -> tuple[int, Any]:
     connection = HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
     try:
-        connection.request(
-            method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:

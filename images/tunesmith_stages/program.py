@@ -68,6 +68,10 @@ class StageError(Exception):
         return Failure(self.code, self.reason, self.message, self.hint)
 
 
+class InterruptedStage(BaseException):
+    """Somebody asked the stage to stop. Not an `Exception`, so that no handler takes it for a fault of the data."""
+
+
 class Progress:
     """Tells how far a unit is: one JSON line per event, on stdout and in the attempt's ``progress.jsonl``.
 
@@ -83,11 +87,9 @@ class Progress:
         self._unit = unit
         self._file = folder / "progress.jsonl"
         self._last = 0.0
-        self._done = 0
 
     def note(self, text: str) -> None:
         """Say what begins now."""
-        self._done = 0
         self._emit({"note": text})
 
     def count(self, done: int, total: int, of: str, metrics: Mapping[str, float] | None = None) -> None:
@@ -209,7 +211,7 @@ def run(config: StageConfig, make: StageFunction) -> ExitCode:
         folder = volume.attempt(config.stage, unit.key, config.attempt)
         try:
             _make_unit(config, unit, volume, folder, make)
-        except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a failure
+        except (Exception, InterruptedStage) as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a failure
             failure = _blame_full_disk(classify(error), volume)
             _clear(folder)
             _leave(folder, failure)
@@ -303,8 +305,11 @@ def classify(error: BaseException) -> Failure:
     """Return what an exception means to a person: every class of failure that is known, else an internal error."""
     if isinstance(error, StageError):
         return error.failure()
+    if isinstance(error, InterruptedStage):
+        return StageError(ExitCode.INTERRUPTED, str(error)).failure()
     if isinstance(error, UnsafePathError):
-        return StageError(ExitCode.BAD_CONFIG, str(error), reason="UnsafePath").failure()
+        hint = "Give a path below the volume's root, without links that lead elsewhere (`volume.path`)."
+        return StageError(ExitCode.BAD_CONFIG, str(error), reason="UnsafePath", hint=hint).failure()
     if isinstance(error, MemoryError):
         return StageError(ExitCode.OUT_OF_MEMORY, "the program ran out of memory").failure()
     text = f"{type(error).__name__}: {error}"
@@ -349,7 +354,7 @@ def _say(text: str) -> None:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)
-    raise StageError(ExitCode.INTERRUPTED, f"stopped by {signal.Signals(number).name}")
+    raise InterruptedStage(f"stopped by {signal.Signals(number).name}")
 
 
 def die_with_parent() -> None:

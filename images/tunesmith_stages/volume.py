@@ -50,7 +50,11 @@ class Volume:
     def attempts(self, stage: StageName, key: str) -> list[Path]:
         """Folders of every try at a unit of work that was not published."""
         folder = self.root / "stages" / stage
-        return sorted(path for path in folder.glob(f"{key}.*") if path.suffix != ".checkpoints")
+        return sorted(path for path in folder.glob(f"{key}.*") if path.is_dir() and path.suffix != ".checkpoints")
+
+    def unit_lock(self, stage: StageName, key: str) -> Path:
+        """File that says who makes a unit now."""
+        return self.root / "stages" / stage / f"{key}.lock"
 
     def checkpoints(self, key: str) -> Path:
         """Folder of the checkpoints of a training, shared by its attempts."""

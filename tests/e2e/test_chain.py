@@ -113,6 +113,22 @@ class TestOneJob:
         assert "no such answer" in printed
         assert newest_ollama.digests() == before
 
+    def test_other_smoke_tests_are_asked(self, job: Job) -> None:
+        """Smoke tests enter no key, but a model counts as proven only by those that the job has now."""
+        asked = {**job.ollama, "smokeTests": [{"prompt": FAQ[1]["question"], "expect": FAQ[1]["answer"]}]}
+        other = Job(job.root, job.server, training=job.training, ollama=asked)
+        printed = other.run()
+        assert "smoke tests" in printed
+        assert "register  runs" in printed
+        assert "register  cached" in other.run()
+
+    def test_source_that_is_gone_is_not_missed(self, job: Job) -> None:
+        """What was made of a source stays done when the source was removed to free space."""
+        data = job.root / "data" / "faq.json"
+        aside = data.rename(job.root / "aside.json")
+        assert "train     cached" in job.run("--until", "train")
+        aside.rename(data)
+
     def test_changed_data_is_noticed(self, job: Job) -> None:
         """A dataset that was edited on the volume is fetched and prepared again."""
         rows = [*FAQ, {"question": "Is this new?", "answer": "Yes, it is new."}]

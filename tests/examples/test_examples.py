@@ -73,7 +73,7 @@ ASKED_FOR: dict[str, dict[StageName, dict[str, Any]]] = {
             "zeroStage": 3,
             "globalBatchSize": 4 * 4 * 8,
             "lrSchedule": "Cosine",
-            "learningRate": "1e-5",
+            "learningRate": "0.00001",
             "numTrainEpochs": "2",
             "precision": "FP16",
         },

@@ -8,7 +8,6 @@ converter prefers to any other.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +53,26 @@ def token_text(base: Path, token: int | None) -> str:
 
 
 def assemble(folder: Path, model: Path, base: Path, chat_template: str) -> None:
-    """Put ``config.json`` of `model` and the tokenizer of `base` into `folder`, which holds the weights already."""
-    shutil.copyfile(model / "config.json", folder / "config.json")
+    """Put ``config.json`` of `model` and the tokenizer of `base` into `folder`, which holds the weights already.
+
+    What names code of the model's own (`auto_map`) is left out: the converter would ask transformers to run it.
+    """
+    _write_json(folder / "config.json", _without_code(read_config(model)))
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             (folder / name).symlink_to((base / name).resolve())
     source = base / "tokenizer_config.json"
     config = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
     config["chat_template"] = chat_template
-    (folder / source.name).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    _write_json(folder / source.name, _without_code(config))
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "auto_map"}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def link_weights(folder: Path, trained: Path) -> None:

@@ -76,6 +76,7 @@ def convert(task: Task) -> Report:
         get_model_class,
     )
 
+    _refuse_foreign_code()
     found = _teach_resolver()
     folder = Path(task.model)
     with torch.inference_mode():
@@ -98,6 +99,19 @@ def convert(task: Task) -> Report:
         ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in task.texts],
         tools={name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
     )
+
+
+def _refuse_foreign_code() -> None:
+    """Keep transformers from running code that a model brings along, which the converter asks for in several places."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    for loader in (AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer):
+        load = loader.from_pretrained
+
+        def trusting_nobody(*args: Any, load: Any = load, **kwargs: Any) -> Any:
+            return load(*args, **{**kwargs, "trust_remote_code": False})
+
+        loader.from_pretrained = trusting_nobody
 
 
 def _teach_resolver() -> dict[str, str]:

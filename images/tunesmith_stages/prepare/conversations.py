@@ -151,10 +151,23 @@ def reader_for(dataset: Mapping[str, Any], rows: Sequence[Row]) -> Reader:
             ExitCode.BAD_DATA,
             f"dataset `{dataset['name']}` ({first.place}) has no column `{missing[0]}`; it has {_listed(first.data)}",
             reason="MissingColumn",
-            hint="Say which columns to use, such as `columns: {prompt: question, response: answer}` "
-            "or `columns: {messages: conversation}`.",
+            hint=_how_to_map(first.data),
         )
     return found
+
+
+def _how_to_map(data: Mapping[str, Any]) -> str:
+    """Return what to do about a row that has not the columns of a known format."""
+    talk = data.get("conversations")
+    if isinstance(talk, list) and talk and isinstance(talk[0], dict) and "from" in talk[0]:
+        return (
+            "This looks like ShareGPT (from, value), which is not supported. Rename from to role (human to user, gpt "
+            "to assistant) and value to content, and give `columns: {messages: conversations}`."
+        )
+    return (
+        "Rows must be Alpaca (instruction, output) or Messages (messages, a list of role and content). Say which "
+        "columns to use, such as `columns: {prompt: question, response: answer}` or `columns: {messages: talk}`."
+    )
 
 
 def sample(

@@ -7,6 +7,7 @@ appends; for one that rewrites earlier turns it is an error, never a guess.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 _OTHER_WORDS = "\ue000\ue001\ue002"
 """Of the private use area: in no template."""
+
+
+# What a model may have to write itself before its answer: blanks, and the (empty) thoughts of a thinking model.
+_MAY_COME_FIRST = re.compile(r"\s*(<think>.*?</think>\s*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Rendered:
     turns: tuple[Turn, ...]
 
 
+_MEND = "Correct the template: `model.chatTemplate.jinja`, or the one of the base model's tokenizer."
+
+
 class Renderer:
     """Renders with one tokenizer and one template."""
 
@@ -66,12 +74,13 @@ class Renderer:
             )
         except jinja2.TemplateSyntaxError as error:
             message = f"the chat template is not Jinja: {error.message} (line {error.lineno} of the template)"
-            raise StageError(ExitCode.BAD_CONFIG, message, reason="BadTemplate") from None
+            raise StageError(ExitCode.BAD_CONFIG, message, reason="BadTemplate", hint=_MEND) from None
         except jinja2.exceptions.SecurityError as error:
             message = f"the chat template tries what a template may not do: {error}"
-            raise StageError(ExitCode.BAD_CONFIG, message, reason="UnsafeTemplate") from None
+            raise StageError(ExitCode.BAD_CONFIG, message, reason="UnsafeTemplate", hint=_MEND) from None
         except (
-            jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError
+            jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
+            MemoryError
         ) as error:  # fmt: skip
             roles = ", ".join(message["role"] for message in messages)
             raise StageError(
@@ -81,6 +90,19 @@ class Renderer:
                 hint="Change the conversation, or use another template (`model.chatTemplate`).",
             ) from None
         return text
+
+    def check(self) -> None:
+        """Prove that the template works at all: on the simplest conversation, before any row is blamed.
+
+        Raises:
+            StageError: it does not.
+        """
+        try:
+            self.render([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}])
+        except StageError as error:
+            if error.reason != "TemplateRefusesRow":
+                raise
+            raise StageError(ExitCode.BAD_CONFIG, error.message, reason="BadTemplate", hint=_MEND) from None
 
     def locate(self, conversation: Conversation) -> Rendered:
         """Render a conversation and locate each of the assistant's turns.
@@ -111,6 +133,15 @@ class Renderer:
         found = self._place_of(said, messages[: index + 1], through, len(before))
         if found < 0:
             raise _not_separable(f"the words of message {index + 1} are not in what it writes", said, through)
+        if not _MAY_COME_FIRST.fullmatch(through, len(before), found):
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"the chat template writes {through[len(before) : found]!r} before the assistant's words, but not when "
+                "an answer is asked for (add_generation_prompt): the model would learn to write that itself",
+                reason="NoGenerationPrompt",
+                hint="End `model.chatTemplate.jinja` with what begins the assistant's turn, such as "
+                "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}.",
+            )
         return Turn(len(before), found + len(said), len(through))
 
     def _place_of(self, said: str, messages: Sequence[Message], text: str, start: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tunesmith_stages.prepare.base import Base, load_base
 from tunesmith_stages.prepare.conversations import Conversation, reader_for, sample
 from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller, prove
 from tunesmith_stages.prepare.rendering import Renderer
-from tunesmith_stages.prepare.rows import read_rows
+from tunesmith_stages.prepare.rows import Row, read_rows
 from tunesmith_stages.prepare.writing import write_examples
 from tunesmith_stages.program import Made, Progress, StageError, Work
 
@@ -30,6 +31,7 @@ def prepare(work: Work) -> Made:
     work.progress.note("reading the tokenizer")
     base = load_base(work.input("base"), params["chatTemplate"])
     renderer = Renderer(base.tokenizer, base.template)
+    renderer.check()
     labeller = Labeller(base.tokenizer)
     conversations, report = _read_datasets(work)
     kept, examples = _tokenize(conversations, base, renderer, labeller, params["sequenceLength"], work.progress)
@@ -68,7 +70,7 @@ def _read_datasets(work: Work) -> tuple[list[Conversation], dict[str, Any]]:
     for dataset in work.params["datasets"]:
         name = dataset["name"]
         work.progress.note(f"reading {name}")
-        rows = list(read_rows(work.input(f"dataset:{name}")))
+        rows = _rows(name, work.input(f"dataset:{name}"))
         if not rows:
             raise StageError(
                 ExitCode.BAD_DATA,
@@ -77,11 +79,27 @@ def _read_datasets(work: Work) -> tuple[list[Conversation], dict[str, Any]]:
                 hint="Put rows into it or remove it from `datasets`.",
             )
         reader = reader_for(dataset, rows)
-        read = [reader.read(row) for row in rows]
+        with _named(name):
+            read = [reader.read(row) for row in rows]
         chosen = sample(read, dataset["maxSamples"], repeat=dataset["builtin"], seed=work.params["seed"], name=name)
         conversations += [Conversation(f"dataset `{name}`, {item.place}", item.messages) for item in chosen]
         found[name] = {"format": reader.format, "rows": len(read), "used": len(chosen)}
     return conversations, {"datasets": found}
+
+
+def _rows(name: str, folder: Path) -> list[Row]:
+    with _named(name):
+        return list(read_rows(folder))
+
+
+@contextmanager
+def _named(dataset: str) -> Iterator[None]:
+    """Name the dataset in what goes wrong with its files and rows."""
+    try:
+        yield
+    except StageError as error:
+        message = f"dataset `{dataset}`, {error.message}"
+        raise StageError(error.code, message, reason=error.reason, hint=error.hint) from error
 
 
 def _tokenize(

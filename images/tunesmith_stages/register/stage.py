@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith_stages import model_name
-from tunesmith_stages.contract import ExitCode, StageResult
+from tunesmith_stages.contract import ExitCode, StageResult, digest_of
 from tunesmith_stages.gguf_file import read_gguf
 from tunesmith_stages.ollama import Message, Ollama
 from tunesmith_stages.ollama_gate import require_names, require_supported, typed_parameters
@@ -72,7 +72,13 @@ def register(work: Work) -> Made:
             proof = _prove_all(work, server, candidates, parameters["num_ctx"])
             models = _go_live(work, server, candidates, parameters)
     return Made(
-        outputs={"models": models, "server": version, "num_ctx": parameters["num_ctx"], "proof": proof},
+        outputs={
+            "models": models,
+            "server": version,
+            "num_ctx": parameters["num_ctx"],
+            "proof": proof,
+            "smokeTests": digest_of(work.runtime.get("smokeTests") or []),
+        },
         numbers={"uploadSeconds": round(upload_seconds, 3), "checks": len(CHECKS) * len(candidates)},
         tools={"ollama": version},
     )

@@ -24,6 +24,8 @@ _LOST_PEER = (
     "Timed out waiting",
 )
 
+_ASKED_TO_END = (signal.SIGTERM, signal.SIGINT)
+
 
 def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: int, tail: str) -> Failure:
     """Return the failure to report.
@@ -38,9 +40,10 @@ def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: in
         if left.failure.code is not ExitCode.INTERNAL:
             return left.failure
     silent = {rank: code for rank, code in codes.items() if rank not in {left.rank for left in exits}}
-    for rank, code in sorted(silent.items()):
-        if code < 0:
-            return _killed(f"rank {rank}", -code)
+    killed = {rank: -code for rank, code in silent.items() if code < 0}
+    if killed:  # torchrun asks the others to end when one was killed
+        rank = min(killed, key=lambda rank: (killed[rank] in _ASKED_TO_END, rank))
+        return _killed(f"rank {rank}", killed[rank])
     for left in exits:
         if not any(text in left.failure.message for text in _LOST_PEER):
             return left.failure
@@ -64,6 +67,6 @@ def _killed(who: str, number: int) -> Failure:
             hint="Use smaller batches, shorter sequences, a higher ZeRO stage or gradient checkpointing, or give it "
             "more memory. If somebody killed it on purpose, run it again: it goes on from the last checkpoint.",
         ).failure()
-    if number in (signal.SIGTERM, signal.SIGINT):
+    if number in _ASKED_TO_END:
         return StageError(ExitCode.INTERRUPTED, f"{who} was stopped by {name}").failure()
     return StageError(ExitCode.INTERNAL, f"{who} crashed ({name})", reason="RankCrashed").failure()

@@ -36,7 +36,7 @@ class Recorder:
 
     def begin(self, step: int, earlier: Path | None) -> None:
         """Start measuring at step `step`; `earlier` is the record up to there, when a training goes on."""
-        self.file.unlink(missing_ok=True)
+        self.file.write_bytes(b"")  # there from the beginning: a checkpoint takes a copy, perhaps before the first line
         if earlier is not None:
             shutil.copyfile(earlier, self.file)
             for event in read_metrics(self.file):

@@ -7,10 +7,11 @@ program that reads it.
 
 from __future__ import annotations
 
+import decimal
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -46,18 +47,32 @@ def _model_name(value: object) -> object:
     return value
 
 
-Fraction = Annotated[str, Field(pattern=r"^0(\.[0-9]{1,9})?$"), BeforeValidator(_decimal)]
+def _one_form(value: str) -> str:
+    """Return the one text of a decimal: `5e-3`, `0.005` and `0.0050` are the same number and must give the same key."""
+    return format(decimal.Decimal(value).normalize(), "f")
+
+
+_NOT_NEGATIVE = r"^[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
+_ANY_SIGN = r"^-?[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
+_BELOW_ONE = r"^0(\.[0-9]{1,9})?$"
+
+Fraction = Annotated[str, Field(pattern=_BELOW_ONE), BeforeValidator(_decimal), AfterValidator(_one_form)]
 """A decimal from 0 to below 1, as a string."""
 
-Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"), BeforeValidator(_decimal)]
+Decimal = Annotated[str, Field(pattern=_NOT_NEGATIVE), BeforeValidator(_decimal), AfterValidator(_one_form)]
 """A decimal of 0 or more, as a string; exponents are allowed."""
 
-SignedDecimal = Annotated[
-    str, Field(pattern=r"^-?[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"), BeforeValidator(_decimal)
-]
+SignedDecimal = Annotated[str, Field(pattern=_ANY_SIGN), BeforeValidator(_decimal), AfterValidator(_one_form)]
 """A decimal, as a string; exponents are allowed."""
 
-VolumePath = Annotated[str, Field(min_length=1, max_length=1024)]
+
+def _volume_path(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError("must be relative to the volume's root and must not contain '..'")
+    return value
+
+
+VolumePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_volume_path)]
 """A path relative to the volume's root, without ``..``."""
 
 
@@ -318,7 +333,7 @@ class Training(ApiModel):
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=4096)] = 8
     """Forward passes per optimizer step."""
 
-    learning_rate: Decimal = "1e-4"
+    learning_rate: Decimal = "0.0001"
     """Highest learning rate."""
 
     lr_schedule: LrSchedule = LrSchedule.COSINE
@@ -330,7 +345,7 @@ class Training(ApiModel):
     weight_decay: Decimal = "0"
     """Weight decay of AdamW."""
 
-    max_grad_norm: Decimal = "1.0"
+    max_grad_norm: Decimal = "1"
     """The gradient is scaled down to this norm; 0 turns it off."""
 
     num_train_epochs: Decimal | None = None

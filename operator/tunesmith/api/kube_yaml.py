@@ -34,7 +34,11 @@ KubeLoader.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, _FIRST_CHARACTERS)
 
 
 class _KubeDumper(yaml.SafeDumper):
-    """Quotes every text that would be read as something else."""
+    """Quotes every text that would be read as something else, and writes everything out: no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's signature
+        """Say that no value is to be written as a reference to another place."""
+        return True
 
 
 _KubeDumper.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, _FIRST_CHARACTERS)

@@ -74,10 +74,12 @@ def run(
 
     The model is registered with the Ollama server at OLLAMA_HOST (default: 127.0.0.1:11434).
     """
-    console = Console()
+    console = Console(emoji=False)
     job, text = _read(file)
     if importlib.util.find_spec("torch") is None:
         _fail("The stage programs are not installed.", "pip install 'tunesmith[operator,stages]'", ExitCode.BAD_CONFIG)
+    if dry_run and until is not None:
+        _fail("--dry-run and --until exclude each other.", "Give one of them.", ExitCode.BAD_CONFIG)
     if dry_run:
         until = StageName.REHEARSE
     place = _volume(file, volume)
@@ -95,7 +97,11 @@ def run(
             raise
         _fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
     except KeyboardInterrupt:
-        _fail("Stopped.", "Run the same command again: it goes on from the last checkpoint.", ExitCode.INTERRUPTED)
+        _fail(
+            "Stopped.",
+            "Run the same command again: what is finished is kept, and a training goes on from its last checkpoint.",
+            ExitCode.INTERRUPTED,
+        )
     if done.next is None:
         console.print(f"[green]Done.[/] ollama run {escape(job.spec.ollama.model)}", highlight=False)
 
@@ -120,7 +126,7 @@ def plan(
         ]
         print(json.dumps({"job": current.job, "stages": stages}, indent=2))
         return
-    Console().print(_plan_table(current, set(results)))
+    Console(emoji=False).print(_plan_table(current, set(results)))
 
 
 @app.command()
@@ -135,7 +141,7 @@ def validate(
         except SystemExit as stop:
             worst = max(worst, int(stop.code or 0))
             continue
-        Console().print(
+        Console(emoji=False).print(
             f"[green]✓[/] {escape(str(file))}: FineTuneJob {escape(job.metadata.name)}",
             soft_wrap=True,
             highlight=False,
@@ -224,4 +230,4 @@ def _fail(what: str, hint: str, code: ExitCode) -> NoReturn:
 
 
 def _console() -> Console:
-    return Console(stderr=True)
+    return Console(stderr=True, emoji=False)

@@ -165,7 +165,7 @@ def _training(job: FineTuneJob) -> dict[str, Params]:
     return {
         StageName.TRAIN: {
             "finetuningType": str(training.finetuning_type),
-            "lora": _plain(lora) if lora else None,
+            "lora": {**_plain(lora), "targetModules": sorted(lora.target_modules)} if lora else None,
             "precision": str(training.precision),
             "learningRate": training.learning_rate,
             "lrSchedule": str(training.lr_schedule),

@@ -1,7 +1,8 @@
-"""One run of a job at a time on a machine, and nothing left running of a run that was killed.
+"""One run of a job, and one maker of a unit, at a time; and nothing left running of a run that was killed.
 
-``runs/<job>/lock.json`` names the process that runs the job and the stage program that it started. A process is
-known by its number and its start time, for the number alone may belong to another one by now.
+A lock names the process that holds it and the stage program that it started. A process is known by its host, its
+number and its start time, for the number alone may belong to another one by now. ``runs/<job>/lock.json`` is the lock
+of a job, ``stages/<stage>/<key>.lock`` that of a unit, which two jobs may want at the same time.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +21,30 @@ import psutil
 
 from tunesmith_stages.volume import write_whole
 
-_PATIENCE = 15
-"""Seconds that a stage program has to end by itself before it is killed."""
+_PATIENCE = 60
+"""Seconds that a stage program has to end by itself before it is killed: more than any of them takes in order."""
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at a lock that another process holds."""
 
 
 class AlreadyRunningError(Exception):
-    """Another process runs this job now.
+    """Another process does this work now.
 
     Attributes:
         pid: its process number.
+        host: the machine that it runs on.
     """
 
-    def __init__(self, pid: int) -> None:
-        super().__init__(f"the job is being run already, by process {pid}")
-        self.pid = pid
+    def __init__(self, owner: Mapping[str, Any], path: Path) -> None:
+        self.pid = int(owner.get("pid", 0))
+        self.host = str(owner.get("host", ""))
+        elsewhere = self.host != platform.node()
+        there = f" on {self.host} (if that machine is gone, delete {path})" if elsewhere else ""
+        super().__init__(f"the job is being run already, by process {self.pid}{there}")
 
 
 class Lock:
-    """The lock of one job, held by this process."""
+    """A lock that this process may hold."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -55,7 +64,7 @@ class Lock:
             if self._create():
                 return
             self._clear()
-        raise AlreadyRunningError(_read(self._path).get("run", {}).get("pid", 0))
+        raise AlreadyRunningError(_read(self._path).get("run", {}), self._path)
 
     def _create(self) -> bool:
         """Put the lock there, whole from its first moment on, unless one is there."""
@@ -79,7 +88,7 @@ class Lock:
         found = _read(self._path)
         owner, child = found.get("run"), found.get("child")
         if owner and _alive(owner):
-            raise AlreadyRunningError(owner["pid"])
+            raise AlreadyRunningError(owner, self._path)
         if child and _alive(child):
             end_process(child["pid"])
         aside = self._path.with_name(f"{self._path.name}.stale-{self._own['pid']}")
@@ -94,19 +103,32 @@ class Lock:
 
 
 @contextlib.contextmanager
-def hold(run: Path) -> Iterator[Lock]:
-    """Hold the lock of a job's run folder.
+def hold(path: Path, told: Callable[[AlreadyRunningError], None] | None = None) -> Iterator[Lock]:
+    """Hold the lock at `path`. With `told`, wait for a living process that holds it, after telling so once.
 
     Raises:
-        AlreadyRunningError: a living process holds it.
+        AlreadyRunningError: a living process holds it, and there is no `told`.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    lock = Lock(run / "lock.json")
-    lock.take()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path)
+    while True:
+        try:
+            lock.take()
+            break
+        except AlreadyRunningError as error:
+            if told is None:
+                raise
+            told(error)
+            told = _say_nothing
+            time.sleep(_LOOK_AGAIN)
     try:
         yield lock
     finally:
         lock.release()
+
+
+def _say_nothing(_error: AlreadyRunningError) -> None:
+    """Take note of what was told before."""
 
 
 def end_process(pid: int, patience: float = _PATIENCE) -> None:
@@ -126,7 +148,7 @@ def end_process(pid: int, patience: float = _PATIENCE) -> None:
 
 
 def _identify(pid: int) -> dict[str, Any]:
-    return {"pid": pid, "started": _started(pid)}
+    return {"host": platform.node(), "pid": pid, "started": _started(pid)}
 
 
 def _started(pid: int) -> float:
@@ -139,6 +161,8 @@ def _started(pid: int) -> float:
 
 def _alive(identity: dict[str, Any]) -> bool:
     try:
+        if identity["host"] != platform.node():
+            return True  # nobody here can tell
         pid, started = identity["pid"], identity["started"]
         return _started(pid) == started and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, KeyError, TypeError):

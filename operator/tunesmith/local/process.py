@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ class StageFailedError(Exception):
         self.tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
 
 
-def run_stage(config: StageConfig, volume: Volume, lock: Lock, on_event: Callable[[Mapping[str, Any]], None]) -> None:
-    """Run a stage program to its end; `on_event` is given every progress event.
+def run_stage(
+    config: StageConfig, volume: Volume, locks: Sequence[Lock], on_event: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Run a stage program to its end; `locks` are told of it, and `on_event` is given every progress event.
 
     Raises:
         StageFailedError: it made no result.
@@ -59,8 +61,9 @@ def run_stage(config: StageConfig, volume: Volume, lock: Lock, on_event: Callabl
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the stage in order
         )
-        lock.note_child(process.pid)
         try:
+            for lock in locks:
+                lock.note_child(process.pid)
             for line in process.stdout or ():
                 event = _event(line)
                 if event is None:

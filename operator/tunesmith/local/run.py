@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith.core.plan import plan
-from tunesmith.local.lock import hold
+from tunesmith.local.lock import AlreadyRunningError, Lock, hold
 from tunesmith.local.process import run_stage
 from tunesmith.local.served import still_served
 from tunesmith_stages.contract import StageConfig, StageName, StageResult, digest_of
-from tunesmith_stages.volume import UnsafePathError, Volume, files_below, write_whole
+from tunesmith_stages.volume import UnsafePathError, Volume, write_whole
+
+RUN_FILE = "run.json"
+"""What makes up a job, in the job's folder below ``runs/``."""
 
 
 class Watcher(Protocol):
@@ -36,9 +41,14 @@ class Watcher(Protocol):
         """Something that people should know."""
 
 
-def current_plan(job: FineTuneJob, volume: Volume, *, rehearsed: bool = False) -> tuple[Plan, dict[str, StageResult]]:
-    """Return what is left to do of a job on this volume, and the results that are there."""
-    versions = source_versions(job, volume)
+def current_plan(
+    job: FineTuneJob, volume: Volume, *, versions: Mapping[str, str] | None = None, rehearsed: bool = False
+) -> tuple[Plan, dict[str, StageResult]]:
+    """Return what is left to do of a job on this volume, and the results that are there.
+
+    `versions` are those of the sources, looked up now if they are not given.
+    """
+    versions = source_versions(job, volume) if versions is None else versions
     results: dict[str, StageResult] = {}
     while True:
         current = plan(job, results, source_versions=versions, rehearsed=rehearsed)
@@ -56,20 +66,34 @@ def current_plan(job: FineTuneJob, volume: Volume, *, rehearsed: bool = False) -
 def source_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
     """Return, by unit of `fetch`, a text that changes when somebody changed the source on the volume.
 
-    It is made from names, sizes and times of change alone, so that it costs nothing for a large model.
+    It is made from names, sizes and times of change alone, so that it costs nothing for a large model. A source that is
+    gone has the version under which it was fetched: what was made of it is still there.
     """
     given = {"base": job.spec.model.volume.path}
     given |= {f"dataset:{item.name}": item.volume.path for item in job.spec.datasets if item.volume is not None}
-    versions = {}
+    versions = _remembered_versions(job, volume)
     for unit, path in given.items():
         try:
             place = volume.resolve(path)
-            files = list(files_below(place)) if place.is_dir() else [place]
+            files = sorted(_files_of(place)) if place.is_dir() else [place]
             stats = [(file.relative_to(place).as_posix(), file.stat()) for file in files]
         except (OSError, UnsafePathError):
-            continue  # `fetch` says what is wrong with it
-        versions[unit] = digest_of([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
-    return versions
+            continue  # `fetch` says what is wrong with it, if it is needed
+        versions[unit] = digest_of([path, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
+    return {unit: version for unit, version in versions.items() if unit in given}
+
+
+def _files_of(place: Path) -> Iterator[Path]:
+    """Yield the files of a source's folder that `fetch` may take: those that lie in it and are not hidden."""
+    return (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _remembered_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
+    try:
+        run = json.loads((volume.run(job.metadata.name) / RUN_FILE).read_text(encoding="utf-8"))
+        return {str(unit): str(version) for unit, version in run["sourceVersions"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def run_job(
@@ -90,23 +114,46 @@ def run_job(
         StageFailedError: a stage failed.
         KeyboardInterrupt: the user stopped it.
     """
-    with hold(volume.run(job.metadata.name)) as lock:
-        write_whole(volume.run(job.metadata.name) / "finetunejob.yaml", text)
-        _forget_lost_registration(job, volume, watcher, url)
+    folder = volume.run(job.metadata.name)
+    with hold(folder / "lock.json") as run_lock:
+        write_whole(folder / "finetunejob.yaml", text)
+        versions = source_versions(job, volume)  # a source that changes from now on is looked at in the next run
+        if not _is_after(StageName.REGISTER, until):
+            _forget_outdated_registration(job, volume, versions, watcher, url)
         rehearsed = False
         reported: set[StageName] = set()
         while True:
-            current, results = current_plan(job, volume, rehearsed=rehearsed)
+            current, results = current_plan(job, volume, versions=versions, rehearsed=rehearsed)
             _report(current, results, reported, watcher, until, cached=True)
-            _remember(current, volume)
+            _remember(current, versions, volume)
             stage = current.next
             if stage is None or _is_after(stage.name, until):
                 return current
-            watcher.begins(stage)
-            run_stage(_config(job, volume, stage, url), volume, lock, partial(watcher.event, stage.name))
+            with ExitStack() as held:
+                waited, locks = _hold_units(stage, volume, watcher, held)
+                if waited:
+                    continue  # the other one may have made it
+                watcher.begins(stage)
+                run_stage(
+                    _config(job, volume, stage, url), volume, [run_lock, *locks], partial(watcher.event, stage.name)
+                )
             rehearsed = rehearsed or stage.name is StageName.REHEARSE
-            current, results = current_plan(job, volume, rehearsed=rehearsed)
+            current, results = current_plan(job, volume, versions=versions, rehearsed=rehearsed)
             _report(current, results, reported, watcher, stage.name, cached=False)
+
+
+def _hold_units(stage: PlannedStage, volume: Volume, watcher: Watcher, held: ExitStack) -> tuple[bool, list[Lock]]:
+    """Hold the locks of everything that a stage is to make until `held` ends; say whether that took waiting."""
+    waited = False
+
+    def told(error: AlreadyRunningError) -> None:
+        nonlocal waited
+        waited = True
+        watcher.note(f"{stage.name} waits: process {error.pid} makes the same for another job.")
+
+    keys = sorted(unit.key for unit in stage.missing)  # in one order, or two jobs could wait for each other
+    locks = [held.enter_context(hold(volume.unit_lock(stage.name, key), told)) for key in keys]
+    return waited, locks
 
 
 def _report(
@@ -131,19 +178,31 @@ def _is_after(stage: StageName, until: StageName | None) -> bool:
     return until is not None and order.index(stage) > order.index(until)
 
 
-def _forget_lost_registration(job: FineTuneJob, volume: Volume, watcher: Watcher, url: str) -> None:
-    """Remove the result of `register` if the server no longer has the models: what is served decides."""
-    current, results = current_plan(job, volume)
+def _forget_outdated_registration(
+    job: FineTuneJob, volume: Volume, versions: Mapping[str, str], watcher: Watcher, url: str
+) -> None:
+    """Remove the result of `register` if it no longer tells the truth.
+
+    What is served decides: somebody may have removed or replaced the model. And the smoke tests, which enter no key,
+    must be those that the model has passed.
+    """
+    current, results = current_plan(job, volume, versions=versions)
     register = current.stage(StageName.REGISTER)
     if register.state is not StageState.DONE:
         return
     for unit in register.units:
-        served = still_served(results[unit.key], url)
-        if served is None:
+        result = results[unit.key]
+        served = still_served(result, url)
+        if result.outputs.get("smokeTests") != digest_of(register.runtime["smokeTests"]):
+            watcher.note("The smoke tests are not those that the model has passed; it is registered again.")
+        elif served is None:
             watcher.note(f"Ollama does not answer at {url}, so it was not looked up whether it still has the model.")
-        elif not served:
+            continue
+        elif served:
+            continue
+        else:
             watcher.note(f"Ollama at {url} does not have the model as it was registered; it is registered again.")
-            shutil.rmtree(volume.unit(StageName.REGISTER, unit.key))
+        shutil.rmtree(volume.unit(StageName.REGISTER, unit.key))
 
 
 def _config(job: FineTuneJob, volume: Volume, stage: PlannedStage, url: str) -> StageConfig:
@@ -158,7 +217,8 @@ def _config(job: FineTuneJob, volume: Volume, stage: PlannedStage, url: str) -> 
     )
 
 
-def _remember(current: Plan, volume: Volume) -> None:
-    """Write which units make up the job, for people and for later clean-ups."""
+def _remember(current: Plan, versions: Mapping[str, str], volume: Volume) -> None:
+    """Write which units make up the job, for people and for later clean-ups, and which sources it was made from."""
     keys = {stage.name: {unit.name: unit.key for unit in stage.units} for stage in current.stages}
-    write_whole(volume.run(current.job) / "run.json", json.dumps({"job": current.job, "stages": keys}, indent=2) + "\n")
+    record = {"job": current.job, "stages": keys, "sourceVersions": dict(versions)}
+    write_whole(volume.run(current.job) / RUN_FILE, json.dumps(record, indent=2) + "\n")

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from tunesmith_stages.contract import StageResult
+from tunesmith_stages.model_name import canonical
 
 _DEFAULT_PORT = "11434"
 
@@ -59,8 +60,8 @@ def still_served(result: StageResult, url: str) -> bool | None:
     try:
         with urllib.request.urlopen(f"{url}/api/tags", timeout=2) as response:  # noqa: S310 - the user's own address
             models = json.load(response)["models"] or ()
-        there = {model["name"]: model["digest"] for model in models}
+        there = {canonical(model["name"]): model["digest"] for model in models}
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException, urllib.error.URLError):
         return None
     wanted: Mapping[str, Mapping[str, str]] = result.outputs["models"]
-    return all(there.get(name) == model["digest"] for name, model in wanted.items())
+    return all(there.get(canonical(name)) == model["digest"] for name, model in wanted.items())

@@ -40,7 +40,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "did you mean `prompt`?",
     ),
     "snake case in training": (
-        {f"{TRAINING}.learning_rate": "1e-4"},
+        {f"{TRAINING}.learning_rate": "0.0001"},
         "spec.training.learning_rate",
         "did you mean `learningRate`?",
     ),
@@ -161,7 +161,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "learning rate of nothing": (
         {f"{TRAINING}.learningRate": "0.0"},
         "spec.training.learningRate",
-        "must be above 0, got '0.0'",
+        "must be above 0, got '0'",
     ),
     "no epochs": ({f"{TRAINING}.numTrainEpochs": "0"}, "spec.training.numTrainEpochs", "must be above 0, got '0'"),
     "all for validation": (
@@ -428,7 +428,7 @@ def test_smallest_job() -> None:
     training = spec.training
     assert training.finetuning_type is FinetuningType.LORA
     assert training.lora is None
-    assert (training.learning_rate, training.lr_schedule) == ("1e-4", LrSchedule.COSINE)
+    assert (training.learning_rate, training.lr_schedule) == ("0.0001", LrSchedule.COSINE)
     assert (training.global_batch_size, training.processes, training.deepspeed.zero_stage) == (8, 1, 2)
     assert spec.export.quantizations == (Quantization.Q4_K_M,)
     assert spec.datasets[0].format is DatasetFormat.AUTO

@@ -178,7 +178,7 @@ def test_run_up_to_a_stage(tmp_path: Path) -> None:
 
 def test_job_that_is_being_run(tmp_path: Path) -> None:
     """A second run of the same job at the same time is refused with the first one's number."""
-    with hold(tmp_path / "runs" / "support-bot"):
+    with hold(tmp_path / "runs" / "support-bot" / "lock.json"):
         done = tunesmith("run", written(tmp_path))
     assert done.exit_code == ExitCode.TEMPORARY
     assert f"the job is being run already, by process {os.getpid()}" in done.stderr

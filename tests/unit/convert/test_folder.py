@@ -33,6 +33,19 @@ def test_template_stands_in_one_place_only(tmp_path: Path) -> None:
     assert json.loads((source / "tokenizer_config.json").read_text())["chat_template"] == "old"
 
 
+def test_code_of_the_model_is_left_out(tmp_path: Path) -> None:
+    """What would make transformers run code that came with the model does not reach the converter."""
+    source, merged = base(tmp_path / "base"), tmp_path / "merged"
+    merged.mkdir()
+    code = {"AutoConfig": "evil.Config", "AutoTokenizer": [None, "evil.Tokenizer"]}
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((source / name).read_text())
+        (source / name).write_text(json.dumps({**content, "auto_map": code}))
+    assemble(merged, source, source, "new")
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in json.loads((merged / name).read_text())
+
+
 def test_control_token_is_looked_up(tmp_path: Path) -> None:
     """A token's text is what the tokenizer's own file says; a token that is not there has none."""
     source = base(tmp_path / "base")

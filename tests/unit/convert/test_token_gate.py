@@ -37,7 +37,7 @@ def server() -> Iterator[LlamaServer]:
     listening = HTTPServer(("127.0.0.1", 0), CodePoints)
     thread = threading.Thread(target=listening.serve_forever)
     thread.start()
-    yield LlamaServer(listening.server_port)
+    yield LlamaServer(listening.server_port, "")
     listening.shutdown()
     thread.join()
     listening.server_close()

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
@@ -20,7 +22,7 @@ HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
 from tunesmith.local.lock import hold
-with hold(Path(sys.argv[1])) as lock:
+with hold(Path(sys.argv[1]) / "lock.json") as lock:
     child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], stdout=subprocess.PIPE)
     child.stdout.readline()
     lock.note_child(child.pid)
@@ -71,7 +73,7 @@ def gone(pid: int, seconds: float = 5) -> bool:
 
 def test_lock_is_there_while_it_is_held(tmp_path: Path) -> None:
     """The lock names this process, and nothing is left of it afterwards."""
-    with hold(tmp_path / "run"):
+    with hold(tmp_path / "run" / "lock.json"):
         content = json.loads((tmp_path / "run" / "lock.json").read_text())
         assert content["run"]["pid"] == os.getpid()
         assert content["child"] is None
@@ -81,16 +83,16 @@ def test_lock_is_there_while_it_is_held(tmp_path: Path) -> None:
 
 def test_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     """A run that fails does not stand in the way of the next."""
-    with pytest.raises(ZeroDivisionError), hold(tmp_path):
+    with pytest.raises(ZeroDivisionError), hold(tmp_path / "lock.json"):
         raise ZeroDivisionError
-    with hold(tmp_path):
+    with hold(tmp_path / "lock.json"):
         pass
 
 
 def test_living_run_is_left_alone(tmp_path: Path, start: Starter) -> None:
     """While another process runs the job, nobody else does; it and its stage go on."""
     holder, child = start(HOLDER, str(tmp_path), WAITS)
-    with pytest.raises(AlreadyRunningError, match=str(holder.pid)) as caught, hold(tmp_path):
+    with pytest.raises(AlreadyRunningError, match=str(holder.pid)) as caught, hold(tmp_path / "lock.json"):
         pass
     assert caught.value.pid == holder.pid
     assert holder.poll() is None
@@ -105,7 +107,7 @@ def test_killed_run_is_cleared_and_its_stage_ended(tmp_path: Path, start: Starte
     holder.kill()
     holder.wait()
     assert psutil.Process(int(child)).is_running()
-    with hold(tmp_path):
+    with hold(tmp_path / "lock.json"):
         assert gone(int(child), 0.5)
         assert json.loads((tmp_path / "lock.json").read_text())["run"]["pid"] == os.getpid()
 
@@ -116,19 +118,20 @@ def test_killed_run_without_a_stage_is_cleared(tmp_path: Path, start: Starter) -
     os.kill(int(child), signal.SIGKILL)
     holder.kill()
     holder.wait()
-    with hold(tmp_path):
+    with hold(tmp_path / "lock.json"):
         pass
 
 
+HERE = {"host": platform.node()}
 LEFT_BEHIND: dict[str, Callable[[], str]] = {
     "nothing": lambda: "",
     "half a file": lambda: '{"run": {"pid"',
     "something else": lambda: "[1, 2]",
-    "no start time": lambda: json.dumps({"run": {"pid": os.getpid()}, "child": None}),
+    "no start time": lambda: json.dumps({"run": {**HERE, "pid": os.getpid()}, "child": None}),
     "a number that another process has now": lambda: json.dumps(
-        {"run": {"pid": os.getpid(), "started": 1.0}, "child": {"pid": os.getpid(), "started": 1.0}}
+        {"run": {**HERE, "pid": os.getpid(), "started": 1.0}, "child": {**HERE, "pid": os.getpid(), "started": 1.0}}
     ),
-    "a process that cannot be": lambda: json.dumps({"run": {"pid": 2**22 + 1, "started": 1.0}, "child": None}),
+    "a process that cannot be": lambda: json.dumps({"run": {**HERE, "pid": 2**22 + 1, "started": 1.0}, "child": None}),
 }
 
 
@@ -136,14 +139,14 @@ LEFT_BEHIND: dict[str, Callable[[], str]] = {
 def test_lock_of_nobody_is_cleared(tmp_path: Path, name: str) -> None:
     """What does not name a living process is no lock; above all, a process that merely has the number is not ended."""
     (tmp_path / "lock.json").write_text(LEFT_BEHIND[name]())
-    with hold(tmp_path):
+    with hold(tmp_path / "lock.json"):
         assert json.loads((tmp_path / "lock.json").read_text())["run"]["pid"] == os.getpid()
 
 
 def test_giving_back_does_not_take_anothers(tmp_path: Path) -> None:
     """A lock that has gone to somebody else stays theirs."""
     theirs = json.dumps({"run": {"pid": 1, "started": 1.0}, "child": None})
-    with hold(tmp_path):
+    with hold(tmp_path / "lock.json"):
         (tmp_path / "lock.json").write_text(theirs)
     assert (tmp_path / "lock.json").read_text() == theirs
 
@@ -207,3 +210,23 @@ def test_ending_what_has_ended(start: Starter) -> None:
     process.kill()
     process.wait()
     end_process(process.pid)
+
+
+def test_lock_of_another_machine_is_left_alone(tmp_path: Path) -> None:
+    """Whether another machine's process lives cannot be told here: its lock stays, and people are told where it is."""
+    lock = tmp_path / "lock.json"
+    lock.write_text(json.dumps({"run": {"host": "elsewhere", "pid": 1, "started": 1.0}, "child": None}))
+    with pytest.raises(AlreadyRunningError, match=r"on elsewhere .*lock\.json"), hold(lock):
+        pass
+    assert lock.exists()
+
+
+def test_waits_for_who_holds_it(tmp_path: Path) -> None:
+    """With somebody to tell, a held lock is waited for, and said once."""
+    lock = tmp_path / "lock.json"
+    told: list[AlreadyRunningError] = []
+    other = Lock(lock)
+    other.take()
+    threading.Timer(0.3, other.release).start()
+    with hold(lock, told.append):
+        assert len(told) == 1

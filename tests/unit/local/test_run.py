@@ -17,7 +17,7 @@ from tunesmith.core.model import PlannedStage, StageState
 from tunesmith.local.lock import hold
 from tunesmith.local.process import StageFailedError, run_stage
 from tunesmith.local.run import current_plan, run_job, source_versions
-from tunesmith_stages.contract import ExitCode, StageConfig, StageName, StageResult
+from tunesmith_stages.contract import ExitCode, StageConfig, StageName, StageResult, digest_of
 from tunesmith_stages.volume import Volume
 
 NOBODY = "http://127.0.0.1:9"
@@ -73,8 +73,19 @@ def test_version_is_the_same_wherever_the_volume_lies(volume: Volume, tmp_path: 
 def test_source_without_a_version(volume: Volume) -> None:
     """A source that is not there, or that may not be looked at, is left for `fetch` to complain of."""
     shutil.rmtree(volume.root / "models")
-    assert source_versions(job({"spec.datasets.0.volume.path": "../x"}), volume) == {}
+    (volume.root / "out").symlink_to("/")
+    assert source_versions(job({"spec.datasets.0.volume.path": "out/etc"}), volume) == {}
     assert source_versions(job({"spec.datasets.0.volume.path": "x" * 300}), volume) == {}
+
+
+def test_source_that_is_gone_keeps_its_version(volume: Volume) -> None:
+    """What was made of a source that was removed since is still found."""
+    before = source_versions(job(), volume)
+    run = volume.run("support-bot")
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"sourceVersions": before}))
+    shutil.rmtree(volume.root / "models")
+    assert source_versions(job(), volume) == before
 
 
 # --- the plan as it stands -------------------------------------------------------------------------------------------
@@ -131,8 +142,8 @@ def test_stage_runs_as_a_process(volume: Volume) -> None:
     """A real stage program runs, tells its progress and leaves its result and its log."""
     events: list[Mapping[str, Any]] = []
     config = fetch_config(volume)
-    with hold(volume.run("support-bot")) as lock:
-        run_stage(config, volume, lock, events.append)
+    with hold(volume.run("support-bot") / "lock.json") as lock:
+        run_stage(config, volume, [lock], events.append)
     assert volume.result(StageName.FETCH, config.units[0].key) is not None
     assert events[-1].items() >= {"stage": "fetch", "unit": "dataset:faq", "done": 2, "total": 2, "of": "bytes"}.items()
     assert (volume.run("support-bot") / "logs" / "fetch.1.log").is_file()
@@ -142,8 +153,8 @@ def test_stage_runs_as_a_process(volume: Volume) -> None:
 def test_failure_of_a_stage_is_told(volume: Volume) -> None:
     """What the program left as its reason arrives, with the log and its last lines."""
     (volume.root / "data" / "faq.json").unlink()
-    with hold(volume.run("support-bot")) as lock, pytest.raises(StageFailedError) as caught:
-        run_stage(fetch_config(volume), volume, lock, lambda _: None)
+    with hold(volume.run("support-bot") / "lock.json") as lock, pytest.raises(StageFailedError) as caught:
+        run_stage(fetch_config(volume), volume, [lock], lambda _: None)
     assert caught.value.stage == "fetch"
     assert caught.value.failure.code is ExitCode.MISSING_INPUT
     assert caught.value.failure.reason == "SourceNotFound"
@@ -154,8 +165,8 @@ def test_failure_of_a_stage_is_told(volume: Volume) -> None:
 def test_program_that_leaves_no_result(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exit code of 0 without a result is an error, not a reason to start the stage again and again."""
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    with hold(volume.run("support-bot")) as lock, pytest.raises(StageFailedError) as caught:
-        run_stage(fetch_config(volume), volume, lock, lambda _: None)
+    with hold(volume.run("support-bot") / "lock.json") as lock, pytest.raises(StageFailedError) as caught:
+        run_stage(fetch_config(volume), volume, [lock], lambda _: None)
     assert caught.value.failure.code is ExitCode.INTERNAL
     assert "left no result of `dataset:faq`" in caught.value.failure.message
 
@@ -168,8 +179,8 @@ def test_killed_stage_is_told(volume: Volume) -> None:
         child = json.loads((volume.run("support-bot") / "lock.json").read_text())["child"]
         os.kill(child["pid"], signal.SIGKILL)
 
-    with hold(volume.run("support-bot")) as lock, pytest.raises(StageFailedError) as caught:
-        run_stage(fetch_config(volume), volume, lock, kill)
+    with hold(volume.run("support-bot") / "lock.json") as lock, pytest.raises(StageFailedError) as caught:
+        run_stage(fetch_config(volume), volume, [lock], kill)
     assert caught.value.failure.code is ExitCode.OUT_OF_MEMORY
     assert "signal 9" in caught.value.failure.message
     assert not (volume.root / "store").exists()
@@ -183,8 +194,8 @@ def test_interrupted_run_ends_its_stage_in_order(volume: Volume) -> None:
         raise KeyboardInterrupt
 
     config = fetch_config(volume)
-    with hold(volume.run("support-bot")) as lock, pytest.raises(KeyboardInterrupt):
-        run_stage(config, volume, lock, interrupt)
+    with hold(volume.run("support-bot") / "lock.json") as lock, pytest.raises(KeyboardInterrupt):
+        run_stage(config, volume, [lock], interrupt)
     folder = volume.attempt(StageName.FETCH, config.units[0].key, "1")
     assert json.loads((folder / "failure.json").read_text())["reason"] == "Interrupted"
     assert not (folder / "incoming").exists()
@@ -248,11 +259,18 @@ def test_failed_run_gives_its_lock_back(volume: Volume) -> None:
     assert not (volume.run("support-bot") / "lock.json").exists()
 
 
+def _pass_no_smoke_tests(result: Path) -> None:
+    content = json.loads(result.read_text())
+    content["outputs"] = {"models": {}, "smokeTests": digest_of([])}
+    result.write_text(json.dumps(content))
+
+
 def test_lost_registration_is_forgotten_only_if_the_server_says_so(volume: Volume) -> None:
     """What is served decides; a server that does not answer decides nothing."""
     while (stage := current_plan(job(), volume, rehearsed=True)[0].next) is not None:
         for unit in stage.missing:
             result_on(volume, stage.name, unit.key, {"x": "y"}, unit=unit.name)
+            _pass_no_smoke_tests(volume.unit(stage.name, unit.key) / "result.json")
     watcher = Recorder()
     assert run_job(job(), job_text(), volume, watcher, url=NOBODY).next is None
     assert "Ollama does not answer at http://127.0.0.1:9" in watcher.said[0]

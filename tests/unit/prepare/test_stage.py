@@ -279,7 +279,17 @@ BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
         {"chatTemplate": "{% if %}"},
         ExitCode.BAD_CONFIG,
         "BadTemplate",
-        "dataset `faq`, faq.json, row 1: the chat template is not Jinja",
+        "the chat template is not Jinja",
+    ),
+    "a template that forgets to ask for an answer": (
+        lambda _root: None,
+        {
+            "chatTemplate": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+            "{% endfor %}"
+        },
+        ExitCode.BAD_CONFIG,
+        "NoGenerationPrompt",
+        "'<|im_start|>assistant\\n' before the assistant's words",
     ),
     "a template that breaks out": (
         lambda _root: None,

@@ -29,6 +29,7 @@ CASES = [
         (ExitCode.OUT_OF_MEMORY, "rank 1 was killed (SIGKILL)"),
         id="a killed rank beats those that lost it",
     ),
+    pytest.param([], {0: -15, 1: -9}, (ExitCode.OUT_OF_MEMORY, "rank 1 was killed"), id="a kill beats what it made"),
     pytest.param([], {1: -11}, (ExitCode.INTERNAL, "rank 1 crashed (SIGSEGV)"), id="a crash"),
     pytest.param([], {0: -15}, (ExitCode.INTERRUPTED, "SIGTERM"), id="a rank stopped from outside"),
     pytest.param(
