@@ -232,7 +232,7 @@ def main() -> None:
     for process, size in sampler.at_peak.items():
         print(f"at the peak: {size / GIB:.3f} GiB  {process}")
     print(f"peak {sampler.peak / GIB:.3f} GiB, bound {bound / GIB:.3f} GiB")
-    print(f"{sampler.peak / bound:.3f}")
+    print(f"ratio {sampler.peak / bound:.3f} of the peak to the bound (3 x the largest tensor + 1.5 GiB)")
 
 
 if __name__ == "__main__":
