@@ -206,13 +206,17 @@ def check_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _describe_model(place: Path) -> dict[str, Any]:
+    hint = "Copy the whole model's folder to the volume again."
     try:
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        message = f"config.json of the base model is not JSON: {error}"
+        raise StageError(ExitCode.BAD_DATA, message, reason="NotAModel", hint=hint) from error
+    try:
         architecture = config["architectures"][0]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise StageError(
-            ExitCode.BAD_DATA, f"config.json of the base model names no architecture: {error!r}", reason="NotAModel"
-        ) from error
+    except (KeyError, IndexError, TypeError) as error:
+        message = "config.json of the base model names no architecture (`architectures`)"
+        raise StageError(ExitCode.BAD_DATA, message, reason="NotAModel", hint=hint) from error
     return {"architecture": architecture, "modelType": config.get("model_type", "")}
 
 

@@ -546,11 +546,12 @@ def test_old_server_is_refused(make_job: Callable[..., Job], old_server: str) ->
 
 def rehearse(root: Path, server: str, model: str = "bot:v1") -> tuple[ExitCode, Path]:
     """Run the stage, and return its exit code and the folder in which it ran."""
-    params = {"model": model, "quantizations": ["Q4_K_M", "Q8_0"]}
-    key = content_key(StageName.REHEARSE, params, {})
-    unit = UnitConfig("rehearse", key, params)
+    params = {"model": model, "quantizations": ["Q4_K_M", "Q8_0"], "targetModules": ["AllLinear"]}
+    inputs = {"base": Input("base", "0" * 64)}
+    key = content_key(StageName.REHEARSE, params, inputs)
+    unit = UnitConfig("rehearse", key, params, inputs)
     config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), {"server": server})
-    root.mkdir()
+    (root / "base").mkdir(parents=True)
     (root / "rehearse.json").write_text(config.to_json())
     process = start_stage("rehearse", root / "rehearse.json")
     process.communicate(timeout=60)

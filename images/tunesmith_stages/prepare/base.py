@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ def load_base(folder: Path, jinja: str | None) -> Base:
             reason="EosTokenMissing",
             hint="Name one as eos_token in tokenizer_config.json.",
         )
+    tokenizer.model_max_length = sys.maxsize  # rows that are too long are counted and named by us
     template = jinja or tokenizer.chat_template
     if not isinstance(template, str):
         raise StageError(

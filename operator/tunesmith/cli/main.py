@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,7 +26,7 @@ from tunesmith.cli.live import LiveView
 from tunesmith.core.model import Plan
 from tunesmith.local.lock import AlreadyRunningError
 from tunesmith.local.process import StageFailedError
-from tunesmith.local.run import current_plan, run_job
+from tunesmith.local.run import GpuMissingError, current_plan, run_job
 from tunesmith.local.served import ollama_url
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.volume import Volume
@@ -83,25 +85,8 @@ def run(
     if dry_run:
         until = StageName.REHEARSE
     place = _volume(file, volume)
-    try:
-        with LiveView(console) as view:
-            done = run_job(job, text, place, view, url=ollama_url(os.environ), until=until)
-    except StageFailedError as error:
-        _show_failure(error)
-        sys.exit(error.failure.code)
-    except AlreadyRunningError as error:
-        _fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
-    except OSError as error:
-        code = _EXIT_CODES.get(error.errno or 0)
-        if code is None:
-            raise
-        _fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
-    except KeyboardInterrupt:
-        _fail(
-            "Stopped.",
-            "Run the same command again: what is finished is kept, and a training goes on from its last checkpoint.",
-            ExitCode.INTERRUPTED,
-        )
+    with _told_in_words(place), LiveView(console) as view:
+        done = run_job(job, text, place, view, url=ollama_url(os.environ), until=until)
     if done.next is None:
         console.print(f"[green]Done.[/] ollama run {escape(job.spec.ollama.model)}", highlight=False)
 
@@ -174,6 +159,31 @@ def main() -> None:
 
 
 # --- reading and showing ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _told_in_words(place: Volume) -> Iterator[None]:
+    """Show whatever ends a run early, with the exit code of its class."""
+    try:
+        yield
+    except StageFailedError as error:
+        _show_failure(error)
+        sys.exit(error.failure.code)
+    except GpuMissingError as error:
+        _fail(f"{error}.", "Set it to 0 to train on the CPU, or run this where GPUs are.", ExitCode.BAD_CONFIG)
+    except AlreadyRunningError as error:
+        _fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
+    except OSError as error:
+        code = _EXIT_CODES.get(error.errno or 0)
+        if code is None:
+            raise
+        _fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
+    except KeyboardInterrupt:
+        _fail(
+            "Stopped.",
+            "Run the same command again: what is finished is kept, and a training goes on from its last checkpoint.",
+            ExitCode.INTERRUPTED,
+        )
 
 
 def _read(file: Path) -> tuple[FineTuneJob, str]:

@@ -57,7 +57,7 @@ def plan(
         for unit in stage.units:
             if unit.key in results:
                 made[recipe.role(unit.name)] = results[unit.key].as_input()
-    rehearse = _plan_rehearsal(job, stages, rehearsed=rehearsed)
+    rehearse = _plan_rehearsal(job, stages, made, rehearsed=rehearsed)
     stages[StageName.REHEARSE] = rehearse
     train = stages[StageName.TRAIN]
     if train.state is StageState.READY and rehearse.state is not StageState.DONE:
@@ -83,10 +83,17 @@ def _plan_stage(
     return PlannedStage(recipe.stage, state, units, missing, recipe.runtime(job))
 
 
-def _plan_rehearsal(job: FineTuneJob, stages: Mapping[StageName, PlannedStage], *, rehearsed: bool) -> PlannedStage:
+def _plan_rehearsal(
+    job: FineTuneJob, stages: Mapping[StageName, PlannedStage], made: Mapping[str, Input], *, rehearsed: bool
+) -> PlannedStage:
     """Plan the gate: needed as long as something after it is missing; it enters no key and is never remembered."""
-    params = {"model": job.spec.ollama.model, "quantizations": [str(item) for item in job.spec.export.quantizations]}
-    unit = UnitConfig(StageName.REHEARSE, content_key(StageName.REHEARSE, params, {}), params)
+    params = {
+        "model": job.spec.ollama.model,
+        "quantizations": [str(item) for item in job.spec.export.quantizations],
+        "targetModules": list(job.spec.training.lora.target_modules) if job.spec.training.lora else [],
+    }
+    inputs = {"base": made["base"]} if "base" in made else {}
+    unit = UnitConfig(StageName.REHEARSE, content_key(StageName.REHEARSE, params, inputs), params, inputs)
     after = (stages[StageName.TRAIN], stages[StageName.REGISTER])
     if rehearsed or all(stage.state is StageState.DONE for stage in after):
         return PlannedStage(StageName.REHEARSE, StageState.DONE, (unit,))

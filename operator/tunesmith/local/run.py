@@ -129,6 +129,8 @@ def run_job(
             stage = current.next
             if stage is None or _is_after(stage.name, until):
                 return current
+            if current.stage(StageName.TRAIN).state is not StageState.DONE and not _is_after(StageName.REHEARSE, until):
+                require_gpus(job.spec.training.gpus_per_node)
             with ExitStack() as held:
                 waited, locks = _hold_units(stage, volume, watcher, held)
                 if waited:
@@ -140,6 +142,23 @@ def run_job(
             rehearsed = rehearsed or stage.name is StageName.REHEARSE
             current, results = current_plan(job, volume, versions=versions, rehearsed=rehearsed)
             _report(current, results, reported, watcher, stage.name, cached=False)
+
+
+class GpuMissingError(Exception):
+    """The job wants GPUs and this machine has none."""
+
+
+def require_gpus(wanted: int) -> None:
+    """Check that this machine has a GPU if the job wants any: before the data are prepared, not after.
+
+    Whether there are enough of them says `train`, which asks PyTorch.
+
+    Raises:
+        GpuMissingError: it has none.
+    """
+    devices = [Path("/dev/kfd"), Path("/dev/dxg"), *Path("/dev").glob("nvidia[0-9]*")]  # AMD, WSL, NVIDIA
+    if wanted and not any(device.exists() for device in devices):
+        raise GpuMissingError(f"`spec.training.gpusPerNode` is {wanted}, but this machine has no GPU")
 
 
 def _hold_units(stage: PlannedStage, volume: Volume, watcher: Watcher, held: ExitStack) -> tuple[bool, list[Lock]]:

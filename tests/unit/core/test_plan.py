@@ -329,7 +329,11 @@ def test_nothing_is_trained_before_the_rehearsal() -> None:
     assert TRAIN in current.keys
     assert current.next is not None
     assert current.next.name is StageName.REHEARSE
-    assert current.next.missing[0].params == {"model": "support-bot:v1", "quantizations": ["Q4_K_M"]}
+    assert current.next.missing[0].params == {
+        "model": "support-bot:v1",
+        "quantizations": ["Q4_K_M"],
+        "targetModules": [],
+    }
     rehearsed = plan(job(), made, rehearsed=True)
     assert rehearsed.next is not None
     assert rehearsed.next.name is StageName.TRAIN

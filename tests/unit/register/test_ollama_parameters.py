@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tunesmith_stages.ollama_parameters import ParameterError, typed
+from tunesmith.api.finetunejob import OllamaParameters
+from tunesmith_stages.ollama_parameters import PARAMETERS, ParameterError, typed
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,8 @@ def test_what_ollama_would_drop_or_refuse_is_refused(parameters: dict[str, Any],
     """An unknown name or a value of the wrong kind is an error that says what is allowed."""
     with pytest.raises(ParameterError, match=words.replace("(", r"\(")):
         typed(parameters)
+
+
+def test_every_parameter_of_the_api_is_known() -> None:
+    """What a job may say of parameters is what the server is told."""
+    assert OllamaParameters.model_fields.keys() <= PARAMETERS.keys()
