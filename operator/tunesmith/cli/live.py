@@ -32,7 +32,6 @@ class LiveView:
         )
         self._tasks: dict[StageName, TaskID] = {}
         self._metrics: dict[StageName, str] = {}
-        self._notes: dict[StageName, str] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -53,8 +52,7 @@ class LiveView:
         """Show a progress event."""
         task = self._tasks[stage]
         if "note" in event:
-            self._notes[stage] = str(event["note"])
-            self._progress.reset(task, total=None, description=escape(self._notes[stage]))
+            self._progress.update(task, description=escape(str(event["note"])))
             self._plain(f"{stage:<9} {event['note']}")
             return
         if "metrics" in event:
