@@ -6,6 +6,7 @@ Alpaca rows hold ``instruction``, ``input``, ``output``, ``system`` and ``histor
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ class Reader:
         if value is None and not required:
             return ""
         if not isinstance(value, str):
-            what = "is missing" if name not in row.data else f"must be a text, got {value!r:.80}"
+            what = "is missing" if name not in row.data else f"must be a text, got {_shown(value)}"
             row.refuse(
                 f"`{name}` {what}", hint=f"The row has {_listed(row.data)}; `columns.{column}` says which to use."
             )
@@ -112,7 +113,7 @@ class Reader:
 
 def _message(row: Row, place: str, item: object) -> Message:
     if not isinstance(item, dict):
-        row.refuse(f"`{place}` must be an object with role and content, got {item!r:.80}")
+        row.refuse(f"`{place}` must be an object with role and content, got {_shown(item)}")
     role, content = item.get("role"), item.get("content")
     if role in _OTHER_ROLES or item.get("tool_calls") or item.get("function_call"):
         what = f"is a {role} message" if role in _OTHER_ROLES else "holds a tool call"
@@ -120,7 +121,7 @@ def _message(row: Row, place: str, item: object) -> Message:
     if role not in _ROLES:
         row.refuse(f"`{place}.role` must be one of {', '.join(_ROLES)}, got {role!r}")
     if not isinstance(content, str):
-        row.refuse(f"`{place}.content` must be a text, got {content!r:.80}")
+        row.refuse(f"`{place}.content` must be a text, got {_shown(content)}")
     if role == "assistant" and not content.strip():
         row.refuse(f"`{place}.content` is empty: there is nothing to learn from it")
     return {"role": role, "content": content}
@@ -182,6 +183,12 @@ def sample(
     whole, rest = divmod(cap, len(conversations))
     drawn = sorted(random.Random(f"{seed}/{name}").sample(range(len(conversations)), rest))  # noqa: S311 - not for secrets
     return conversations * whole + [conversations[index] for index in drawn]
+
+
+def _shown(value: object) -> str:
+    """Return a value as the file writes it, cut to a length that a message bears."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _listed(data: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -65,11 +66,14 @@ def _decode(content: bytes, place: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
+        code = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "LATIN1"
+        line = content.count(b"\n", 0, error.start) + 1
+        where = f"byte 0x{content[error.start]:02x} at offset {error.start}" + (f" (line {line})" if line > 1 else "")
         raise StageError(
             ExitCode.BAD_DATA,
-            f"{place} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
+            f"{place} is not UTF-8: {where}",
             reason="NotUtf8",
-            hint="Save the file as UTF-8 (for example: iconv -f LATIN1 -t UTF-8).",
+            hint=f"Save the file as UTF-8 (for example: iconv -f {code} -t UTF-8).",
         ) from None
 
 

@@ -81,9 +81,9 @@ def test_conversation_of_a_row(name: str) -> None:
 
 BAD_ROWS: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
     "no answer": ({"instruction": "Hi"}, {"first": ALPACA}, "`output` is missing"),
-    "null for an answer": ({**ALPACA, "output": None}, {}, "`output` must be a text, got None"),
+    "null for an answer": ({**ALPACA, "output": None}, {}, "`output` must be a text, got null"),
     "a number for an answer": ({**ALPACA, "output": 5}, {}, "`output` must be a text, got 5"),
-    "a list for a prompt": ({**ALPACA, "instruction": ["Hi"]}, {}, "`instruction` must be a text, got ['Hi']"),
+    "a list for a prompt": ({**ALPACA, "instruction": ["Hi"]}, {}, '`instruction` must be a text, got ["Hi"]'),
     "an empty answer": ({**ALPACA, "output": ""}, {}, "`output` is empty"),
     "a blank answer": ({**ALPACA, "output": " \n"}, {}, "`output` is empty"),
     "an empty prompt": ({**ALPACA, "instruction": ""}, {}, "`instruction` is empty"),
@@ -94,11 +94,11 @@ BAD_ROWS: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
     "a text for messages": ({"messages": "Hi"}, {}, "`messages` must be a list of messages, [{role, content}, ...]"),
     "no messages": ({"messages": []}, {}, "`messages` must be a list of messages"),
     "a text for a message": ({"messages": [*TALK, "Hi"]}, {}, "`messages[2]` must be an object with role and content"),
-    "no content": ({"messages": [TALK[0], {"role": A}]}, {}, "`messages[1].content` must be a text, got None"),
+    "no content": ({"messages": [TALK[0], {"role": A}]}, {}, "`messages[1].content` must be a text, got null"),
     "content in parts": (
         {"messages": [{"role": U, "content": [{"type": "text", "text": "Hi"}]}, TALK[1]]},
         {},
-        "`messages[0].content` must be a text, got [{'type'",
+        '`messages[0].content` must be a text, got [{"type"',
     ),
     "an empty answer of the assistant": (
         {"messages": [TALK[0], {"role": A, "content": " "}]},
