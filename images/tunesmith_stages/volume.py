@@ -83,8 +83,11 @@ class Volume:
             raise UnsafePathError(f"{given!r} must be relative to the volume's root and must not contain '..'")
         try:
             path = (self.root / pure).resolve()
-        except RuntimeError:  # Python < 3.13 says so of links that lead round in a circle
-            raise UnsafePathError(f"{given!r} is a symbolic link that leads back to itself") from None
+            circle = path.is_symlink()  # Python 3.13 leaves links that lead round in a circle as they are
+        except RuntimeError:  # earlier ones raise this
+            circle = True
+        if circle:
+            raise UnsafePathError(f"{given!r} is a symbolic link that leads back to itself")
         if not path.is_relative_to(self.root):
             raise UnsafePathError(f"{given!r} leads out of the volume, to {path}")
         return path
