@@ -83,7 +83,7 @@ class Volume:
             raise UnsafePathError(f"{given!r} must be relative to the volume's root and must not contain '..'")
         try:
             path = (self.root / pure).resolve()
-            # Python 3.13 leaves links that lead round in a circle as they are. (pathlib's own test raises on long names.)
+            # Python 3.13 leaves links that lead round in a circle as they are. (pathlib's test raises on long names.)
             circle = os.path.islink(path)  # noqa: PTH114
         except RuntimeError:  # earlier ones raise this
             circle = True
