@@ -25,6 +25,9 @@ from typing import Any
 
 CONTRACT_VERSION = 1
 
+ALL_LINEAR = "AllLinear"
+"""In a list of target modules: every linear module but the output layer."""
+
 
 class StageName(enum.StrEnum):
     """The stages, in the order in which they run."""

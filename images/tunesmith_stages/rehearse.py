@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.contract import ALL_LINEAR, ExitCode, StageName
 from tunesmith_stages.fetch import check_safetensors
 from tunesmith_stages.ollama import Ollama
 from tunesmith_stages.ollama_gate import require_names, require_supported
 from tunesmith_stages.program import Made, StageError, Work, main
-
-_ALL_LINEAR = "AllLinear"
 
 
 def rehearse(work: Work) -> Made:
@@ -34,7 +32,7 @@ def require_modules(base: Path, targets: Sequence[str]) -> None:
     Raises:
         StageError: one is not.
     """
-    wanted = [target for target in targets if target != _ALL_LINEAR]
+    wanted = [target for target in targets if target != ALL_LINEAR]
     if not wanted:
         return
     tensors = {name: info for path in base.glob("*.safetensors") for name, info in check_safetensors(path).items()}
@@ -47,7 +45,7 @@ def require_modules(base: Path, targets: Sequence[str]) -> None:
                 f"`training.lora.targetModules` names {target!r}, which the base model does not have; it has "
                 f"{', '.join(known)}",
                 reason="TargetModuleUnknown",
-                hint=f"Name some of these, or {_ALL_LINEAR}.",
+                hint=f"Name some of these, or {ALL_LINEAR}.",
             )
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.contract import ALL_LINEAR, ExitCode
 from tunesmith_stages.program import StageError
-from tunesmith_stages.train.settings import ALL_LINEAR, Lora, Precision
+from tunesmith_stages.train.settings import Lora, Precision
 
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
 

@@ -13,9 +13,6 @@ from tunesmith_stages.program import StageError
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
-ALL_LINEAR = "AllLinear"
-"""Stands for every linear module but the output layer."""
-
 
 class Precision(enum.StrEnum):
     """Number format of the weights in the forward and backward pass; master weights are float32."""
@@ -41,7 +38,7 @@ class Lora:
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
-    """Last parts of module names, or :data:`ALL_LINEAR` alone."""
+    """Last parts of module names, or :data:`tunesmith_stages.contract.ALL_LINEAR` alone."""
 
 
 @dataclass(frozen=True)

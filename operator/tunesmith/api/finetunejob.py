@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from tunesmith_stages import model_name
+from tunesmith_stages.contract import ALL_LINEAR
 
 GROUP = "tunesmith.dev"
 VERSION = "v1alpha1"
@@ -233,9 +234,6 @@ class FinetuningType(StrEnum):
 
     FULL = "Full"
     LORA = "LoRA"
-
-
-ALL_LINEAR = "AllLinear"
 
 
 class Lora(ApiModel):
