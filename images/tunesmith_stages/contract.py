@@ -6,6 +6,7 @@ Both sides import this module and nothing else of each other; it needs only the 
 - the content key: what identifies a piece of work across jobs, machines and restarts,
 - ``stage.json`` (:class:`StageConfig`), the whole input of a stage program,
 - ``result.json`` (:class:`StageResult`), written last, which makes a piece of work count as done,
+- the report (:class:`Report`), the few bytes by which a program tells an edge that cannot read the volume,
 - ``failure.json`` (:class:`Failure`) and the exit codes, which say why it is not.
 
 A stage program runs as ``python -m tunesmith_stages.<stage> --config stage.json`` and makes one or more *units*: the
@@ -15,6 +16,7 @@ every other stage has exactly one.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import enum
 import hashlib
@@ -132,6 +134,21 @@ class UnitConfig:
     key: str
     params: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Input] = field(default_factory=dict)
+    role: str = ""
+    """What later stages call what is made here; enters no key."""
+
+
+@dataclass(frozen=True)
+class LaterUnit:
+    """A piece of work that follows. Its key is known once there is an input for everything that it needs."""
+
+    stage: StageName
+    name: str
+    params: Mapping[str, Any]
+    needs: tuple[str, ...]
+    """The roles of its inputs."""
+    role: str
+    """What later stages call what it makes."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +165,10 @@ class StageConfig:
     units: tuple[UnitConfig, ...]
     runtime: Mapping[str, Any] = field(default_factory=dict)
     """How, not what: processes, devices, the server's address. Enters no key."""
+    later: tuple[LaterUnit, ...] = ()
+    """What follows this stage, in order: a program looks up which of it is on the volume already and reports it."""
+    known: Mapping[str, Input] = field(default_factory=dict)
+    """By role, what stages before this one made, for `later`."""
     version: int = CONTRACT_VERSION
 
     def to_json(self) -> str:
@@ -171,8 +192,13 @@ class StageConfig:
                 key=unit["key"],
                 params=unit["params"],
                 inputs={role: Input(**item) for role, item in unit["inputs"].items()},
+                role=unit["role"],
             )
             for unit in data["units"]
+        )
+        later = (
+            LaterUnit(StageName(unit["stage"]), unit["name"], unit["params"], tuple(unit["needs"]), unit["role"])
+            for unit in data["later"]
         )
         return cls(
             stage=StageName(data["stage"]),
@@ -181,6 +207,8 @@ class StageConfig:
             attempt=data["attempt"],
             units=units,
             runtime=data["runtime"],
+            later=tuple(later),
+            known={role: Input(**item) for role, item in data["known"].items()},
         )
 
 
@@ -251,6 +279,61 @@ class StageResult:
         data["stage"] = StageName(data["stage"])
         data["files"] = tuple(FileEntry(**entry) for entry in data["files"])
         return cls(**data)
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+MAX_REPORT_BYTES = 4096
+"""Kubernetes keeps so much of a container's termination message
+(https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/)."""
+
+UNITS_PER_PROGRAM = 16
+"""At most so many units are given to one program by an edge that reads reports."""
+
+MAX_NUMBERS = 20
+_MAX_NUMBER_NAME = 24
+_MAX_MESSAGE = 1800
+_MAX_HINT = 600
+_KEY_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """That a unit of work is on the volume."""
+
+    key: str
+    """The first 16 digits of its key: of the key in stage.json, for `fetch` as well."""
+    digest: str
+    """sha256 of what was made, in hexadecimal digits."""
+    bytes: int
+    cached: bool = False
+    """It was there before the program began."""
+    version: str = ""
+    """`fetch` only: the version of the source that was found (64 hexadecimal digits)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a program tells at its end: what there is now, figures, and why it failed if it did.
+
+    It travels as the termination message of a container, so it never exceeds :data:`MAX_REPORT_BYTES`: there are at
+    most :data:`UNITS_PER_PROGRAM` units of its own and as many later ones, digests are written in base 64, and a
+    failure's sentences are cut (they are whole in ``failure.json`` and in the log). Nothing else is ever cut.
+    """
+
+    units: tuple[UnitReport, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """At most 20 of the stage's figures."""
+    failure: Failure | None = None
+
+    def to_json(self) -> str:
+        """Return the text of the report."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read a report; errors as :meth:`StageConfig.from_json`."""
+        raise NotImplementedError
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
