@@ -1,0 +1,515 @@
+"""The operator's one decision: from a FineTuneJob, its status and what is on the cluster to what is done next.
+
+:func:`decide` is pure and level-triggered. It is called whenever anything changed, starts from what its last answer
+left in the status, takes in what ended since, plans, and returns the whole next status with the actions that lead on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.settings import Settings
+from tunesmith.core import retries
+from tunesmith.core.manifests import Child, ManifestError, child_manifests, child_name
+from tunesmith.core.model import Plan, PlannedStage, StageState
+from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase
+from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
+from tunesmith.core.record import ACTIVE, StageRecord, State, UnitRecord, as_result, read_records
+from tunesmith.core.times import to_time
+from tunesmith_stages.contract import RECIPES, UNITS_PER_PROGRAM, Input, Report, StageName, StageResult, UnitReport
+
+INPUT_LOST = "InputLost"
+"""Reason with which a stage says that what the operator believes of earlier stages is not on the volume."""
+_DELETION_POLL = 2.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The FineTuneJob that is decided about."""
+
+    job: FineTuneJob
+    uid: str
+    namespace: str
+    generation: int
+    status: Mapping[str, Any]
+    retry: str = ""
+    """Value of the annotation that asks for another try."""
+    refresh: str = ""
+    """Value of the annotation that asks to look at the sources again."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is besides it."""
+
+    jobs: tuple[ObservedJob, ...] = ()
+    """Its child Jobs."""
+    made_elsewhere: Callable[[Iterable[str]], Mapping[str, str]] = lambda _keys: {}
+    """Tells, by key, which other FineTuneJob of this namespace makes a unit now."""
+    obstacle: tuple[str, str] | None = None
+    """Reason and sentence if the job must not go on as it is written: an unknown server, a name that is taken."""
+    save_seconds: int = 0
+    """Longest time that the running training took to save a checkpoint, as its log tells."""
+
+
+@dataclass
+class Draft:
+    """What one decision works on; lives no longer than that."""
+
+    subject: Subject
+    world: World
+    settings: Settings
+    now: datetime
+    records: dict[StageName, StageRecord]
+    pins: dict[str, tuple[str, str]]
+    """By unit of `fetch`: the source's version, and the digest of the spec that it was found for."""
+    image: str
+    recipes: Mapping[StageName, int]
+    plan: Plan
+    rehearsed: bool = False
+    create: tuple[dict[str, Any], ...] = ()
+    """Kubernetes objects to be created, in this order."""
+    delete: tuple[str, ...] = ()
+    wake_after: float | None = None
+    waits_for: tuple[str, str] | None = None
+    """Reason and sentence if nothing can be started although something is to be done."""
+    stalled: tuple[str, str] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is done that is wanted."""
+        return self.plan.next is None or (self.subject.job.spec.dry_run and self.rehearsed)
+
+    def wake(self, seconds: float) -> None:
+        """Ask to be called again after `seconds` at the latest."""
+        self.wake_after = seconds if self.wake_after is None else min(self.wake_after, seconds)
+
+
+def is_settled(subject: Subject) -> bool:
+    """Tell whether a job ended well as it is written now: then it is never planned again."""
+    status = subject.status
+    succeeded = any(
+        item.get("type") == "Succeeded" and item.get("status") == "True" for item in status.get("conditions") or ()
+    )
+    return (
+        succeeded
+        and status.get("observedGeneration") == subject.generation
+        and status.get("refresh", "") == subject.refresh
+    )
+
+
+def decide(subject: Subject, world: World, settings: Settings, now: datetime) -> Draft:
+    """Return what is to be done, and what the status must say then (``core.conditions.next_status`` writes it)."""
+    draft = _open(subject, world, settings, now)
+    _take_in(draft)
+    _stop_unwanted(draft)
+    if world.obstacle is not None:
+        draft.stalled = world.obstacle
+    elif subject.job.spec.suspend:
+        draft.waits_for = ("Suspended", "`spec.suspend` is true")
+    elif not draft.finished:
+        _go_on(draft)
+    _close(draft)
+    return draft
+
+
+# --- where the last decision left off --------------------------------------------------------------------------------
+
+
+def _open(subject: Subject, world: World, settings: Settings, now: datetime) -> Draft:
+    status = subject.status
+    records = read_records(status)
+    asked_again = status.get("retry", "") != subject.retry
+    edited = status.get("observedGeneration") != subject.generation
+    if asked_again or edited:
+        records = {name: retries.forgive(record) for name, record in records.items()}
+    specs = source_specs(subject.job)
+    pins = {
+        item["name"]: (str(item.get("version", "")), str(item.get("spec", "")))
+        for item in status.get("sources") or ()
+        if isinstance(item, Mapping) and item.get("spec") == specs.get(item.get("name", ""))
+    }
+    if status.get("refresh", "") != subject.refresh:
+        pins = {}
+        records[StageName.FETCH] = replace(records[StageName.FETCH], units=(), state=State.WAITING)
+    running = any(record.state in ACTIVE for record in records.values())
+    fresh = not status.get("image") or ((asked_again or edited) and not running)
+    stamped = {} if fresh else status.get("recipes") or {}
+    draft = Draft(
+        subject,
+        world,
+        settings,
+        now,
+        records,
+        pins,
+        image=settings.stage_image if fresh else str(status["image"]),
+        recipes={name: int(stamped.get(name, RECIPES[name])) for name in StageName},
+        plan=Plan(subject.job.metadata.name, ()),
+    )
+    _plan(draft)
+    return draft
+
+
+def _plan(draft: Draft) -> None:
+    versions = {name: version for name, (version, _) in draft.pins.items()}
+    kinds = source_kinds(draft.subject.job)
+    results: dict[str, StageResult] = {
+        unit.key: as_result(record.name, unit, kinds.get(unit.name, ""))
+        for record in draft.records.values()
+        for unit in record.units
+    }
+    job, recipes = draft.subject.job, draft.recipes
+    draft.plan = plan(job, results, source_versions=versions, recipes=recipes)
+    gate = draft.records[StageName.REHEARSE]
+    wanted = tuple(unit.key for unit in draft.plan.stage(StageName.REHEARSE).units)
+    draft.rehearsed = gate.state is State.SUCCEEDED and gate.keys == wanted
+    if draft.rehearsed:
+        draft.plan = plan(job, results, source_versions=versions, recipes=recipes, rehearsed=True)
+
+
+# --- what ended since ------------------------------------------------------------------------------------------------
+
+
+def _take_in(draft: Draft) -> None:
+    """Take in what child Jobs came to, until nothing new follows from it."""
+    before = None
+    while before != (draft.records, draft.pins):
+        before = (dict(draft.records), dict(draft.pins))
+        for stage in draft.plan.stages:
+            _adopt(draft, stage)
+            _take_in_job(draft, stage)
+        _match_reports(draft)
+        _plan(draft)
+
+
+def _adopt(draft: Draft, stage: PlannedStage) -> None:
+    """Take a child Job of what is wanted for the stage's own that the status does not know of.
+
+    The operator died between creating it and saying so, or the status was lost.
+    """
+    record = draft.records[stage.name]
+    wanted, missing = {unit.key for unit in stage.units}, {unit.key for unit in stage.missing}
+    for job in draft.world.jobs:
+        known = job.keys == record.keys and job.attempt <= record.attempts
+        stale = job.phase is Phase.DELETING or (job.phase is Phase.FAILED and record.attempts > 0)
+        if job.stage is not stage.name or job.lookup or known or stale:
+            continue
+        if missing.intersection(job.keys) and set(job.keys) <= wanted and not (record.state in ACTIVE and _named(draft, record.job)):
+            again = job.keys == record.keys
+            base = record if again else retries.reset(record, job.keys)
+            record = replace(base, job=job.name, attempts=job.attempt, state=State.PENDING, started=job.started)
+            draft.records[stage.name] = record
+
+
+def _named(draft: Draft, name: str, *, lookup: bool = False) -> ObservedJob | None:
+    return next((job for job in draft.world.jobs if job.name == name and job.lookup is lookup), None)
+
+
+def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
+    record = draft.records[stage.name]
+    if record.state not in ACTIVE:
+        return
+    job = _named(draft, record.job)
+    if record.state is State.UNKNOWN or job is None:
+        draft.records[stage.name] = _settle(draft, record)
+        return
+    if job.phase is Phase.SUCCEEDED:
+        draft.records[stage.name] = _succeeded(record, job)
+    elif job.phase is Phase.FAILED:
+        draft.records[stage.name] = _failed(draft, record, job)
+    elif job.phase is Phase.DELETING:
+        draft.records[stage.name] = retries.interrupted(record, job, draft.now, "its Job was deleted")
+        draft.wake(_DELETION_POLL)
+    else:
+        state = State.RUNNING if job.phase is Phase.RUNNING else State.PENDING
+        started = job.started if state is State.RUNNING else record.started
+        waiting = job.waiting if state is State.PENDING and job.waiting != NOTHING_YET else None
+        draft.records[stage.name] = replace(
+            record,
+            state=state,
+            started=started,
+            reason=waiting.reason if waiting else "",
+            message=waiting.message[:1024] if waiting else "",
+            hint="",
+            save_seconds=max(record.save_seconds, draft.world.save_seconds)
+            if stage.name is StageName.TRAIN
+            else record.save_seconds,
+        )
+
+
+def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
+    if job.report is None:
+        return replace(record, state=State.UNKNOWN, reason="ReportLost", message="its Pod is gone; it is looked up")
+    return replace(
+        record,
+        state=State.SUCCEEDED,
+        started=job.started,
+        finished=job.finished,
+        reason="",
+        message="",
+        hint="",
+        exit_code=None,
+        failures=0,
+        next_attempt="",
+        cached=bool(job.report.units) and all(unit.cached for unit in job.report.units),
+        numbers={name: f"{value:.6g}" for name, value in sorted(job.report.numbers.items())},
+    )
+
+
+def _failed(draft: Draft, record: StageRecord, job: ObservedJob) -> StageRecord:
+    assert job.failure is not None  # noqa: S101 - observe gives every failed Job a cause
+    if job.interrupted:
+        return retries.interrupted(record, job, draft.now, job.failure.message)
+    if job.failure.reason == INPUT_LOST:
+        _forget_before(draft, record.name)
+        return retries.to_be_tried_again(record, job, job.failure, draft.now)
+    return retries.failed(record, job, job.failure, draft.now)
+
+
+def _forget_before(draft: Draft, stage: StageName) -> None:
+    """Forget the results of earlier stages: they are not on the volume. Each is looked at again."""
+    order = list(StageName)
+    for name in order[: order.index(stage)]:
+        draft.records[name] = replace(retries.forgive(draft.records[name]), units=(), state=State.WAITING)
+    draft.pins.clear()
+
+
+def _settle(draft: Draft, record: StageRecord) -> StageRecord:
+    """Find out what came of a Job that left no report: by the Job that looks it up, which is created if need be."""
+    if record.name is StageName.REHEARSE:  # it leaves nothing on the volume
+        return replace(record, state=State.WAITING, reason="", message="")
+    lookup = next(
+        (
+            job
+            for job in draft.world.jobs
+            if job.lookup and job.stage is record.name and job.keys == record.keys and job.attempt == record.attempts
+        ),
+        None,
+    )
+    if lookup is None or lookup.phase not in {Phase.SUCCEEDED, Phase.FAILED}:
+        return replace(record, state=State.UNKNOWN, reason="ReportLost", message="its Pod is gone; it is looked up")
+    if lookup.report is not None and len(lookup.report.units) >= len(record.keys):
+        return replace(_succeeded(record, lookup), cached=False)
+    return replace(record, state=State.WAITING, reason="ResultLost", message="it ended, but its result is not there")
+
+
+def _match_reports(draft: Draft) -> None:
+    """Remember every unit of the plan that a report of a current Job tells of, made by that Job or found by it."""
+    reported = _reports(draft)
+    if not reported:
+        return
+    specs = source_specs(draft.subject.job)
+    for stage in draft.plan.stages:
+        record = draft.records[stage.name]
+        if stage.name is StageName.REHEARSE:
+            continue
+        if stage.name is StageName.FETCH:
+            _match_sources(draft, stage, specs)
+            continue
+        found = [
+            UnitRecord(unit.name, unit.key, said.digest, said.bytes)
+            for unit in stage.missing
+            if (said := reported.get(unit.key[:16])) is not None
+        ]
+        if found:
+            draft.records[stage.name] = _with_units(record, found, stage)
+
+
+def _reports(draft: Draft) -> dict[str, UnitReport]:
+    """Return, by the beginning of the key, what Jobs that the record knows of have reported."""
+    ended = [record for record in draft.records.values() if record.state is State.SUCCEEDED]
+    reports = [report for record in ended if (report := _report_of(draft, record)) is not None]
+    return {unit.key: unit for report in reports for unit in report.units}
+
+
+def _report_of(draft: Draft, record: StageRecord) -> Report | None:
+    """Return what the newest attempt of a stage has reported, or what was looked up in its place."""
+    wanted = (record.name, record.keys, record.attempts)
+    jobs = [job for job in draft.world.jobs if (job.stage, job.keys, job.attempt) == wanted and job.report is not None]
+    return min(jobs, key=lambda job: job.lookup).report if jobs else None
+
+
+def _match_sources(draft: Draft, stage: PlannedStage, specs: Mapping[str, str]) -> None:
+    """Pin the sources whose version the newest `fetch` has reported, and remember where they lie."""
+    record = draft.records[StageName.FETCH]
+    report = _report_of(draft, record)
+    if record.state is not State.SUCCEEDED or report is None:
+        return
+    said = {unit.key: unit for unit in report.units}
+    asked = {unit.name: unit for unit in stage.missing if unit.key in record.keys}
+    fresh = {name: said[unit.key[:16]] for name, unit in asked.items() if unit.key[:16] in said}
+    if not fresh:
+        return
+    for name, unit in fresh.items():
+        draft.pins[name] = (unit.version, specs[name])
+    versions = {name: version for name, (version, _) in draft.pins.items()}
+    resolved = plan(draft.subject.job, {}, source_versions=versions, recipes=draft.recipes).stage(StageName.FETCH)
+    found = [
+        UnitRecord(unit.name, unit.key, fresh[unit.name].digest, fresh[unit.name].bytes, fresh[unit.name].version)
+        for unit in resolved.units
+        if unit.name in fresh
+    ]
+    draft.records[StageName.FETCH] = _with_units(record, found, resolved)
+
+
+def _with_units(record: StageRecord, found: Iterable[UnitRecord], stage: PlannedStage) -> StageRecord:
+    units = {unit.key: unit for unit in (*record.units, *found)}
+    complete = all(unit.key in units for unit in stage.units)
+    record = replace(record, units=tuple(units.values()))
+    if complete and record.state not in {State.SUCCEEDED, *ACTIVE}:
+        return replace(record, state=State.SUCCEEDED, cached=True, reason="", message="", hint="", next_attempt="")
+    return record
+
+
+# --- what is to be done ----------------------------------------------------------------------------------------------
+
+
+def _stop_unwanted(draft: Draft) -> None:
+    """Delete child Jobs that make what is not wanted any more; everything, if the job is suspended.
+
+    Where the keys of a stage are not known (an earlier stage has changed), what runs goes on until they are.
+    """
+    unwanted = []
+    for job in draft.world.jobs:
+        if job.phase not in {Phase.PENDING, Phase.RUNNING, Phase.QUEUED}:
+            continue
+        stage = draft.plan.stage(job.stage)
+        wanted = {unit.key for unit in stage.missing}
+        outdated = bool(stage.units) and not set(job.keys) <= wanted
+        if outdated or draft.subject.job.spec.suspend:
+            unwanted.append(job.name)
+            record = draft.records[job.stage]
+            if record.job == job.name and record.state in ACTIVE:
+                draft.records[job.stage] = retries.interrupted(record, job, draft.now, "it is not wanted any more")
+    draft.delete = tuple(unwanted)
+
+
+def _go_on(draft: Draft) -> None:
+    """Start the next stage, or say why not."""
+    stage = draft.plan.next
+    assert stage is not None  # noqa: S101 - the caller asked
+    units = stage.missing[:UNITS_PER_PROGRAM]
+    stage = replace(stage, missing=units)
+    keys = tuple(unit.key for unit in units)
+    record = draft.records[stage.name]
+    if record.keys != keys:
+        if record.state in {State.PENDING, State.RUNNING}:
+            return  # what runs makes a part of it, or is about to be deleted
+        record = retries.reset(record, keys)
+        draft.records[stage.name] = record
+    if record.state is State.FAILED:
+        draft.stalled = (record.reason, f"{record.message} {record.hint}".strip())
+        return
+    if record.state in {State.PENDING, State.RUNNING}:
+        return
+    if record.state is State.UNKNOWN:
+        _look_up(draft, stage, record)
+        return
+    if (due := to_time(record.next_attempt)) is not None and due > draft.now:
+        draft.wake((due - draft.now).total_seconds())
+        return
+    if any(job.stage is stage.name and job.keys == keys and job.phase is Phase.DELETING for job in draft.world.jobs):
+        draft.wake(_DELETION_POLL)
+        draft.waits_for = ("Stopping", "the Job before it is still ending")
+        return
+    others = sorted(set(draft.world.made_elsewhere(keys).values()))
+    if others:
+        draft.waits_for = ("MadeElsewhere", f"FineTuneJob {others[0]} makes the same now; its result is used")
+        draft.wake(10)
+        return
+    _start(draft, stage, record)
+
+
+def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
+    deadline = draft.subject.job.spec.active_deadline_seconds if stage.name is StageName.TRAIN else None
+    if deadline is not None and record.elapsed >= deadline:
+        draft.records[stage.name] = retries.out_of_time(record, deadline)
+        draft.stalled = (draft.records[stage.name].reason, draft.records[stage.name].message)
+        return
+    there = [job.attempt for job in draft.world.jobs if job.stage is stage.name and job.keys == record.keys]
+    attempt = max(record.attempts, *there, 0) + 1 if there else record.attempts + 1
+    child = _child(
+        draft,
+        stage,
+        attempt,
+        deadline=None if deadline is None else max(1, deadline - record.elapsed),
+        grace=retries.grace_seconds(record.save_seconds) if stage.name is StageName.TRAIN else None,
+    )
+    try:
+        draft.create = child_manifests(child, draft.settings)
+    except ManifestError as error:
+        draft.stalled = (error.reason, f"{error.message}. {error.hint}")
+        return
+    draft.records[stage.name] = replace(
+        record,
+        state=State.PENDING,
+        job=child_name(child),
+        attempts=attempt,
+        started="",
+        finished="",
+        next_attempt="",
+        reason="",
+        message="",
+        hint="",
+        exit_code=None,
+        cached=False,
+    )
+
+
+def _look_up(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
+    child = _child(draft, stage, record.attempts, lookup=True)
+    if _named(draft, child_name(child), lookup=True) is None:
+        draft.create = child_manifests(child, draft.settings)
+
+
+def _child(
+    draft: Draft,
+    stage: PlannedStage,
+    attempt: int,
+    *,
+    deadline: int | None = None,
+    grace: int | None = None,
+    lookup: bool = False,
+) -> Child:
+    subject = draft.subject
+    return Child(
+        job=subject.job,
+        uid=subject.uid,
+        namespace=subject.namespace,
+        stage=stage,
+        attempt=attempt,
+        later=later_units(subject.job, stage.name),
+        known=known_inputs(draft),
+        image=draft.image,
+        deadline=deadline,
+        grace=grace,
+        lookup=lookup,
+    )
+
+
+def known_inputs(draft: Draft) -> dict[str, Input]:
+    """Return, by role, everything that has a result."""
+    kinds = source_kinds(draft.subject.job)
+    found = {unit.key: (record.name, unit) for record in draft.records.values() for unit in record.units}
+    return {
+        unit.role: as_result(*found[unit.key], kinds.get(unit.name, "")).as_input()
+        for stage in draft.plan.stages
+        for unit in stage.units
+        if unit.key in found and unit.role
+    }
+
+
+def _close(draft: Draft) -> None:
+    """Make the record say what the plan says: a stage is done if its results are there, and no others are kept."""
+    for stage in draft.plan.stages:
+        record = draft.records[stage.name]
+        if stage.units and stage.name is not StageName.REHEARSE:
+            keys = {unit.key for unit in stage.units}
+            record = replace(record, units=tuple(unit for unit in record.units if unit.key in keys))
+        if stage.state is StageState.DONE and record.state is not State.SUCCEEDED:
+            record = replace(record, state=State.SUCCEEDED, reason="", message="", hint="", next_attempt="")
+        draft.records[stage.name] = record

@@ -1,0 +1,99 @@
+"""What becomes of a stage that ended without its result: tried again at once, later, or not before somebody acts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from tunesmith.core.observe import ObservedJob
+from tunesmith.core.record import StageRecord, State
+from tunesmith.core.times import seconds_between, to_text
+from tunesmith_stages.contract import FAILURE_CLASSES, Failure
+
+FIRST_DELAY = 10
+"""Seconds until a stage is tried again after its first failure; doubled with each one."""
+LONGEST_DELAY = 300
+_SHORT_LIVED = 30
+"""Seconds; what is interrupted sooner than this waits before it starts again."""
+
+DEFAULT_GRACE = 300
+"""Seconds that a training gets to end, as long as it is not known how long the saving of a checkpoint takes."""
+_SHORTEST_GRACE = 60
+_MOST = 86_400
+
+
+def reset(record: StageRecord, keys: tuple[str, ...]) -> StageRecord:
+    """Return the record of a stage that is to make something else now."""
+    return replace(StageRecord(record.name, units=record.units), keys=keys)
+
+
+def forgive(record: StageRecord) -> StageRecord:
+    """Return a record whose failures are forgotten, because somebody edited the job or asked for another try."""
+    if record.state is State.FAILED or record.next_attempt:
+        return replace(record, state=State.WAITING, failures=0, next_attempt="", reason="", message="", hint="")
+    return record
+
+
+def interrupted(record: StageRecord, job: ObservedJob, now: datetime, why: str) -> StageRecord:
+    """Return the record of a stage that was ended from outside: it is tried again, and this one is not counted."""
+    lasted = seconds_between(job.started, job.finished or to_text(now))
+    wait = FIRST_DELAY if job.started and lasted < _SHORT_LIVED else 0
+    return replace(
+        record,
+        state=State.WAITING,
+        elapsed=record.elapsed + lasted,
+        finished=job.finished,
+        reason="Interrupted",
+        message=why[:1024],
+        hint="",
+        next_attempt=to_text(now + timedelta(seconds=wait)) if wait else "",
+    )
+
+
+def failed(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
+    """Return the record of a stage that failed: to be tried again if its class of failure may pass."""
+    if FAILURE_CLASSES[failure.code].retry:
+        return to_be_tried_again(record, job, failure, now)
+    return replace(_with_failure(record, job, failure), state=State.FAILED)
+
+
+def to_be_tried_again(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
+    """Return the record of a stage whose failure may pass: it waits, longer each time."""
+    delay = min(FIRST_DELAY * 2 ** min(record.failures, 10), LONGEST_DELAY)
+    return replace(
+        _with_failure(record, job, failure),
+        state=State.WAITING,
+        failures=record.failures + 1,
+        next_attempt=to_text(now + timedelta(seconds=delay)),
+    )
+
+
+def _with_failure(record: StageRecord, job: ObservedJob, failure: Failure) -> StageRecord:
+    return replace(
+        record,
+        elapsed=record.elapsed + seconds_between(job.started, job.finished),
+        started=job.started,
+        finished=job.finished,
+        reason=failure.reason,
+        message=failure.message,
+        hint=failure.hint,
+        exit_code=int(failure.code),
+    )
+
+
+def out_of_time(record: StageRecord, deadline: int) -> StageRecord:
+    """Return the record of a training that has used up the time that it was given."""
+    return replace(
+        record,
+        state=State.FAILED,
+        reason="DeadlineExceeded",
+        message=f"the training has taken the {deadline} s that `activeDeadlineSeconds` allows.",
+        hint="Raise `spec.activeDeadlineSeconds`: the training goes on from its newest checkpoint.",
+    )
+
+
+def grace_seconds(save_seconds: int) -> int:
+    """Return how long a training gets to end in order, from the longest time that a checkpoint took to be saved."""
+    if not save_seconds:
+        return DEFAULT_GRACE
+    return min(max(_SHORTEST_GRACE, 2 * save_seconds + 30), _MOST)

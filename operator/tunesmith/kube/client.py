@@ -1,0 +1,138 @@
+"""The real cluster, by the asyncio client of the `kubernetes` package.
+
+Objects stay plain JSON: the client's typed models would cost several times the CPU time of the request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.exceptions import ApiException
+
+from tunesmith.api.keys import FIELD_MANAGER
+from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Object, Resource
+
+_TIMEOUT = 30.0
+_PAGE = 500
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[KubeCluster]:
+    """Connect with the Pod's own credentials, or with a kubeconfig outside of a cluster.
+
+    Raises:
+        kubernetes.config.ConfigException: there are neither.
+    """
+    configuration = Configuration()
+    try:
+        config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    configuration.retries = 0  # what is tried again, and when, is for the work queue to say
+    async with ApiClient(configuration) as client:
+        yield KubeCluster(client)
+
+
+class KubeCluster:
+    """Implements :class:`tunesmith.kube.cluster.Cluster`."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self.client = client
+        self.requests = 0
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """Return an object, or None if it is not there."""
+        try:
+            return await self._object("GET", _path(resource, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def find(
+        self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        """Return the objects of one namespace, or of all, that match the selectors."""
+        items: list[Object] = []
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(_PAGE), "continue": ""}
+        while True:
+            page = await self._object("GET", _path(resource, namespace), {k: v for k, v in query.items() if v})
+            items += page.get("items") or []
+            query["continue"] = page["metadata"].get("continue") or ""
+            if not query["continue"]:
+                return items
+
+    async def create(self, item: Object) -> Object:
+        """Create an object and return it as the server made it."""
+        resource = BY_KIND[item["kind"]]
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._object("POST", _path(resource, item["metadata"]["namespace"]), query, item)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, foreground: bool = False) -> None:
+        """Delete an object, if it is there."""
+        policy = "Foreground" if foreground else "Background"
+        try:
+            await self._object("DELETE", _path(resource, namespace, name), {"propagationPolicy": policy})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def replace_status(self, item: Object) -> Object:
+        """Write the status of an object that was read before; refused if it has changed since."""
+        meta = item["metadata"]
+        path = _path(BY_KIND[item["kind"]], meta["namespace"], meta["name"]) + "/status"
+        return await self._object("PUT", path, {"fieldManager": FIELD_MANAGER}, item)
+
+    async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:
+        """Return the last lines that a Pod's only container wrote."""
+        query = {"tailLines": str(lines), "limitBytes": "65536"}
+        return (await self._request("GET", _path(PODS, namespace, pod) + "/log", query)).decode("utf-8", "replace")
+
+    async def _object(
+        self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None
+    ) -> Object:
+        made: Object = json.loads(await self._request(method, path, query, body))
+        return made
+
+    async def _request(
+        self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None
+    ) -> bytes:
+        self.requests += 1
+        url = f"{self.client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        await self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        try:
+            answer = await self.client.call_api(method, url, headers, body, _request_timeout=_TIMEOUT)
+            data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+        except ApiException as error:
+            raise _refused(error.status or 0, error.body, str(error.reason)) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, type(error).__name__, str(error)) from error
+        if not 200 <= answer.status < 300:
+            raise _refused(answer.status, data, str(answer.reason))
+        return data
+
+
+def _refused(status: int, body: Any, reason: str) -> ApiError:
+    try:
+        said = json.loads(body)
+        return ApiError(status, str(said.get("reason", reason)), str(said.get("message", "")))
+    except (ValueError, TypeError, AttributeError):
+        return ApiError(status, reason, str(body)[:200])
+
+
+def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:
+    parts = [resource.base]
+    if namespace:
+        parts += ["namespaces", quote(namespace, safe="")]
+    parts.append(resource.plural)
+    if name:
+        parts.append(quote(name, safe=""))
+    return "/".join(parts)

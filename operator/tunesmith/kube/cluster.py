@@ -1,0 +1,90 @@
+"""What the operator asks of a cluster. Everything that it reads or writes there goes through :class:`Cluster`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Object = dict[str, Any]
+"""A Kubernetes object, as JSON holds it."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of object and where the API has it."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    @property
+    def base(self) -> str:
+        """Path below which the API has this kind's group and version."""
+        return f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
+
+
+FINETUNEJOBS = Resource("tunesmith.dev/v1alpha1", "FineTuneJob", "finetunejobs")
+JOBS = Resource("batch/v1", "Job", "jobs")
+PODS = Resource("v1", "Pod", "pods")
+CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
+SERVICES = Resource("v1", "Service", "services")
+EVENTS = Resource("v1", "Event", "events")
+
+BY_KIND: Mapping[str, Resource] = {
+    item.kind: item for item in (FINETUNEJOBS, JOBS, PODS, CONFIG_MAPS, SERVICES, EVENTS)
+}
+
+
+class ApiError(Exception):
+    """The API server refused a request, or could not be asked.
+
+    Attributes:
+        status: HTTP status; 0 if there was no answer.
+        reason: Kubernetes' word for it, such as ``AlreadyExists``.
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+
+    @property
+    def exists(self) -> bool:
+        """An object of that name is there already."""
+        return self.reason == "AlreadyExists"
+
+    @property
+    def conflict(self) -> bool:
+        """The object was changed since it was read."""
+        return self.status == 409 and not self.exists
+
+    @property
+    def gone(self) -> bool:
+        """The object, or the namespace that it should go into, is not there or on its way out."""
+        ending = self.status == 403 and "being terminated" in str(self)
+        return self.status == 404 or ending
+
+
+class Cluster(Protocol):
+    """A Kubernetes cluster. All methods raise :class:`ApiError`."""
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """Return an object, or None if it is not there."""
+
+    async def find(
+        self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        """Return the objects of one namespace, or of all, that match the selectors."""
+
+    async def create(self, item: Object) -> Object:
+        """Create an object and return it as the server made it."""
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, foreground: bool = False) -> None:
+        """Delete an object, if it is there. `foreground`: it stays until what it owns is gone."""
+
+    async def replace_status(self, item: Object) -> Object:
+        """Write the status of an object that was read before; refused if it has changed since."""
+
+    async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:
+        """Return the last lines that a Pod's only container wrote."""

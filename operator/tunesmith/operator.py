@@ -1,0 +1,330 @@
+"""The operator's process: waits for the Lease, fills the cache, and works until it loses the Lease or is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import platform
+import secrets
+import signal
+import time
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import kopf
+from kubernetes.aio.leaderelection.electionconfig import Config
+from kubernetes.aio.leaderelection.leaderelection import LeaderElection
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+from tunesmith import metrics
+from tunesmith.api import keys
+from tunesmith.api.settings import Settings
+from tunesmith.core.conditions import Note
+from tunesmith.core.times import to_text
+from tunesmith.handlers import make_registry
+from tunesmith.kube.cache import Cache, Key
+from tunesmith.kube.client import KubeCluster, connect
+from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Object
+from tunesmith.queue import WorkQueue
+from tunesmith.reconcile import Reconciler
+from tunesmith.serve import serve
+
+log = logging.getLogger(__name__)
+
+_LEASE_SECONDS, _RENEW_SECONDS, _RETRY_SECONDS = 15, 10, 2
+_RESYNC_SECONDS = 300
+_STUCK_SECONDS = 300
+"""A worker that has one FineTuneJob for so long hangs."""
+_MOST_NOTES = 1000
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, cluster: KubeCluster, settings: Settings) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._cache = Cache()
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self._notes: asyncio.Queue[tuple[Object, Note]] = asyncio.Queue(_MOST_NOTES)
+        self._busy: dict[int, float] = {}
+        self._leads = False
+        self._synced = 0.0
+        self._reconciler = Reconciler(
+            cluster, self._cache, settings, now=lambda: datetime.now(UTC), tell=self._take_note
+        )
+
+    # --- probes
+
+    def unhealthy(self) -> str | None:
+        """Return what is wrong with this process that a restart would mend."""
+        stuck = [since for since in self._busy.values() if time.monotonic() - since > _STUCK_SECONDS]
+        if stuck:
+            return f"{len(stuck)} worker(s) have hung for more than {_STUCK_SECONDS} s"
+        if self._leads and self._synced and time.monotonic() - self._synced > 3 * _RESYNC_SECONDS:
+            return "the cluster could not be listed for a long time"
+        return None
+
+    def unready(self) -> str | None:
+        """Return why this replica cannot do its part: work if it leads, else stand by."""
+        if self._leads and not self._synced:
+            return "the cache is being filled"
+        return None
+
+    # --- the work
+
+    async def lead(self) -> None:
+        """Work as the one active replica, until SIGTERM or until cancelled."""
+        self._leads = True
+        metrics.LEADER.set(1)
+        log.info("leading; filling the cache")
+        await self._first_sync()
+        log.info("the cache holds %d FineTuneJobs", len(self._cache.finetunejobs))
+        await self._work_until_stopped()
+
+    async def _work_until_stopped(self) -> None:
+        namespaces = list(self._settings.watch_namespaces)
+        beside = [self._queue.run_timers(), self._resync(), self._post_notes()]
+        beside += [self._work(number) for number in range(self._settings.workers)]
+        stream = kopf.operator(  # ends at SIGTERM
+            registry=make_registry(self._cache, self._queue),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+        )
+        tasks = [asyncio.create_task(item) for item in (*beside, stream)]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _first_sync(self) -> None:
+        while True:
+            try:
+                await self._sync()
+            except ApiError as error:
+                log.warning("the cluster could not be listed yet: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def _sync(self) -> None:
+        lists = []
+        for resource, labels in ((FINETUNEJOBS, ""), (JOBS, keys.UID_LABEL), (PODS, keys.UID_LABEL)):
+            items: list[Object] = []
+            for namespace in self._settings.watch_namespaces or (None,):
+                items += await self._cluster.find(resource, namespace, labels=labels)
+            lists.append(items)
+        for key in self._cache.replace(*lists):
+            self._queue.add(key)
+        self._synced = time.monotonic()
+        metrics.SYNCED.set_to_current_time()
+        self._count_jobs()
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(_RESYNC_SECONDS)
+            try:
+                await self._sync()
+            except ApiError as error:
+                log.warning("the cluster could not be listed: %s", error)
+
+    def _count_jobs(self) -> None:
+        metrics.JOBS.clear()
+        for item in self._cache.finetunejobs.values():
+            conditions = (item.get("status") or {}).get("conditions") or ()
+            reason = next((c.get("reason", "") for c in conditions if c.get("type") == "Ready"), "New")
+            metrics.JOBS.labels(reason).inc()
+
+    async def _work(self, number: int) -> None:
+        while True:
+            key = await self._queue.get()
+            metrics.QUEUE_DEPTH.set(len(self._queue))
+            began = self._busy[number] = time.monotonic()
+            failed = await self._look_at(key)
+            del self._busy[number]
+            metrics.RECONCILE_SECONDS.observe(time.monotonic() - began)
+            delay = self._queue.done(key, failed=failed)
+            if failed:
+                log.debug("tried again in %.1f s", delay, extra=_about(key))
+
+    async def _look_at(self, key: Key) -> bool:
+        """Bring a FineTuneJob a step further; tell whether that failed."""
+        try:
+            wake = await self._reconciler.reconcile(key)
+        except ApiError as error:
+            metrics.API_ERRORS.labels(str(error.status)).inc()
+            metrics.RECONCILES.labels("refused").inc()
+            log.warning("the API server refuses: %s", error, extra=_about(key))
+            return True
+        except Exception:  # one job that cannot be handled must not end the others
+            metrics.RECONCILES.labels("error").inc()
+            log.exception("reconciling failed", extra=_about(key))
+            return True
+        metrics.RECONCILES.labels("ok").inc()
+        if key not in self._cache.finetunejobs:
+            self._queue.forget(key)
+        elif wake == 0:
+            self._queue.add(key)
+        elif wake is not None:
+            self._queue.add_after(key, wake)
+        return False
+
+    # --- events
+
+    def _take_note(self, item: Object, note: Note) -> None:
+        with suppress(asyncio.QueueFull):  # Events are for people; the status is the record
+            self._notes.put_nowait((item, note))
+
+    async def _post_notes(self) -> None:
+        while True:
+            item, note = await self._notes.get()
+            try:
+                await self._cluster.create(_event(item, note))
+            except ApiError as error:
+                log.debug("an Event could not be told: %s", error, extra=_about(Key("", item["metadata"]["name"])))
+
+
+def _about(key: Key) -> dict[str, str]:
+    return {"namespace": key.namespace, "finetunejob": key.name}
+
+
+def _event(item: Object, note: Note) -> Object:
+    meta, now = item["metadata"], to_text(datetime.now(UTC))
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta['name']}.{secrets.token_hex(8)}", "namespace": meta["namespace"]},
+        "involvedObject": {
+            "apiVersion": FINETUNEJOBS.api_version,
+            "kind": FINETUNEJOBS.kind,
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta["uid"],
+            "resourceVersion": meta.get("resourceVersion", ""),
+        },
+        "type": note.type,
+        "reason": note.reason,
+        "message": note.message,
+        "source": {"component": keys.FIELD_MANAGER},
+        "reportingComponent": keys.FIELD_MANAGER,
+        "reportingInstance": platform.node(),
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line, with the FineTuneJob and the stage that a line is about."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("namespace", "finetunejob", "stage"):
+            if value := getattr(record, name, ""):
+                line[name] = value
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up_logging(level: str) -> None:
+    """Write structured logs to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in ("kopf", "aiohttp", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+async def run_operator(settings: Settings, *, port: int) -> None:
+    """Run until SIGTERM.
+
+    Raises:
+        LeaseLostError: another replica leads now; the process is to end, so that the next start begins afresh.
+    """
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(connect())
+        operator = Operator(cluster, settings)
+        await stack.enter_async_context(serve(port, healthy=operator.unhealthy, ready=operator.unready))
+        election = asyncio.create_task(_elect(cluster, operator, settings))
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):  # until kopf takes them over, when this replica leads
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        waiter = asyncio.create_task(stopped.wait())
+        await asyncio.wait({election, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiter, election):
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        if election.done() and not election.cancelled():
+            election.result()
+
+
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def lease_namespace(settings: Settings) -> str:
+    """Return the namespace of the Lease: the one that is set, or that of this Pod."""
+    if settings.lease_namespace:
+        return settings.lease_namespace
+    return _OWN_NAMESPACE.read_text(encoding="utf-8").strip() if _OWN_NAMESPACE.exists() else "default"
+
+
+class LeaseLostError(RuntimeError):
+    """Another replica leads now."""
+
+
+async def _elect(cluster: KubeCluster, operator: Operator, settings: Settings) -> None:
+    """Lead while the Lease is ours; raise what ends the work."""
+    lock = LeaseLock(settings.lease_name, lease_namespace(settings), platform.node(), cluster.client)
+    work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def lead() -> None:
+        try:
+            await operator.lead()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
+            if not work.done():
+                work.set_exception(error)
+        else:
+            if not work.done():
+                work.set_result(None)
+
+    async def lost() -> None:
+        return None
+
+    config = Config(
+        lock,
+        lease_duration=_LEASE_SECONDS,
+        renew_deadline=_RENEW_SECONDS,
+        retry_period=_RETRY_SECONDS,
+        onstarted_leading=lead,
+        onstopped_leading=lost,
+    )
+    election = asyncio.create_task(LeaderElection(config).run())
+    await asyncio.wait({election, work}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        raise LeaseLostError("another replica holds the Lease, or it could not be renewed")
+    election.cancel()
+    with suppress(asyncio.CancelledError):
+        await election
+    work.result()

@@ -1,0 +1,103 @@
+"""The work queue: each key waits in it at most once, one worker has it at a time, and failures come back later."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+_FIRST_BACKOFF = 0.1
+_LONGEST_BACKOFF = 60.0
+
+
+class WorkQueue(Generic[K]):
+    """Keys that need to be looked at.
+
+    A key that is added while it waits stays where it is; one that is added while a worker has it is handed out again
+    afterwards. So each key is worked on in order, and never twice at once.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or asyncio.get_running_loop().time
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._waiting: set[K] = set()
+        self._active: set[K] = set()
+        self._again: set[K] = set()
+        self._due: dict[K, float] = {}
+        self._later: list[tuple[float, int, K]] = []
+        self._count = itertools.count()
+        self._failures: dict[K, int] = {}
+        self._changed = asyncio.Event()
+        self.since: dict[K, float] = {}
+        """When each waiting key was added."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, key: K) -> None:
+        """Have `key` looked at as soon as a worker is free."""
+        if key in self._active:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self.since[key] = self._clock()
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Have `key` looked at in `seconds` at the latest."""
+        due = self._clock() + seconds
+        if self._due.get(key, due) < due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._later, (due, next(self._count), key))
+        self._changed.set()
+
+    def forget(self, key: K) -> None:
+        """Drop what was planned for a key that is gone."""
+        self._due.pop(key, None)
+        self._failures.pop(key, None)
+
+    async def get(self) -> K:
+        """Return the next key; it is this worker's until :meth:`done`."""
+        key = await self._ready.get()
+        self._waiting.discard(key)
+        self.since.pop(key, None)
+        self._active.add(key)
+        return key
+
+    def done(self, key: K, *, failed: bool = False) -> float:
+        """Give a key back; return the seconds until it comes again if it `failed`, else 0."""
+        self._active.discard(key)
+        delay = 0.0
+        if failed:
+            count = self._failures[key] = self._failures.get(key, 0) + 1
+            delay = min(_FIRST_BACKOFF * 2.0 ** min(count - 1, 16), _LONGEST_BACKOFF) * random.uniform(0.8, 1.2)  # noqa: S311
+            self.add_after(key, delay)
+        else:
+            self._failures.pop(key, None)
+        if key in self._again:
+            self._again.discard(key)
+            if not failed:
+                self.add(key)
+        return delay
+
+    async def run_timers(self) -> None:
+        """Move keys whose time has come to the workers, for ever."""
+        while True:
+            self._changed.clear()
+            now = self._clock()
+            while self._later and self._later[0][0] <= now:
+                due, _, key = heapq.heappop(self._later)
+                if self._due.get(key) == due:
+                    del self._due[key]
+                    self.add(key)
+            wait = self._later[0][0] - now if self._later else None
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait)
+            except TimeoutError:
+                continue

@@ -1,0 +1,478 @@
+"""Whole lives of FineTuneJobs, on a cluster in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.conftest import Life
+from support.fake_cluster import failure
+from tunesmith.api.status import FineTuneJobStatus
+from tunesmith_stages.contract import ExitCode
+
+CHAIN = ["fetch", "prepare", "rehearse", "train", "convert", "quantize", "register"]
+
+
+def stages_of_jobs(life: Life) -> list[str]:
+    return [job["metadata"]["labels"]["tunesmith.dev/stage"] for job in life.cluster.jobs()]
+
+
+def test_a_job_goes_from_apply_to_an_answering_model(life: Life) -> None:
+    """Every stage runs once, in order, and the status says that it succeeded, in the schema that the CRD has."""
+    life.apply()
+    life.run()
+    assert life.programs.ran == CHAIN
+    assert life.ready() == ("True", "Succeeded")
+    assert life.condition("Stalled")["status"] == life.condition("Reconciling")["status"] == "False"
+    status = life.cluster.status("bot")
+    FineTuneJobStatus.model_validate(status)
+    assert [item["state"] for item in status["stages"]] == ["Succeeded"] * 7
+    assert status["artifacts"][0]["model"] == "support-bot:v1"
+    assert not life.cluster.of_kind("ConfigMap"), "what only a running Job needs is removed"
+
+
+def test_the_first_status_says_that_it_was_seen(life: Life) -> None:
+    """The first write of the status holds observedGeneration and Reconciling=True, as kstatus wants it."""
+    life.apply()
+    life.look()
+    assert life.cluster.status("bot")["observedGeneration"] == 1
+    assert life.condition("Reconciling")["status"] == "True"
+    assert len([call for call in life.cluster.calls if call[0] == "status"]) == 1
+
+
+def test_nothing_happens_when_nothing_changed(life: Life) -> None:
+    """A finished job is not planned again: no request is made, whatever wakes the operator."""
+    life.apply()
+    life.run()
+    before = len(life.cluster.calls)
+    life.restart()
+    life.wait(10_000)
+    assert life.cluster.calls[before:] == []
+
+
+def test_deleted_and_applied_again_it_trains_nothing(life: Life) -> None:
+    """The results are found on the volume: no training Job is created the second time."""
+    life.apply()
+    life.run()
+    life.cluster.remove(life.cluster.objects[("FineTuneJob", "default", "bot")])
+    assert life.cluster.jobs() == []
+    life.apply()
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert stages_of_jobs(life) == ["fetch", "prepare", "rehearse", "register"]
+    assert life.stage("train")["cached"] is True
+
+
+def test_another_quantization_runs_only_what_depends_on_it(life: Life) -> None:
+    """A changed list of quantizations leads to quantize and register (behind its gate), and to nothing else."""
+    life.apply()
+    life.run()
+    before = len(life.programs.ran)
+    life.cluster.edit("bot", lambda item: item["spec"]["export"].update(quantizations=["Q4_K_M", "Q8_0"]))
+    life.run()
+    assert life.programs.ran[before:] == ["rehearse", "quantize", "register"]
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_the_old_value_put_back_finds_the_old_results(life: Life) -> None:
+    """An edit that is taken back costs no second training."""
+    life.apply()
+    life.run()
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.5"))
+    life.run()
+    assert life.programs.ran.count("train") == 2
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.0001"))
+    life.run()
+    assert life.programs.ran.count("train") == 2
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_an_edit_stops_the_training_that_is_not_wanted_any_more(life: Life) -> None:
+    """The Job of the old training is deleted, in the foreground, and one for the new training follows."""
+    life.apply()
+    life.run(until="train")
+    (old,) = life.cluster.jobs("train")
+    life.programs.start(old)
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.5"))
+    life.look()
+    assert ("delete", "Job", old["metadata"]["name"]) in life.cluster.calls
+    life.cluster.remove(old)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
+@pytest.mark.parametrize("lost", ["all", "stages"])
+def test_a_lost_status_costs_looks_at_the_volume_only(life: Life, lost: str) -> None:
+    """Whoever wipes the status of a finished job gets it back without another training."""
+    life.apply()
+    life.run()
+
+    def wipe(item: dict[str, object]) -> None:
+        status = item["status"]
+        assert isinstance(status, dict)
+        item["status"] = {} if lost == "all" else {**status, "stages": [], "conditions": []}
+
+    life.cluster.edit("bot", wipe)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
+def test_a_wrong_digest_in_the_status_does_not_train_again(life: Life) -> None:
+    """A status edited by hand leads to InputLost, and that to a new look at the volume."""
+    life.apply()
+    life.run(until="convert")
+
+    def tamper(item: dict[str, object]) -> None:
+        stages = item["status"]["stages"]  # type: ignore[index]
+        next(stage for stage in stages if stage["name"] == "train")["units"][0]["digest"] = "0" * 64
+
+    life.cluster.edit("bot", tamper)
+    life.programs.failures["convert"] = [failure(ExitCode.MISSING_INPUT, "InputLost")]
+    life.look()
+    for _ in range(20):
+        life.run()
+        life.clock.forward(20)
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
+def test_an_operator_restarted_anywhere_makes_everything_once(life: Life) -> None:
+    """A new process at every point of a life leads to the same Jobs, none of them twice."""
+    life.apply()
+    for _ in range(30):
+        life.restart()
+        life.look()
+        jobs = life.unfinished()
+        if not jobs:
+            break
+        life.restart()
+        life.programs.finish(jobs[0])
+    assert life.programs.ran == CHAIN
+    assert len(life.cluster.jobs()) == len(CHAIN)
+
+
+def test_an_operator_killed_between_the_job_and_the_status_adopts_the_job(life: Life) -> None:
+    """A Job that the status does not know of is taken for its own, not created a second time."""
+    life.apply()
+    life.look()
+    life.cluster.edit("bot", lambda item: item.update(status={}))
+    life.restart()
+    life.run()
+    assert len(life.cluster.jobs("fetch")) == 1
+    assert life.ready() == ("True", "Succeeded")
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_data_stalls_before_any_training(life: Life) -> None:
+    """A failure that no second try can mend stalls the job with the program's own words; nothing later is created."""
+    life.programs.failures["prepare"] = [
+        failure(ExitCode.BAD_DATA, "MissingColumn", "faq.json row 3: no column `answr`", "It has: answer.")
+    ]
+    life.apply()
+    life.run()
+    assert life.ready() == ("False", "MissingColumn")
+    assert life.condition("Stalled")["status"] == "True"
+    assert "faq.json row 3" in life.condition()["message"]
+    assert life.condition("Prepared")["status"] == "False"
+    assert stages_of_jobs(life) == ["fetch", "prepare"]
+    life.wait(100_000)
+    assert stages_of_jobs(life) == ["fetch", "prepare"]
+
+
+def test_a_stalled_job_goes_on_after_an_edit_or_when_asked_to(life: Life) -> None:
+    """A new value of the annotation tunesmith.dev/retry tries the same again."""
+    life.programs.failures["train"] = [failure(ExitCode.OUT_OF_MEMORY, "OutOfMemory")] * 2
+    life.apply()
+    life.run()
+    assert life.ready() == ("False", "OutOfMemory")
+    life.cluster.edit("bot", lambda item: item["metadata"].update(annotations={"tunesmith.dev/retry": "1"}))
+    life.run()
+    assert life.ready() == ("False", "OutOfMemory")
+    life.cluster.edit("bot", lambda item: item["spec"].update(pods={"train": {"nodeSelector": {"gpu": "big"}}}))
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert len(life.cluster.jobs("train")) == 3
+
+
+def test_what_may_pass_is_tried_again_later_and_later(life: Life) -> None:
+    """A server that is down is waited for: Reconciling with the reason, never Stalled, tried after 10 s, 20 s, ..."""
+    life.programs.failures["rehearse"] = [failure(ExitCode.UNAVAILABLE, "OllamaUnreachable")] * 3
+    life.apply()
+    life.run()
+    assert life.ready() == ("False", "OllamaUnreachable")
+    assert life.condition("Stalled")["status"] == "False"
+    assert "tried again at" in life.condition()["message"]
+    for number, delay in enumerate((10, 20, 40), start=1):
+        life.wait(delay - 1)
+        assert len(life.cluster.jobs("rehearse")) == number
+        life.wait(1)
+        assert len(life.cluster.jobs("rehearse")) == number + 1
+        life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_an_evicted_training_is_started_again_at_once_and_not_counted(life: Life) -> None:
+    """An interruption is nobody's fault: a new attempt follows, and no failure is on the record."""
+    life.apply()
+    life.run(until="train")
+    (first,) = life.cluster.jobs("train")
+    life.programs.start(first)
+    life.wait(60)
+    life.programs.evict(first)
+    life.look()
+    assert len(life.cluster.jobs("train")) == 2
+    assert "failures" not in life.stage("train")
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_a_complete_job_whose_report_is_gone_is_looked_up(life: Life) -> None:
+    """Its Pod is gone, so a Job that only looks tells what is on the volume; the training does not run again."""
+    life.apply()
+    life.run(until="train")
+    (job,) = life.cluster.jobs("train")
+    life.programs.finish(job)
+    for pod in [pod for pod in life.cluster.of_kind("Pod") if pod["metadata"]["name"].startswith("bot-train")]:
+        life.cluster.remove(pod)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+    assert life.programs.ran.count("lookup") == 1
+
+
+def test_a_job_deleted_by_hand_is_looked_up_and_then_made_again(life: Life) -> None:
+    """A Job that vanished may have finished: that is looked up first; if not, it is made again."""
+    life.apply()
+    life.run(until="train")
+    (job,) = life.cluster.jobs("train")
+    life.cluster.remove(job)
+    life.run()
+    assert life.programs.ran.count("lookup") == 1
+    assert life.programs.ran.count("train") == 1
+    assert life.ready() == ("True", "Succeeded")
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+WAITING = {
+    "no GPU": (
+        {
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+                }
+            ]
+        },
+        "Unschedulable",
+        "Insufficient nvidia.com/gpu",
+    ),
+    "no claim": (
+        {
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": 'persistentvolumeclaim "tunesmith" not found',
+                }
+            ]
+        },
+        "VolumeClaimNotFound",
+        "tunesmith",
+    ),
+    "no image": (
+        {
+            "containerStatuses": [
+                {"image": "stages:1", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+            ]
+        },
+        "ImagePullBackOff",
+        "stages:1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WAITING)
+def test_what_holds_a_pod_up_is_said_and_clears_itself(life: Life, case: str) -> None:
+    """A job whose Pod cannot run is Reconciling with the cluster's own words, and goes on by itself."""
+    status, reason, words = WAITING[case]
+    life.apply()
+    life.look()
+    (job,) = life.cluster.jobs("fetch")
+    pod = life.programs.pending(job, **status)
+    life.look()
+    assert life.ready() == ("False", reason)
+    assert words in life.condition()["message"]
+    assert life.condition("Stalled")["status"] == "False"
+    life.cluster.remove(pod)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+REFUSED = {
+    "quota": ("Error creating: pods \"x\" is forbidden: exceeded quota: team", "QuotaExceeded"),
+    "pod security": ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', "PodSecurityRefused"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_why_no_pod_is_created_is_read_from_events(life: Life, case: str) -> None:
+    """Quotas and Pod Security show in Events of the Job alone."""
+    message, reason = REFUSED[case]
+    life.apply()
+    life.look()
+    (job,) = life.cluster.jobs("fetch")
+    life.cluster.put_new(
+        {
+            "kind": "Event",
+            "metadata": {"name": "e1", "namespace": "default"},
+            "involvedObject": {"uid": job["metadata"]["uid"], "name": job["metadata"]["name"]},
+            "reason": "FailedCreate",
+            "message": message,
+        }
+    )
+    life.wait(10)
+    assert life.ready() == ("False", reason)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_suspend_stops_what_runs_and_resume_goes_on(life: Life) -> None:
+    """`suspend` deletes the running Job and creates none; taken back, the stage starts again."""
+    life.apply()
+    life.run(until="train")
+    (job,) = life.cluster.jobs("train")
+    life.programs.start(job)
+    life.cluster.edit("bot", lambda item: item["spec"].update(suspend=True))
+    life.look()
+    assert life.ready() == ("False", "Suspended")
+    life.cluster.remove(job)
+    life.wait(1000)
+    assert life.unfinished() == []
+    life.cluster.edit("bot", lambda item: item["spec"].update(suspend=False))
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran == CHAIN
+
+
+def test_a_queued_training_is_left_alone(life: Life) -> None:
+    """A Job that a queue has not admitted is Queued, and the operator does not touch it."""
+    life.apply({"spec.scheduling": {"queueName": "team-a"}})
+    life.run(until="train")
+    (job,) = life.cluster.jobs("train")
+    assert job["spec"]["suspend"] is True
+    life.wait(3600)
+    assert life.ready() == ("False", "Queued")
+    assert not [call for call in life.cluster.calls if call[0] == "delete" and call[1] == "Job"]
+
+
+def test_dry_run_ends_after_the_rehearsal(life: Life) -> None:
+    """`dryRun` proves everything that can be proven before the training and ends Ready; without it the job goes on."""
+    life.apply({"spec.dryRun": True})
+    life.run()
+    assert life.ready() == ("True", "DryRunSucceeded")
+    assert life.programs.ran == CHAIN[:3]
+    life.cluster.edit("bot", lambda item: item["spec"].update(dryRun=False))
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_two_jobs_for_one_model_name_do_not_fight(life: Life) -> None:
+    """The older one keeps the name; the younger one says so, and goes on when the older one is deleted."""
+    life.apply()
+    life.look()
+    life.clock.forward(5)
+    life.apply(name="late")
+    life.run()
+    assert life.ready("late") == ("False", "ModelNameTaken")
+    assert "FineTuneJob bot" in life.condition(name="late")["message"]
+    life.cluster.remove(life.cluster.objects[("FineTuneJob", "default", "bot")])
+    life.run()
+    assert life.ready("late") == ("True", "Succeeded")
+
+
+@pytest.mark.parametrize(
+    ("servers", "reason"),
+    [
+        ([], "ServerNotAllowed"),
+        ([{"name": "main", "url": "http://o:1", "allowedNamespaces": ["team-b"]}], "ServerNotAllowed"),
+        ([{"name": "main", "url": "http://o:1", "modelNamePrefix": "{namespace}/"}], "ModelNameNotAllowed"),
+    ],
+)
+def test_only_servers_that_the_administrator_allows_are_used(servers: list[object], reason: str) -> None:
+    """A server that is not defined, or not for this namespace, or a name without its prefix: nothing is started."""
+    life = Life({"servers": servers})
+    life.apply()
+    life.look()
+    assert life.ready() == ("False", reason)
+    assert life.condition("Stalled")["status"] == "True"
+    assert life.cluster.jobs() == []
+
+
+def test_exec_without_a_pod_is_refused(life: Life) -> None:
+    """`method: Exec` needs a Pod that the administrator has named."""
+    life.apply({"spec.ollama.method": "Exec"})
+    life.look()
+    assert life.ready() == ("False", "ExecNotConfigured")
+
+
+def test_the_same_work_of_two_jobs_is_done_once(life: Life) -> None:
+    """A second job with the same base and data waits for the first one's Job and uses its result."""
+    life.apply()
+    life.run(until="train")
+    life.apply({"spec.ollama.model": "other"}, name="second")
+    for _ in range(10):
+        life.look()
+        for job in life.unfinished():
+            if job["metadata"]["labels"]["tunesmith.dev/stage"] != "train":
+                life.programs.finish(job)
+    assert len(life.cluster.jobs("train")) == 1
+    assert life.ready("second") == ("False", "MadeElsewhere")
+    life.run()
+    life.wait(30)
+    life.run()
+    assert life.ready("second") == ("True", "Succeeded")
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_progress_comes_from_the_running_programs_log(life: Life) -> None:
+    """Percent, loss and the time that is left are read from the last lines that the program wrote."""
+    life.apply()
+    life.run(until="train")
+    (job,) = life.cluster.jobs("train")
+    pod = life.programs.start(job)
+    life.cluster.logs[pod["metadata"]["name"]] = (
+        '{"stage": "train", "unit": "train", "note": "loading the base"}\n'
+        '{"stage": "train", "unit": "train", "done": 37, "total": 100, "of": "steps", '
+        '"metrics": {"loss": 1.25, "etaSeconds": 3700, "checkpointSeconds": 41.2}}\n'
+    )
+    life.look()
+    life.wait(10)
+    status = life.cluster.status("bot")
+    assert life.ready() == ("False", "Training")
+    assert status["progress"] | {"text": "37 %", "loss": "1.25", "eta": "1h01m", "stage": "train"} == status["progress"]
+    assert life.stage("train")["saveSeconds"] == 42
+    life.programs.evict(job)
+    life.look()
+    again = life.cluster.jobs("train")[-1]
+    assert again["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 2 * 42 + 30
+
+
+def test_a_status_that_another_operator_wrote_is_read_before_anything_is_created(life: Life) -> None:
+    """Two operators at once: the one that is late plans again, and never creates a second Job of an attempt."""
+    other = Life()
+    life.apply()
+    life.cluster.listener = lambda _kind, _item: None  # this one hears nothing from now on
+    other.cluster, other.clock = life.cluster, life.clock
+    other.restart()
+    other.look()
+    life.cluster.listener = lambda _kind, _item: None
+    life.look()
+    assert len(life.cluster.jobs("fetch")) == 1
+    assert life.cluster.status("bot")["stages"][0]["attempts"] == 1

@@ -1,0 +1,299 @@
+"""A cluster in memory, for tests of the operator's decisions.
+
+It is an API with resource versions, and stage programs that make what their stage.json asks for in no time, on a volume
+that outlives every object. It knows nothing of the operator: it only sees the objects that are created.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tunesmith.core.times import to_text
+from tunesmith.kube.cluster import BY_KIND, ApiError, Object, Resource
+from tunesmith_stages.contract import (
+    ExitCode,
+    Failure,
+    Input,
+    Report,
+    StageConfig,
+    StageName,
+    UnitReport,
+    content_key,
+)
+
+Listener = Callable[[str, Object], None]
+
+
+@dataclass
+class Clock:
+    """A clock that the test moves."""
+
+    time: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def forward(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+@dataclass
+class FakeCluster:
+    """Implements ``tunesmith.kube.cluster.Cluster`` in memory; `listener` is told of every change, as a watch is."""
+
+    clock: Clock
+    listener: Listener = lambda _type, _item: None
+    objects: dict[tuple[str, str, str], Object] = field(default_factory=dict)
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    refuse: Callable[[str, Object], ApiError | None] = lambda _verb, _item: None
+    logs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._versions = itertools.count(1)
+
+    # --- the operator's side
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        self.calls.append(("get", resource.kind, name))
+        return copy.deepcopy(self.objects.get((resource.kind, namespace, name)))
+
+    async def find(
+        self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
+    ) -> list[Object]:
+        uid = fields.partition("involvedObject.uid=")[2]
+        return [
+            copy.deepcopy(item)
+            for (kind, where, _), item in self.objects.items()
+            if kind == resource.kind
+            and namespace in {None, where}
+            and (not labels or labels in (item["metadata"].get("labels") or {}))
+            and (not uid or item["involvedObject"]["uid"] == uid)
+        ]
+
+    async def create(self, item: Object) -> Object:
+        self.calls.append(("create", item["kind"], item["metadata"]["name"]))
+        if (error := self.refuse("create", item)) is not None:
+            raise error
+        return self.put_new(item)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, foreground: bool = False) -> None:
+        self.calls.append(("delete", resource.kind, name))
+        item = self.objects.get((resource.kind, namespace, name))
+        if item is None:
+            return
+        if foreground and self._owned(item):
+            item["metadata"]["deletionTimestamp"] = to_text(self.clock.now())
+            self.changed(item)
+            return
+        self.remove(item)
+
+    async def replace_status(self, item: Object) -> Object:
+        self.calls.append(("status", item["kind"], item["metadata"]["name"]))
+        key = (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
+        there = self.objects.get(key)
+        if there is None:
+            raise ApiError(404, "NotFound", "gone")
+        if there["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        there["status"] = copy.deepcopy(item["status"])
+        return self.changed(there)
+
+    async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:  # noqa: ARG002 - the protocol has it
+        if pod not in self.logs:
+            raise ApiError(500, "InternalError", "the kubelet cannot be reached")
+        return "\n".join(self.logs[pod].splitlines()[-lines:])
+
+    # --- everybody else's side
+
+    def put_new(self, item: Object) -> Object:
+        meta = item["metadata"]
+        key = (item["kind"], meta["namespace"], meta["name"])
+        if key in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{meta['name']} already exists")
+        made = copy.deepcopy(item)
+        number = next(self._versions)
+        made["metadata"] |= {
+            "uid": f"uid-{number}",
+            "generation": 1,
+            "creationTimestamp": to_text(self.clock.now()),
+        }
+        self.objects[key] = made
+        return self.changed(made, "ADDED")
+
+    def changed(self, item: Object, kind: str = "MODIFIED") -> Object:
+        item["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.listener(kind, copy.deepcopy(item))
+        return copy.deepcopy(item)
+
+    def edit(self, name: str, change: Callable[[Object], None], namespace: str = "default") -> None:
+        """Change a FineTuneJob as a user does."""
+        item = self.objects[("FineTuneJob", namespace, name)]
+        before = json.dumps(item["spec"])
+        change(item)
+        if json.dumps(item["spec"]) != before:
+            item["metadata"]["generation"] += 1
+        self.changed(item)
+
+    def remove(self, item: Object) -> None:
+        """Delete an object and, as the garbage collector does, what it owns."""
+        meta = item["metadata"]
+        self.objects.pop((item["kind"], meta["namespace"], meta["name"]), None)
+        for owned in self._owned(item):
+            self.remove(owned)
+        self.listener("DELETED", copy.deepcopy(item))
+
+    def _owned(self, item: Object) -> list[Object]:
+        uid = item["metadata"]["uid"]
+        return [
+            other
+            for other in list(self.objects.values())
+            if any(ref["uid"] == uid for ref in other["metadata"].get("ownerReferences") or ())
+        ]
+
+    def of_kind(self, kind: str) -> list[Object]:
+        return [item for (known, _, _), item in self.objects.items() if known == kind]
+
+    def jobs(self, stage: str = "") -> list[Object]:
+        """Return child Jobs, oldest first."""
+        found = self.of_kind("Job")
+        return [job for job in found if not stage or job["metadata"]["labels"]["tunesmith.dev/stage"] == stage]
+
+    def status(self, name: str, namespace: str = "default") -> dict[str, Any]:
+        return dict(self.objects[("FineTuneJob", namespace, name)].get("status") or {})
+
+
+@dataclass
+class Programs:
+    """What runs the child Jobs of a :class:`FakeCluster`: each program does what its stage.json asks for, at once."""
+
+    cluster: FakeCluster
+    volume: dict[str, UnitReport] = field(default_factory=dict)
+    """By whole key, what is on the volume."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """By source, its version."""
+    failures: dict[str, list[Failure]] = field(default_factory=dict)
+    """By stage, what its next programs fail with."""
+    ran: list[str] = field(default_factory=list)
+    """Stages whose programs made something, in order; ``lookup`` for a look-up."""
+
+    def start(self, job: Object) -> Object:
+        """Create the Pod of a Job and have its program run."""
+        pod = self.pending(job)
+        pod["status"] = {
+            "phase": "Running",
+            "containerStatuses": [{"state": {"running": {"startedAt": to_text(self.cluster.clock.now())}}}],
+        }
+        self.cluster.changed(pod)
+        return pod
+
+    def pending(self, job: Object, **status: Any) -> Object:
+        meta = job["metadata"]
+        number = len([pod for pod in self.cluster.of_kind("Pod") if pod["metadata"]["name"].startswith(meta["name"])])
+        made: Object = {
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{meta['name']}-{number}",
+                "namespace": meta["namespace"],
+                "labels": dict(job["spec"]["template"]["metadata"]["labels"]),
+                "ownerReferences": [{"uid": meta["uid"]}],
+            },
+            "status": {"phase": "Pending", **status},
+        }
+        self.cluster.put_new(made)
+        return self.cluster.objects[("Pod", meta["namespace"], made["metadata"]["name"])]
+
+    def config(self, job: Object) -> StageConfig:
+        meta = job["metadata"]
+        held = self.cluster.objects[("ConfigMap", meta["namespace"], meta["name"])]
+        return StageConfig.from_json(held["data"]["stage.json"])
+
+    def finish(self, job: Object) -> None:
+        """Have a Job's program do its work and end; the Job's own conditions follow."""
+        config = self.config(job)
+        pods = [p for p in self.cluster.of_kind("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
+        pod = pods[-1] if pods else self.start(job)
+        looks_up = (job["metadata"].get("annotations") or {}).get("tunesmith.dev/lookup") == "true"
+        waiting = self.failures.get(str(config.stage)) or []
+        if waiting and not looks_up:
+            failure = waiting.pop(0)
+            self.end(job, pod, Report(failure=failure), int(failure.code))
+            return
+        self.ran.append("lookup" if looks_up else str(config.stage))
+        self.end(job, pod, Report(units=tuple(self._report(config, make=not looks_up)), numbers={"loss": 0.5}), 0)
+
+    def _report(self, config: StageConfig, *, make: bool) -> Iterable[UnitReport]:
+        roles = dict(config.known)
+        for unit in config.units:
+            version = self.versions.get(unit.name, "")
+            resolve = config.stage is StageName.FETCH and config.runtime.get("resolve")
+            params = {**unit.params, "refresh": version} if resolve else unit.params
+            key = content_key(config.stage, params, unit.inputs) if resolve else unit.key
+            there = self.volume.get(key)
+            if there is None and not make:
+                continue
+            made = there or UnitReport(key[:16], _digest(config.stage, unit.name, key, version), 100)
+            if config.stage is not StageName.REHEARSE:
+                self.volume[key] = made
+            yield UnitReport(unit.key[:16], made.digest, made.bytes, cached=there is not None, version=version)
+            if unit.role:
+                roles[unit.role] = Input("somewhere", made.digest)
+        for later in config.later:
+            if any(role not in roles for role in later.needs):
+                continue
+            key = content_key(later.stage, later.params, {role: roles[role] for role in later.needs})
+            if (found := self.volume.get(key)) is not None:
+                roles[later.role] = Input("somewhere", found.digest)
+                yield UnitReport(key[:16], found.digest, found.bytes, cached=True)
+
+    def end(self, job: Object, pod: Object, report: Report | None, code: int, **status: Any) -> None:
+        """End a Job's Pod, and the Job with it."""
+        (before,) = pod["status"].get("containerStatuses") or ({},)
+        running = before.get("state", {}).get("running", {})
+        ended: dict[str, Any] = {
+            "exitCode": code,
+            "startedAt": running.get("startedAt", to_text(self.cluster.clock.now())),
+            "finishedAt": to_text(self.cluster.clock.now()),
+        }
+        if report is not None:
+            ended["message"] = report.to_json()
+        pod["status"] = {
+            "phase": "Succeeded" if code == 0 else "Failed",
+            "containerStatuses": [{"state": {"terminated": ended}}],
+            **status,
+        }
+        self.cluster.changed(pod)
+        self.conclude(job, "Complete" if code == 0 else "Failed")
+
+    def conclude(self, job: Object, kind: str, reason: str = "") -> None:
+        job["status"] = {"conditions": [{"type": kind, "status": "True", "reason": reason}]}
+        self.cluster.changed(job)
+
+    def evict(self, job: Object) -> None:
+        """End a Job's Pod as an eviction does."""
+        pods = [p for p in self.cluster.of_kind("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
+        disrupted = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+        self.end(job, pods[-1], None, 143, conditions=disrupted)
+
+
+def _uid(job: Object) -> str:
+    return str(job["metadata"]["uid"])
+
+
+def _digest(stage: StageName, name: str, key: str, version: str) -> str:
+    """Return what a program makes: a source's content is its version, everything else follows from the key."""
+    made_of = f"{name} {version}" if stage is StageName.FETCH else key
+    return hashlib.sha256(made_of.encode()).hexdigest()
+
+
+def failure(code: ExitCode, reason: str, message: str = "it failed", hint: str = "mend it") -> Failure:
+    return Failure(code, reason, message, hint)
+
+
+__all__ = ["BY_KIND", "Clock", "FakeCluster", "Programs", "failure"]
