@@ -10,7 +10,7 @@ UV_VERSION := 0.13.8
 UV := $(or $(shell command -v uv),$(CACHE)/uv-$(UV_VERSION)/bin/uv)
 PYTHON := .venv/bin/python
 NAME ?= Tunny
-CRD := charts/tunesmith/crds/tunesmith.dev_finetunejobs.yaml
+CRD := charts/tunesmith/files/tunesmith.dev_finetunejobs.yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
@@ -53,6 +53,15 @@ toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this
 test-toolchain: env ## Build llama.cpp and every pinned Ollama into the cache
 	@$(PYTHON) hack/toolchain/llama_cpp.py
 	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
+	@$(PYTHON) hack/testcluster/programs.py
+
+.PHONY: cluster
+cluster: env ## Start a real single-node Kubernetes on this machine, in a network namespace of its own (root, Linux)
+	@$(PYTHON) hack/testcluster/up.py
+
+.PHONY: cluster-down
+cluster-down: env ## Stop it; nothing of it is left but its cache of images
+	@$(PYTHON) hack/testcluster/down.py
 
 .PHONY: check
 check: env ## Format, lint, types, import contracts, unit tests: under a minute
@@ -69,6 +78,10 @@ verify: env ## Prove that the generated files are what the sources make of them
 .PHONY: generate
 generate: env ## Make the generated files again: CRD, API reference, golden keys
 	@$(PYTHON) hack/generate.py
+
+.PHONY: chart-docs
+chart-docs: env ## Make the chart's README again, from its template and the comments of its values
+	@$$($(PYTHON) hack/toolchain/charts.py helm-docs) --chart-search-root=charts --sort-values-order=file --log-level=warning
 
 .PHONY: e2e
 e2e: test-toolchain ## Run the tests of the real chain only

@@ -18,12 +18,13 @@ from generating.api_reference import api_reference
 from generating.design_notes import with_list_of_notes
 from generating.exit_codes import with_table_of_exit_codes
 from generating.golden_keys import GOLDEN_KEYS, golden_files
+from generating.manifests import GOLDEN_MANIFESTS, golden_manifests
 
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.kube_yaml import dump
 
 ROOT = Path(__file__).resolve().parent.parent
-CRD = Path("charts/tunesmith/crds/tunesmith.dev_finetunejobs.yaml")
+CRD = Path("charts/tunesmith/files/tunesmith.dev_finetunejobs.yaml")
 API_REFERENCE = Path("docs/api.md")
 ARCHITECTURE = Path("docs/architecture.md")
 DESIGN_NOTES = Path("docs/design/README.md")
@@ -58,6 +59,7 @@ def generated(root: Path) -> dict[Path, str]:
         ARCHITECTURE: with_table_of_exit_codes((root / ARCHITECTURE).read_text(encoding="utf-8")),
         DESIGN_NOTES: with_list_of_notes((root / DESIGN_NOTES).read_text(encoding="utf-8"), root / DESIGN_NOTES.parent),
         **golden_files(root),
+        **golden_manifests(root),
     }
 
 
@@ -84,7 +86,8 @@ def difference(path: Path, there: str | None, wanted: str | None) -> str:
 
 def _golden_there(root: Path) -> set[Path]:
     """Return the golden files that are there, of which some may belong to an example that is not there any more."""
-    return {path.relative_to(root) for path in (root / GOLDEN_KEYS).glob("*.json")}
+    folders = {GOLDEN_KEYS: "*.json", GOLDEN_MANIFESTS: "*.yaml"}
+    return {path.relative_to(root) for folder, names in folders.items() for path in (root / folder).glob(names)}
 
 
 def _read(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,21 @@ from typing import Any
 
 from generating.refusals import refusals
 
-from tunesmith.api.finetunejob import MODEL_NAME_PATTERN, NAME_PATTERN, FineTuneJob
+from tunesmith.api.finetunejob import MODEL_NAME_PATTERN, FineTuneJob
+from tunesmith.api.pods import ENV_PATTERN, Pods
+from tunesmith.api.status import DIGEST_PATTERN, NUMBER_NAME_PATTERN, REASON_PATTERN, FineTuneJobStatus
+from tunesmith.api.values import (
+    ANY_SIGN_PATTERN,
+    BELOW_ONE_PATTERN,
+    LABEL_VALUE_PATTERN,
+    MODULE_PATTERN,
+    NAME_PATTERN,
+    NOT_NEGATIVE_PATTERN,
+    QUALIFIED_PATTERN,
+    QUANTITY_PATTERN,
+    SUBDOMAIN_PATTERN,
+    WORD_PATTERN,
+)
 
 Schema = Mapping[str, Any]
 
@@ -38,19 +53,35 @@ No job needs all of them: [the examples](../examples/README.md) are shorter. Thi
   on the text of a float, and the text enters content keys. A **fraction** is a decimal from `"0"` to below `"1"`.
 - A **path** is relative to the volume's root, with forward slashes. It must not be absolute, hold `..`, or lead out of
   the volume over a link.
+- A **quantity** is one of Kubernetes, in quotes where it looks like a number: `"4"`, `500m`, `16Gi`.
 - A default of "see below" means: the object with all of its own defaults.
+"""
+
+_STATUS = """
+## The status
+
+The operator writes it below `status`; nobody else does. `kubectl get ftj` shows the most of it in one line,
+`kubectl get ftj -o wide` the message of Ready too.
 """
 
 _PATTERNS = {
     NAME_PATTERN: "lower-case letters, digits and hyphens",
+    SUBDOMAIN_PATTERN: "lower-case letters, digits, hyphens and dots",
+    QUALIFIED_PATTERN: "`name` or `domain/name`",
+    LABEL_VALUE_PATTERN: "letters, digits, `-`, `_` and `.`",
     MODEL_NAME_PATTERN: "`[[host/]namespace/]model[:tag]`",
-    r"^0(\.[0-9]{1,9})?$": "fraction",
-    r"^[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$": "decimal, 0 or more",
-    r"^-?[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$": "decimal",
-    r"^[A-Za-z0-9_.]{1,128}$": "letters, digits, `.` and `_`",
-    r"^[A-Za-z_][A-Za-z0-9_]{0,63}$": "a name of letters, digits and `_`",
+    ENV_PATTERN: "one of the listed",
+    BELOW_ONE_PATTERN: "fraction",
+    NOT_NEGATIVE_PATTERN: "decimal, 0 or more",
+    ANY_SIGN_PATTERN: "decimal",
+    QUANTITY_PATTERN: "quantity",
+    MODULE_PATTERN: "letters, digits, `.` and `_`",
+    WORD_PATTERN: "a name of letters, digits and `_`",
+    DIGEST_PATTERN: "sha256",
+    NUMBER_NAME_PATTERN: "letters, digits, `.`, `-` and `_`",
+    REASON_PATTERN: "one word",
 }
-_WHOLE = {"fraction", "decimal, 0 or more", "decimal"}
+_WHOLE = {"fraction", "decimal, 0 or more", "decimal", "quantity", "sha256", "one word"}
 """Patterns that say everything about a text, its length included."""
 
 
@@ -65,8 +96,15 @@ def api_reference() -> str:
         "## What does not go together\n",
         "Each line is what `tunesmith validate` says to a job with that mistake.\n",
         *(f"- `{problem.field}` {problem.message}" for problem in refusals()),
+        _STATUS,
+        *_status_sections(),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _status_sections() -> list[str]:
+    root = FineTuneJobStatus.model_json_schema(by_alias=True)
+    return [_section(name, schema, places, root["$defs"]) for name, (schema, places) in _objects(root).items()]
 
 
 def _objects(root: Schema) -> dict[str, tuple[Schema, list[str]]]:
@@ -88,7 +126,7 @@ def _add_objects_in(schema: Schema, path: str, definitions: Schema, found: dict[
 def _section(name: str, schema: Schema, places: list[str], definitions: Schema) -> str:
     lines = [f"## {name}\n", f"{_one_line(schema['description'])}\n"]
     if places:
-        lines.append(f"At {' and '.join(f'`{place}`' for place in places)}.\n")
+        lines.append(f"At {' and '.join(f'`{place}`' for place in _merged(places))}.\n")
     lines += ["| field | type and bounds | default | meaning |", "|---|---|---|---|"]
     required = set(schema.get("required", ()))
     for field, item in schema["properties"].items():
@@ -97,6 +135,13 @@ def _section(name: str, schema: Schema, places: list[str], definitions: Schema) 
         cells = (f"`{field}`", _type(item, definitions), default, _one_line(meaning))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _merged(places: list[str]) -> list[str]:
+    """Return places with `*` for the stage where an object is at more than one of them."""
+    stages = f"({'|'.join(Pods.model_json_schema(by_alias=True)['properties'])})"
+    merged = [re.sub(rf"^spec\.pods\.{stages}\b", "spec.pods.*", place) for place in places]
+    return list(dict.fromkeys(merged)) if len(places) > 2 else places
 
 
 # --- one field -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ CASES: tuple[dict[str, Any], ...] = (
     {"datasets": [_IDENTITY | {"format": "Messages"}]},
     {"datasets": [_IDENTITY | {"substitutions": {}}]},
     {"datasets": [_IDENTITY, _IDENTITY]},
+    {"datasets": [_VALID["spec"]["datasets"][0] | {"columns": {"prompt": "q", "messages": "m"}}]},
+    {"datasets": [_VALID["spec"]["datasets"][0] | {"format": "Messages", "columns": {"prompt": "q"}}]},
+    {"datasets": [_VALID["spec"]["datasets"][0] | {"format": "Alpaca", "columns": {"messages": "m"}}]},
     {"training": {"finetuningType": "Full", "lora": {"rank": 8}}},
     {"training": {"lora": {"targetModules": ["AllLinear", "q_proj"]}}},
     {"training": {"gpusPerNode": 0, "precision": "FP16"}},
@@ -34,24 +37,38 @@ CASES: tuple[dict[str, Any], ...] = (
     {"training": {"numTrainEpochs": "0"}},
     {"training": {"learningRate": "0"}},
     {"export": {"quantizations": ["Q8_0", "Q8_0"]}},
+    {"export": {"quantizations": ["Q8_0", "Q4_0"]}, "ollama": {"model": f"example:{'x' * 74}"}},
+    {"ollama": {"model": "example:cloud"}},
+    {"ollama": {"model": "example", "servers": ["main", "main"]}},
+    {"pods": {"train": {"env": [{"name": "NCCL_NET_PLUGIN", "value": "/data/plugin.so"}]}}},
+    {"pods": {"train": {"labels": {"tunesmith.dev/job": "another"}}}},
+    {"pods": {"default": {"tolerations": [{"key": "gpu", "operator": "Exists", "value": "a100"}]}}},
+    {"pods": {"default": {"tolerations": [{"effect": "NoExecute"}]}}},
+    {"pods": {"default": {"tolerations": [{"key": "gpu", "tolerationSeconds": 60}]}}},
 )
 """What each case changes in the spec of a valid job."""
 
 
 def refusals() -> list[Problem]:
-    """Return the problem of each case.
+    """Return the problem of each case."""
+    return [refusal_of(case) for case in CASES]
+
+
+def job_of(case: dict[str, Any]) -> dict[str, Any]:
+    """Return the job with a case's mistake."""
+    data: dict[str, Any] = json.loads(json.dumps(_VALID))  # a copy, which nothing else is part of
+    data["spec"] |= json.loads(json.dumps(case))
+    return data
+
+
+def refusal_of(case: dict[str, Any]) -> Problem:
+    """Return what the parser says to a case.
 
     Raises:
-        ValueError: a case is valid, or has more than one problem.
+        ValueError: the case is valid, or has more than one problem.
     """
-    return [_refusal(case) for case in CASES]
-
-
-def _refusal(case: dict[str, Any]) -> Problem:
-    spec = {**_VALID["spec"], **case}
-    without_aliases = json.loads(json.dumps({**_VALID, "spec": spec}))
     try:
-        parse_job(dump(without_aliases))
+        parse_job(dump(job_of(case)))
     except InvalidJobError as error:
         (problem,) = error.problems
         return problem

@@ -1,6 +1,6 @@
 """Builds the pinned tools of the Helm chart: Helm 4 and 3, kubeconform, helm-unittest, helm-docs.
 
-    python hack/toolchain/charts.py [TOOL ...]      builds these (default: all)
+    python hack/toolchain/charts.py [TOOL ...]      builds these (default: all), prints their paths
 
 ``charts.txt`` pins them. Each is built from its own module as the Go proxy serves it, with the module's own go.mod and
 go.sum: so it is the program that its authors test, and the one hash in ``charts.txt`` holds all of it.
@@ -16,7 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from making import is_whole, make_once, run_main, tell
+from making import is_whole, make_once, run_main
 from tied import tied
 
 from tunesmith_stages.contract import ExitCode
@@ -144,11 +144,11 @@ def _kubernetes_minor(source: Path) -> str:
 
 
 def main() -> int:
-    """Build what the arguments name."""
+    """Build what the arguments name, and print the paths of the programs."""
     parser = argparse.ArgumentParser(description="Build the pinned tools of the Helm chart.")
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"any of {', '.join(pinned())}")
     for name in parser.parse_args().tools or pinned():
-        tell(f"{name} {pinned()[name].version}: {ensure(name)}")
+        print(ensure(name))
     return 0
 
 

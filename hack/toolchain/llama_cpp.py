@@ -1,18 +1,23 @@
 """Builds the pinned llama.cpp: the programs and the converter that ``tunesmith_stages.tools`` looks for.
 
     python hack/toolchain/llama_cpp.py
+    python hack/toolchain/llama_cpp.py --into FOLDER [--requirement FILE]
 
 The source is the sdist of llama-cpp-python (``llama_cpp.txt`` holds its hash), which carries a whole llama.cpp with
 tools and converter of one commit. Where TUNESMITH_LLAMA_CPP names a folder, that one is used and nothing is built.
+The second form is for images: it builds into a folder of its own, also another release than the pinned one.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 from making import cores, is_whole, make_once, run_main, tell
@@ -25,7 +30,6 @@ from tunesmith_stages.tools import LLAMA_CPP_VERSION, LlamaCpp, llama_cpp, run_t
 REQUIREMENT = Path(__file__).with_suffix(".txt")
 PROGRAMS = ("llama-quantize", "llama-server")
 _CPU_SECONDS = 480
-_SDIST = f"llama_cpp_python-{LLAMA_CPP_VERSION}"
 
 
 def ensure() -> LlamaCpp:
@@ -36,10 +40,41 @@ def ensure() -> LlamaCpp:
     """
     folder = toolchain_folder() / f"llama.cpp-{LLAMA_CPP_VERSION}"
     if not os.environ.get("TUNESMITH_LLAMA_CPP") and not is_whole(folder):
-        check_compilers("llama.cpp")
-        minutes = 1 + _CPU_SECONDS / cores() / 60
-        make_once(folder, LLAMA_CPP_VERSION, f"about {minutes:.0f} minutes on {cores()} cores", _make)
+        build(folder, REQUIREMENT)
     return llama_cpp()
+
+
+def build(folder: Path, requirement: Path) -> LlamaCpp:
+    """Build the release that a requirements file pins into `folder`, unless that is whole.
+
+    Raises:
+        StageError: no compiler, no source, the file pins no llama-cpp-python, or the build failed.
+    """
+    check_compilers("llama.cpp")
+    version = pinned_in(requirement)
+    minutes = 1 + _CPU_SECONDS / cores() / 60
+    make = partial(_make, requirement=requirement, version=version)
+    make_once(folder, version, f"about {minutes:.0f} minutes on {cores()} cores", make)
+    return LlamaCpp(folder, version)
+
+
+def pinned_in(requirement: Path) -> str:
+    """Return the release of llama-cpp-python that a requirements file pins.
+
+    Raises:
+        StageError: it pins none.
+    """
+    found = re.search(
+        r"^llama-cpp-python==([0-9][0-9a-z.]*)(?=\s)", requirement.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    if found:
+        return found[1]
+    raise StageError(
+        ExitCode.BAD_CONFIG,
+        f"{requirement} pins no release of llama-cpp-python",
+        reason="PinMissing",
+        hint="A line must say `llama-cpp-python==RELEASE --hash=sha256:...`, with the hash of the release's sdist.",
+    )
 
 
 def check_compilers(what: str) -> None:
@@ -60,11 +95,11 @@ def check_compilers(what: str) -> None:
             )
 
 
-def _make(work: Path, prefix: Path, log: Path) -> None:
+def _make(work: Path, prefix: Path, log: Path, *, requirement: Path, version: str) -> None:
     source = work / "source"
     if not source.is_dir():
-        _fetch_source(work, source, log)
-    _compile(source, work / "build", log)
+        _fetch_source(work, source, log, requirement=requirement, version=version)
+    _compile(source, work / "build", log, version=version)
     (prefix / "bin").mkdir()
     for program in PROGRAMS:
         shutil.copy2(work / "build" / "bin" / program, prefix / "bin" / program)
@@ -74,14 +109,15 @@ def _make(work: Path, prefix: Path, log: Path) -> None:
     shutil.copy2(source / "LICENSE", prefix)
 
 
-def _fetch_source(work: Path, source: Path, log: Path) -> None:
+def _fetch_source(work: Path, source: Path, log: Path, *, requirement: Path, version: str) -> None:
     """Download the sdist, whose hash pip checks, and unpack the llama.cpp in it; `source` appears by a rename."""
     download = [*_pip(), "download", "--disable-pip-version-check", "--no-input", "--progress-bar=off", "--no-deps"]
-    download += ["--require-hashes", "--no-binary=llama-cpp-python", f"--requirement={REQUIREMENT}", f"--dest={work}"]
+    download += ["--require-hashes", "--no-binary=llama-cpp-python", f"--requirement={requirement}", f"--dest={work}"]
     run_tool(tied(download), log, what="downloading llama.cpp's source (77 MB)")
-    unpacked, inside = work / "unpacked", f"{_SDIST}/vendor/llama.cpp/"
+    sdist = f"llama_cpp_python-{version}"
+    unpacked, inside = work / "unpacked", f"{sdist}/vendor/llama.cpp/"
     shutil.rmtree(unpacked, ignore_errors=True)
-    with tarfile.open(work / f"{_SDIST}.tar.gz") as archive:
+    with tarfile.open(work / f"{sdist}.tar.gz") as archive:
         archive.extraction_filter = getattr(tarfile, "data_filter", None)  # it came with 3.11.4
         archive.extractall(unpacked, [entry for entry in archive if entry.name.startswith(inside)])  # noqa: S202
     (unpacked / inside).rename(source)
@@ -101,7 +137,7 @@ def _pip() -> list[str]:
     )
 
 
-def _compile(source: Path, build: Path, log: Path) -> None:
+def _compile(source: Path, build: Path, log: Path, *, version: str) -> None:
     # Assertions carry their file's path: without the map, the place of the build would be in the programs.
     flags = f"-ffile-prefix-map={source}=llama.cpp"
     options = {
@@ -118,7 +154,7 @@ def _compile(source: Path, build: Path, log: Path) -> None:
         "LLAMA_USE_PREBUILT_UI": "OFF",  # it would be downloaded
         "LLAMA_OPENSSL": "OFF",
         "LLAMA_BUILD_NUMBER": "1",  # both are read from git otherwise, and here is none
-        "LLAMA_BUILD_COMMIT": f"llama-cpp-python-{LLAMA_CPP_VERSION}",
+        "LLAMA_BUILD_COMMIT": f"llama-cpp-python-{version}",
     }
     configure: list[str | Path] = [_tool("cmake"), "-G", "Ninja", "-S", source, "-B", build]
     configure += [f"-D{name}={value}" for name, value in options.items()]
@@ -142,7 +178,15 @@ def _tool(name: str) -> Path:
 
 def main() -> int:
     """Have llama.cpp built and say where it is."""
-    found = ensure()
+    parser = argparse.ArgumentParser(description="Build llama.cpp from pinned source.")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="build here, not in the cache")
+    parser.add_argument(
+        "--requirement", type=Path, metavar="FILE", help="with --into: what to build (default: the pin)"
+    )
+    arguments = parser.parse_args()
+    if arguments.requirement and not arguments.into:
+        parser.error("--requirement goes with --into: the cache holds the pinned release only")
+    found = build(arguments.into, arguments.requirement or REQUIREMENT) if arguments.into else ensure()
     tell(f"llama.cpp {found.version}: {found.folder}")
     return 0
 

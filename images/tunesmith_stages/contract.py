@@ -21,6 +21,8 @@ import dataclasses
 import enum
 import hashlib
 import json
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,8 +87,10 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def content_key(stage: StageName, params: Mapping[str, Any], inputs: Mapping[str, Input]) -> str:
-    """Return the content key of a unit of work: 64 hexadecimal digits.
+def content_key(
+    stage: StageName, params: Mapping[str, Any], inputs: Mapping[str, Input], recipe: int | None = None
+) -> str:
+    """Return the content key of a unit of work: 64 hexadecimal digits. `recipe` is today's where none is given.
 
     It covers the stage's name and recipe number, the unit's own parameters and the digests of its inputs. Where an
     input lies, who asks for it and on which machine it is made do not enter.
@@ -94,7 +98,7 @@ def content_key(stage: StageName, params: Mapping[str, Any], inputs: Mapping[str
     return digest_of(
         {
             "stage": str(stage),
-            "recipe": RECIPES[stage],
+            "recipe": RECIPES[stage] if recipe is None else recipe,
             "params": params,
             "inputs": {role: item.digest for role, item in inputs.items()},
         }
@@ -290,11 +294,19 @@ MAX_REPORT_BYTES = 4096
 UNITS_PER_PROGRAM = 16
 """At most so many units are given to one program by an edge that reads reports."""
 
+KEY_DIGITS = 16
+"""So many digits of a key stand in a report."""
+
 MAX_NUMBERS = 20
-_MAX_NUMBER_NAME = 24
+_NUMBER_NAME = re.compile("[A-Za-z0-9_]{1,24}")
+_MAX_REASON = 40
 _MAX_MESSAGE = 1800
 _MAX_HINT = 600
-_KEY_DIGITS = 16
+_LARGEST = 1e300  # more than anything that is counted; neither infinity nor NaN is less
+_EXACT = 1 << 53  # a float is exact up to here
+_HEXADECIMAL = re.compile("[0-9a-f]*")
+_RECORD = struct.Struct(">32sQ?")  # digest, bytes, cached; the version of a source may follow
+_VERSION_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -302,7 +314,7 @@ class UnitReport:
     """That a unit of work is on the volume."""
 
     key: str
-    """The first 16 digits of its key: of the key in stage.json, for `fetch` as well."""
+    """The first :data:`KEY_DIGITS` digits of its key: of the key in stage.json, for `fetch` as well."""
     digest: str
     """sha256 of what was made, in hexadecimal digits."""
     bytes: int
@@ -311,29 +323,130 @@ class UnitReport:
     version: str = ""
     """`fetch` only: the version of the source that was found (64 hexadecimal digits)."""
 
+    def packed(self) -> str:
+        """Return it as one short text: the digits of the key, a colon, all else in base 64.
+
+        Raises:
+            ValueError: the key, the digest or the version has another number of digits, or the size is out of range.
+        """
+        for digits, allowed in ((self.key, {KEY_DIGITS}), (self.digest, {64}), (self.version, {0, 64})):
+            if len(digits) not in allowed or not _HEXADECIMAL.fullmatch(digits):
+                raise ValueError(f"{digits!r} must be {max(allowed)} hexadecimal digits")
+        if not 0 <= self.bytes < 1 << 64:
+            raise ValueError(f"a size must be from 0 to 2^64 - 1 bytes, not {self.bytes}")
+        record = _RECORD.pack(bytes.fromhex(self.digest), self.bytes, self.cached) + bytes.fromhex(self.version)
+        return f"{self.key}:{base64.urlsafe_b64encode(record).rstrip(b'=').decode()}"
+
+    @classmethod
+    def unpacked(cls, text: str) -> UnitReport:
+        """Return what :meth:`packed` made a text of.
+
+        Raises:
+            ValueError: it made no such text.
+        """
+        key, _, coded = text.partition(":")
+        record = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
+        if len(record) not in {_RECORD.size, _RECORD.size + _VERSION_BYTES}:
+            raise ValueError(f"{text[:40]!r} is no report of a unit")
+        digest, size, cached = _RECORD.unpack_from(record)
+        return cls(key, digest.hex(), size, cached, record[_RECORD.size :].hex())
+
 
 @dataclass(frozen=True)
 class Report:
     """What a program tells at its end: what there is now, figures, and why it failed if it did.
 
     It travels as the termination message of a container, so it never exceeds :data:`MAX_REPORT_BYTES`: there are at
-    most :data:`UNITS_PER_PROGRAM` units of its own and as many later ones, digests are written in base 64, and a
-    failure's sentences are cut (they are whole in ``failure.json`` and in the log). Nothing else is ever cut.
+    most :data:`UNITS_PER_PROGRAM` units of its own and as many later ones, figures are written with six digits, and a
+    failure's sentences are cut (they are whole in ``failure.json`` and in the log). No unit is ever cut.
     """
 
     units: tuple[UnitReport, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """At most 20 of the stage's figures."""
+    """The stage's figures: the first 20 that are finite and have a name of at most 24 letters and digits."""
     failure: Failure | None = None
 
     def to_json(self) -> str:
-        """Return the text of the report."""
-        raise NotImplementedError
+        """Return the text of the report, compact: ``v`` version, ``u`` units, ``n`` numbers, ``f`` failure.
+
+        Raises:
+            ValueError: it has more units than a report holds, or one that cannot be packed.
+        """
+        versions = sum(unit.version != "" for unit in self.units)
+        if len(self.units) > 2 * UNITS_PER_PROGRAM or versions > UNITS_PER_PROGRAM:
+            raise ValueError(f"a report holds {UNITS_PER_PROGRAM} units and as many later ones, not {len(self.units)}")
+        data: dict[str, Any] = {
+            "v": CONTRACT_VERSION,
+            "u": [unit.packed() for unit in self.units],
+            "n": _short_numbers(self.numbers),
+        }
+        if self.failure is not None:
+            data["f"] = {"c": self.failure.code, "r": _cut(self.failure.reason, _MAX_REASON), "m": "", "h": ""}
+            room = MAX_REPORT_BYTES - len(_compact(data))
+            data["f"]["h"] = _cut(self.failure.hint, min(_MAX_HINT, room // 3))
+            data["f"]["m"] = _cut(self.failure.message, min(_MAX_MESSAGE, MAX_REPORT_BYTES - len(_compact(data))))
+        return _compact(data).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Report:
         """Read a report; errors as :meth:`StageConfig.from_json`."""
-        raise NotImplementedError
+        data = _object(text)
+        if data.get("v") != CONTRACT_VERSION:
+            raise ValueError(f"the report is of version {data.get('v')!r}; expected {CONTRACT_VERSION}")
+        return cls(
+            units=tuple(UnitReport.unpacked(_text(unit)) for unit in data["u"]),
+            numbers={name: _number(value) for name, value in dict(data["n"]).items()},
+            failure=_failure(data["f"]) if "f" in data else None,
+        )
+
+
+def _compact(data: object) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _short_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers that a report may hold: whole ones as they are, all others with six digits."""
+    good = {name: value for name, value in numbers.items() if _NUMBER_NAME.fullmatch(name) and abs(value) <= _LARGEST}
+    return {name: _short(good[name]) for name in list(good)[:MAX_NUMBERS]}
+
+
+def _short(value: float) -> float:
+    if abs(value) >= _EXACT or value != int(value):
+        value = float(f"{value:.6g}")
+    return int(value) if abs(value) < _EXACT and value == int(value) else value
+
+
+def _cut(text: str, limit: int) -> str:
+    """Return `text`, or as much of its beginning as takes at most `limit` bytes between the quotes of a JSON text."""
+    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no form in UTF-8
+    if len(_compact(text)) - 2 <= limit:
+        return text
+    size, kept = len("…".encode()), 0
+    for character in text:
+        size += len(_compact(character)) - 2
+        if size > limit:
+            break
+        kept += 1
+    return text[:kept] + "…" if kept else ""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"it must be a text, not {value!r}")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"it must be a finite number, not {value!r}")
+    return value
+
+
+def _failure(data: Mapping[str, Any]) -> Failure:
+    code = ExitCode(data["c"])
+    if code is ExitCode.OK:
+        raise ValueError("a failure must not have the exit code of success")
+    return Failure(code, _text(data["r"]), _text(data["m"]), _text(data["h"]))
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

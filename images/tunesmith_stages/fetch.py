@@ -6,6 +6,7 @@ is the digest of its content, so the same content lies there once, whoever asked
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunesmith_stages.contract import ExitCode, FileEntry, StageName, manifest_digest
+from tunesmith_stages.contract import ExitCode, FileEntry, StageName, UnitConfig, content_key, manifest_digest
 from tunesmith_stages.program import Made, StageError, Work, main
 from tunesmith_stages.volume import UnsafePathError, Volume, publish, sync, write_whole
 
@@ -53,6 +54,17 @@ def fetch(work: Work) -> Made:
     else:
         files = dataset_files(place, given)
     return _store(work, kind, files, outputs)
+
+
+def resolved(volume: Volume, unit: UnitConfig) -> UnitConfig:
+    """Return a unit with the version of its source, and thus with the key that it has for who sees the volume.
+
+    What is built in has no version, and neither has what is not there: `fetch` says what is wrong with that.
+    """
+    source = unit.params["source"]
+    version = volume.version(source["volume"]["path"]) if "volume" in source else ""
+    params = {**unit.params, "refresh": version}
+    return dataclasses.replace(unit, key=content_key(StageName.FETCH, params, unit.inputs), params=params)
 
 
 # --- which files belong to a source ----------------------------------------------------------------------------------
@@ -255,7 +267,7 @@ def _store(work: Work, kind: str, files: list[Path], outputs: dict[str, Any]) ->
     sync(incoming)
     publish(incoming, final, lambda: _is_whole(final, entries))
     manifest = {"digest": digest, "files": [vars(entry) for entry in entries]}
-    write_whole(final.with_suffix(".manifest.json"), json.dumps(manifest, indent=2) + "\n")
+    write_whole(work.volume.store_manifest(kind, digest), json.dumps(manifest, indent=2) + "\n")
     return Made(
         outputs={**outputs, "files": len(entries)}, numbers={"bytes": float(total)}, stored=final, files=entries
     )
@@ -289,4 +301,4 @@ def _is_whole(folder: Path, entries: tuple[FileEntry, ...]) -> bool:
 
 
 if __name__ == "__main__":
-    main(StageName.FETCH, fetch)
+    main(StageName.FETCH, fetch, resolve=resolved)

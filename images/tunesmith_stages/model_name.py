@@ -8,8 +8,9 @@ one that ends in ``-cloud`` says *where* a model runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 DEFAULT_TAG = "latest"
 CHECK_PREFIX = "tunesmith-check-"
@@ -110,6 +111,17 @@ def canonical(text: str) -> str:
     host = "" if name.host == "registry.ollama.ai" else name.host
     namespace = "" if not host and name.namespace == "library" else name.namespace
     return str(ModelName(host, namespace, name.model, name.tag or DEFAULT_TAG))
+
+
+def still_there(registered: Mapping[str, Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Say whether a server has every model as it was registered.
+
+    Args:
+        registered: by name, with its manifest's ``digest``: what `register` left in its result.
+        models: what the server has (``/api/tags``), in the same form.
+    """
+    there = {canonical(name): model["digest"] for name, model in models.items()}
+    return all(there.get(canonical(name)) == model["digest"] for name, model in registered.items())
 
 
 def check_prefix(key: str) -> str:

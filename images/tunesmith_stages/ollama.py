@@ -7,12 +7,17 @@ Facts about the protocol that shape this module (Ollama 0.34):
 - Everything else is asked with ``"stream": false``, where an error has an HTTP status of its own.
 - The server refuses an upload whose digest is not the announced one, so a blob that it has is the right one.
 - A model is loaded by the first question and may take minutes; ``keep_alive`` says how long it stays.
+
+What goes to a server, models and prompts, never goes through a proxy: HTTP_PROXY and the like are not read. The address
+of a server is one that the administrator or OLLAMA_HOST names; a proxy for the way out of a cluster must not see it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +27,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tunesmith_stages import model_name
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.ollama_refusal import RefusalError, meaning
 from tunesmith_stages.program import StageError
 
 Message = Mapping[str, str]
@@ -37,22 +44,10 @@ _ANSWER_SECONDS = 900.0
 _CLEANUP_SECONDS = 30.0
 _LOADED_FOR = "60s"
 """How long a model stays loaded after a question of a proof, if its unloading should never be asked for."""
-
-
-class RefusalError(StageError):
-    """The server understood and said no.
-
-    Attributes:
-        status: HTTP status; 200 where the error came inside a stream.
-        text: the server's own words.
-    """
-
-    def __init__(
-        self, code: ExitCode, message: str, *, status: int, text: str, reason: str = "OllamaRefused", hint: str = ""
-    ) -> None:
-        super().__init__(code, message, reason=reason, hint=hint)
-        self.status = status
-        self.text = text
+_CORRECT_ADDRESS = (
+    "If its address is wrong, correct OLLAMA_HOST (`tunesmith run`) or `servers[].url` (the administrator's settings)."
+)
+_FILE_OF_MODEL = re.compile(r"^FROM .*sha256-([0-9a-f]{64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -70,29 +65,31 @@ class Ollama:
 
     Args:
         url: where it answers, such as ``http://127.0.0.1:11434``.
+        name: what the administrator calls it, for messages.
+        ca_bundle: PEM text of the certificates to trust for ``https``, instead of those that the system trusts.
 
     Raises (every method):
         StageError: UNAVAILABLE if the server does not answer or breaks off; NO_PERMISSION, NO_SPACE, OUT_OF_MEMORY or
             BAD_CONFIG if that is what it complains of; :class:`RefusalError` with GATE_FAILED if it says no otherwise.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, name: str = "", ca_bundle: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise StageError(
                 ExitCode.BAD_CONFIG,
                 f"the Ollama server's address must be like `http://host:11434`, got {url!r}",
                 reason="InvalidOllamaAddress",
-                hint="Correct OLLAMA_HOST or the server's definition.",
+                hint=_CORRECT_ADDRESS,
             )
         self.url = url.rstrip("/")
+        self.called = f"`{name}` at {self.url}" if name else f"at {self.url}"
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request
-        # A proxy from the environment is never meant for this machine; Ollama's own client thinks so too.
-        loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
         self._http = httpx.Client(
             base_url=self.url,
             timeout=httpx.Timeout(_STALL_SECONDS, connect=_CONNECT_SECONDS, read=_ANSWER_SECONDS),
-            trust_env=not loopback,
+            verify=_trusted(ca_bundle, self.called),
+            trust_env=False,
         )
 
     def __enter__(self) -> Ollama:
@@ -115,11 +112,23 @@ class Ollama:
 
     def models(self) -> dict[str, Mapping[str, Any]]:
         """Return the models that the server has, by name: ``digest``, ``size`` (bytes), ``details``..."""
-        return {model["name"]: model for model in self._json("GET", "/api/tags", what="its models")["models"]}
+        models = self._json("GET", "/api/tags", what="its models").get("models")
+        return {model["name"]: model for model in models or ()}
+
+    def digest(self, name: str) -> str | None:
+        """Return the manifest digest of a model, or None if the server does not have it."""
+        wanted = model_name.canonical(name)
+        found = (model["digest"] for there, model in self.models().items() if model_name.canonical(there) == wanted)
+        return next(found, None)
 
     def show(self, name: str) -> Mapping[str, Any]:
         """Return what the server knows of a model: ``template``, ``capabilities``, ``model_info``..."""
         return self._json("POST", "/api/show", {"model": name}, what=f"what it knows of {name}")
+
+    def file_of(self, name: str) -> str | None:
+        """Return the sha256 of the file that holds a model's weights, or None if the server does not say."""
+        found = _FILE_OF_MODEL.search(self.show(name).get("modelfile", ""))
+        return found.group(1) if found else None
 
     def chat(
         self, name: str, messages: Sequence[Message], *, limit: int, think: bool | None = None, seed: int = 1
@@ -234,24 +243,26 @@ class Ollama:
     def _unreachable(self, error: httpx.TransportError | None, when: str = "") -> StageError:
         how = "broke off" if when and not isinstance(error, httpx.ConnectError) else "does not answer"
         detail = f" ({type(error).__name__}: {error})" if error is not None else ""
+        reason, hint = "OllamaUnreachable", f"Start it with `ollama serve`. {_CORRECT_ADDRESS}"
+        if "CERTIFICATE_VERIFY_FAILED" in detail:
+            reason = "OllamaCertificateNotTrusted"
+            hint = "Trust the authority that signed it: `servers[].caBundle`, or SSL_CERT_FILE for `tunesmith run`."
+        when = f" {when}" if how == "broke off" else ""
         return StageError(
-            ExitCode.UNAVAILABLE,
-            f"the Ollama server at {self.url} {how}{' ' + when if how == 'broke off' else ''}{detail}",
-            reason="OllamaUnreachable",
-            hint="Start it with `ollama serve`, or set OLLAMA_HOST to where it answers; then run the job again.",
+            ExitCode.UNAVAILABLE, f"the Ollama server {self.called} {how}{when}{detail}", reason=reason, hint=hint
         )
 
     def _not_ollama(self, text: str) -> StageError:
         return StageError(
             ExitCode.BAD_CONFIG,
-            f"what answers at {self.url} is not an Ollama server: {text[:200]!r}",
+            f"what answers as the Ollama server {self.called} is none: {text[:200]!r}",
             reason="NotOllama",
-            hint="Correct OLLAMA_HOST or the server's definition.",
+            hint=_CORRECT_ADDRESS,
         )
 
     def _refusal(self, status: int, text: str, what: str) -> RefusalError:
-        code, reason, hint = _meaning(status, text)
-        message = f"the Ollama server at {self.url} refused {what}: {text or 'no reason given'} (HTTP {status})"
+        code, reason, hint = meaning(status, text)
+        message = f"the Ollama server {self.called} refused {what}: {text or 'no reason given'} (HTTP {status})"
         return RefusalError(code, message, status=status, text=text, reason=reason, hint=hint)
 
 
@@ -262,24 +273,20 @@ def _chunks(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
             advance(len(chunk))
 
 
-def _meaning(status: int, text: str) -> tuple[ExitCode, str, str]:
-    """Return the class, the reason and the hint for what a server complains of."""
-    if "no space left on device" in text:
-        hint = "Free space where the server keeps its models (OLLAMA_MODELS), e.g. with `ollama rm`; then run again."
-        return ExitCode.NO_SPACE, "OllamaNoSpace", hint
-    if "invalid model name" in text:
-        hint = "A name is [[host/]namespace/]model[:tag] of letters, digits, '_', '-' and '.'."
-        return ExitCode.BAD_CONFIG, "InvalidModelName", hint
-    if any(words in text for words in ("digest mismatch", "unexpected EOF", "exceeds file size")):
-        hint = (
-            "The model file changed or is cut short on the volume: remove it, then the stage that makes it is repeated."
-        )
-        return ExitCode.BAD_DATA, "DamagedModelFile", hint
-    if any(words in text.lower() for words in ("out of memory", "unable to allocate", "failed to allocate")):
-        hint = "Choose a smaller quantization or `num_ctx`, or a server with more memory."
-        return ExitCode.OUT_OF_MEMORY, "OllamaOutOfMemory", hint
-    if status in (401, 403):
-        return ExitCode.NO_PERMISSION, "OllamaForbidden", "Let this machine speak to the server."
-    if status == 503:
-        return ExitCode.UNAVAILABLE, "OllamaBusy", "Wait until the server has fewer requests; then run again."
-    return ExitCode.GATE_FAILED, "OllamaRefused", "See the server's log for more."
+def _trusted(ca_bundle: str, called: str) -> ssl.SSLContext:
+    """Return what certificates are checked with.
+
+    Raises:
+        StageError: the bundle holds no certificate.
+    """
+    if not ca_bundle:
+        return httpx.create_ssl_context()  # SSL_CERT_FILE and SSL_CERT_DIR, else the usual authorities
+    try:
+        return ssl.create_default_context(cadata=ca_bundle)
+    except (ssl.SSLError, ValueError) as error:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"the certificates given for the Ollama server {called} cannot be read: {error}",
+            reason="InvalidCaBundle",
+            hint="`servers[].caBundle` must be PEM text: one or more blocks of -----BEGIN CERTIFICATE-----.",
+        ) from error

@@ -1,29 +1,69 @@
 """The stage `rehearse`: asks, before any training, whether what comes after it could work.
 
-The Ollama server must take the model, and the base must have the modules that LoRA is to adapt. A gate: it writes
-nothing to the server, makes no file and enters no key. It is short so that it can run every time.
+Every Ollama server must take the model, and the base must have the modules that LoRA is to adapt. Where models are to
+be created inside a server's pod, a model without weights is created in that way, from a file on the volume, looked for
+on the server and removed. So the right to do it, the volume's place in the pod, and that the pod is that server are
+proven before a GPU is asked for. A gate: it enters no key and leaves nothing behind. It is short, to run every time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from tunesmith_stages import model_name
 from tunesmith_stages.contract import ALL_LINEAR, ExitCode, StageName
 from tunesmith_stages.fetch import check_safetensors
 from tunesmith_stages.ollama import Ollama
-from tunesmith_stages.ollama_gate import require_names, require_supported
+from tunesmith_stages.ollama_gate import connect, exec_settings, require_names, require_supported
+from tunesmith_stages.ollama_pod import OllamaPod
 from tunesmith_stages.program import Made, StageError, Work, main
+from tunesmith_stages.throw_away import throw_away_names
 
 
 def rehearse(work: Work) -> Made:
-    """Check that the server answers, is new enough and would accept every name; and that LoRA has what it adapts."""
+    """Check that each server answers, is new enough and would take every name; and that LoRA has what it adapts."""
     require_names(work.params["model"], work.params["quantizations"])
     require_modules(work.input("base"), work.params["targetModules"])
-    with Ollama(work.runtime["server"]) as server:
-        version = server.version()
-    require_supported(version, work.progress.note)
-    return Made(tools={"ollama": version})
+    versions = {}
+    for name in work.params["servers"]:
+        with connect(work.runtime, name) as server:
+            versions[name] = server.version()
+            require_supported(versions[name], work.progress.note)
+            settings = exec_settings(work.runtime, name)
+            if settings is not None:
+                _create_inside(work, server, settings)
+    return Made(outputs={"servers": versions}, tools={"ollama": ", ".join(sorted(set(versions.values())))})
+
+
+def _create_inside(work: Work, server: Ollama, settings: Mapping[str, Any]) -> None:
+    """Create a model in the server's pod as `register` will, and remove it.
+
+    Raises:
+        StageError: see :class:`.ollama_pod.OllamaPod`.
+    """
+    (work.out / "empty.gguf").write_bytes(_empty_gguf())
+    modelfile = work.out / "Modelfile"
+    modelfile.write_text("FROM ./empty.gguf\n", encoding="utf-8")
+    name = model_name.check_name(work.unit.key, work.config.attempt, "rehearsal")
+    with throw_away_names(server, work.unit.key, [name]):
+        OllamaPod(server, settings).create(name, work.volume.relative(modelfile))
+
+
+def _empty_gguf() -> bytes:
+    """Return a GGUF (version 3) without tensors, whose only entry names an architecture: a server stores it.
+
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    string_type = 8
+    entry = text("general.architecture") + struct.pack("<I", string_type) + text("none")
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry
 
 
 def require_modules(base: Path, targets: Sequence[str]) -> None:

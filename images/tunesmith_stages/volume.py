@@ -8,6 +8,7 @@
     stages/<stage>/<key>.<attempt>/                    the same, while it is being made or after it failed
     stages/train/<key>.checkpoints/                    what an interrupted training goes on from
     runs/<job>/                                        references: which units make up this job
+    runs/<job>/logs/<stage>.<attempt>.log              what a stage program printed
 
 A unit is made in its attempt's folder and published by renaming that folder, so ``<key>/`` is complete or absent.
 Used by the stage programs and by the edges that start them; standard library only.
@@ -18,15 +19,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from tunesmith_stages.contract import FileEntry, StageName, StageResult
+from tunesmith_stages.contract import FileEntry, Input, StageName, StageResult, digest_of
 
 _CHUNK = 4 * 1024 * 1024
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 class UnsafePathError(ValueError):
@@ -39,34 +42,55 @@ class Volume:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
+    def units(self, stage: StageName) -> Path:
+        """Folder of all units of a stage, and of the tries at them."""
+        return self.root / "stages" / stage
+
     def unit(self, stage: StageName, key: str) -> Path:
         """Folder of a finished unit of work."""
-        return self.root / "stages" / stage / key
+        return self.units(stage) / key
 
     def attempt(self, stage: StageName, key: str, attempt: str) -> Path:
         """Folder of one try at a unit of work."""
-        return self.root / "stages" / stage / f"{key}.{attempt}"
+        return self.units(stage) / f"{key}.{attempt}"
 
     def attempts(self, stage: StageName, key: str) -> list[Path]:
         """Folders of every try at a unit of work that was not published."""
-        folder = self.root / "stages" / stage
-        return sorted(path for path in folder.glob(f"{key}.*") if path.is_dir() and path.suffix != ".checkpoints")
+        return sorted(
+            path for path in self.units(stage).glob(f"{key}.*") if path.is_dir() and path.suffix != ".checkpoints"
+        )
 
     def unit_lock(self, stage: StageName, key: str) -> Path:
         """File that says who makes a unit now."""
-        return self.root / "stages" / stage / f"{key}.lock"
+        return self.units(stage) / f"{key}.lock"
 
     def checkpoints(self, key: str) -> Path:
         """Folder of the checkpoints of a training, shared by its attempts."""
-        return self.root / "stages" / StageName.TRAIN / f"{key}.checkpoints"
+        return self.units(StageName.TRAIN) / f"{key}.checkpoints"
+
+    def sources(self, kind: str) -> Path:
+        """Folder of all sources of a kind: ``models`` or ``datasets``."""
+        return self.root / "store" / kind
 
     def store(self, kind: str, digest: str) -> Path:
-        """Folder of a source; `kind` is ``models`` or ``datasets``."""
-        return self.root / "store" / kind / digest
+        """Folder of a source."""
+        return self.sources(kind) / digest
+
+    def store_manifest(self, kind: str, digest: str) -> Path:
+        """File that lists what a source in the store consists of."""
+        return self.store(kind, digest).with_suffix(".manifest.json")
 
     def run(self, job: str) -> Path:
         """Folder of one job: references only."""
         return self.root / "runs" / job
+
+    def logs(self, job: str) -> Path:
+        """Folder of what the stage programs of a job printed."""
+        return self.run(job) / "logs"
+
+    def log(self, job: str, stage: StageName, attempt: str, node: int = 0) -> Path:
+        """File with what one try of a stage printed, on the first or a further one of its nodes."""
+        return self.logs(job) / f"{stage}.{attempt}{f'.node-{node}' if node else ''}.log"
 
     def relative(self, path: Path) -> str:
         """Return `path` relative to the root, with forward slashes."""
@@ -93,25 +117,104 @@ class Volume:
             raise UnsafePathError(f"{given!r} leads out of the volume, to {path}")
         return path
 
+    def version(self, given: str) -> str:
+        """Return the version of a source: a text that changes when somebody changed it; empty if it is not there.
+
+        It is made from names, sizes and times of change alone, so that it costs nothing for a large model. `given` is
+        the path in the job, and enters it.
+        """
+        try:
+            place = self.resolve(given)
+            files = sorted(_files_of(place)) if place.is_dir() else [place]
+            stats = [(file.relative_to(place).as_posix(), file.stat()) for file in files]
+        except (OSError, UnsafePathError):
+            return ""  # `fetch` says what is wrong with it, if it is needed
+        return digest_of([given, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
+
     def result(self, stage: StageName, key: str) -> StageResult | None:
         """Return the result of a finished unit of work, or None if there is none that can be used.
 
-        A result counts only if it is readable, belongs to `key`, and every file that it lists is there in its size.
+        A result counts only if it is readable, belongs to `key`, lies where a unit's result may lie, and every file
+        that it lists is there in its size.
+
+        Raises:
+            OSError: nobody knows, because it cannot be looked at.
         """
+        _look_anew(self.units(stage))
         try:
             result = StageResult.from_json((self.unit(stage, key) / "result.json").read_text("utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return None
-        if result.stage != stage or result.key != key:
+        except OSError as error:
+            _raise_unless_not_there(error)
             return None
-        folder = self.root / result.path
-        for entry in result.files:
-            try:
-                if (folder / entry.path).stat().st_size != entry.size:
-                    return None
-            except OSError:
-                return None
-        return result
+        places = [self.unit(stage, key) / "out", *(self.store(kind, result.digest) for kind in ("models", "datasets"))]
+        if result.stage != stage or result.key != key or self.root / result.path not in places:
+            return None
+        return result if self._has(result.path, [(entry.path, entry.size) for entry in result.files]) else None
+
+    def holds(self, wanted: Input) -> bool:
+        """Return whether an input is there, and is what its digest says by the record of the stage that made it.
+
+        What lies outside of `stages` and `store` is nobody's result: of that it is only seen whether it is there.
+
+        Raises:
+            OSError: nobody knows, because it cannot be looked at.
+        """
+        match PurePosixPath(wanted.path).parts:
+            case ("stages", stage, key, "out") if stage in set(StageName):
+                result = self.result(StageName(stage), key)
+                return result is not None and result.digest == wanted.digest
+            case ("store", kind, digest):
+                _look_anew(self.sources(kind))
+                return digest == wanted.digest and self._has(wanted.path, self._stored_files(kind, digest))
+        return (self.root / wanted.path).is_dir()
+
+    def _stored_files(self, kind: str, digest: str) -> list[tuple[str, int]]:
+        """Return names and sizes by the manifest of a folder of the store; none if it has no manifest."""
+        try:
+            manifest = json.loads(self.store_manifest(kind, digest).read_text("utf-8"))
+            return [(entry["path"], entry["size"]) for entry in manifest["files"]]
+        except (ValueError, KeyError, TypeError):
+            return []
+        except OSError as error:
+            _raise_unless_not_there(error)
+            return []
+
+    def _has(self, path: str, files: Iterable[tuple[str, int]]) -> bool:
+        """Return whether there is a folder with these files in these sizes."""
+        folder = self.root / path
+        try:
+            return folder.is_dir() and all((folder / name).stat().st_size == size for name, size in files)
+        except OSError as error:
+            _raise_unless_not_there(error)
+            return False
+
+    def forget(self, stage: StageName, key: str) -> None:
+        """Remove a finished unit of work, so that it is made again: its result first, by which it counts."""
+        folder = self.unit(stage, key)
+        (folder / "result.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files_of(place: Path) -> Iterator[Path]:
+    """Yield the files of a source's folder that `fetch` may take: those that lie in it and are not hidden."""
+    return (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _raise_unless_not_there(error: OSError) -> None:
+    """Raise an error that does not say that something is not there."""
+    if error.errno not in _NOT_THERE:
+        raise error
+
+
+def _look_anew(folder: Path) -> None:
+    """Make an NFS client ask the server what is in `folder`, which opening it does (nfs(5), close-to-open).
+
+    Otherwise it may believe for up to a minute that what another machine has just put there is missing.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
 # --- files that are whole --------------------------------------------------------------------------------------------
@@ -166,11 +269,19 @@ def write_whole(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        _replace(partial, path, text)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _replace(partial: Path, path: Path, text: str) -> None:
+    try:
+        partial.replace(path)
+    except FileNotFoundError:  # NFS: the rename took effect, its answer was lost and the client repeated it
+        if path.read_text(encoding="utf-8") != text:
+            raise
 
 
 def _token() -> str:

@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import kopf
-from kubernetes.aio.leaderelection.electionconfig import Config
-from kubernetes.aio.leaderelection.leaderelection import LeaderElection
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
 from tunesmith import metrics
 from tunesmith.api import keys
@@ -28,14 +25,15 @@ from tunesmith.handlers import make_registry
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.client import KubeCluster, connect
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Object
+from tunesmith.kube.lease import Lease
 from tunesmith.queue import WorkQueue
 from tunesmith.reconcile import Reconciler
 from tunesmith.serve import serve
 
 log = logging.getLogger(__name__)
 
-_LEASE_SECONDS, _RENEW_SECONDS, _RETRY_SECONDS = 15, 10, 2
 _RESYNC_SECONDS = 300
+_RETRY_SECONDS = 2
 _STUCK_SECONDS = 300
 """A worker that has one FineTuneJob for so long hangs."""
 _MOST_NOTES = 1000
@@ -293,38 +291,16 @@ class LeaseLostError(RuntimeError):
 
 
 async def _elect(cluster: KubeCluster, operator: Operator, settings: Settings) -> None:
-    """Lead while the Lease is ours; raise what ends the work."""
-    lock = LeaseLock(settings.lease_name, lease_namespace(settings), platform.node(), cluster.client)
-    work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def lead() -> None:
-        try:
-            await operator.lead()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits
-            if not work.done():
-                work.set_exception(error)
-        else:
-            if not work.done():
-                work.set_result(None)
-
-    async def lost() -> None:
-        return None
-
-    config = Config(
-        lock,
-        lease_duration=_LEASE_SECONDS,
-        renew_deadline=_RENEW_SECONDS,
-        retry_period=_RETRY_SECONDS,
-        onstarted_leading=lead,
-        onstopped_leading=lost,
-    )
-    election = asyncio.create_task(LeaderElection(config).run())
-    await asyncio.wait({election, work}, return_when=asyncio.FIRST_COMPLETED)
-    if not work.done():
-        raise LeaseLostError("another replica holds the Lease, or it could not be renewed")
-    election.cancel()
-    with suppress(asyncio.CancelledError):
-        await election
-    work.result()
+    """Lead while the Lease is ours; return when the work ends because of SIGTERM."""
+    lease = Lease(cluster, lease_namespace(settings), settings.lease_name, platform.node())
+    await lease.acquire()
+    work, kept = asyncio.create_task(operator.lead()), asyncio.create_task(lease.keep())
+    try:
+        await asyncio.wait({work, kept}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise LeaseLostError("another replica holds the Lease, or it could not be renewed")
+        work.result()
+    finally:
+        for task in (work, kept):
+            task.cancel()
+        await asyncio.gather(work, kept, return_exceptions=True)

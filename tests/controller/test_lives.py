@@ -453,7 +453,7 @@ def test_progress_comes_from_the_running_programs_log(life: Life) -> None:
         '"metrics": {"loss": 1.25, "etaSeconds": 3700, "checkpointSeconds": 41.2}}\n'
     )
     life.look()
-    life.wait(10)
+    life.wait(60)
     status = life.cluster.status("bot")
     assert life.ready() == ("False", "Training")
     assert status["progress"] | {"text": "37 %", "loss": "1.25", "eta": "1h01m", "stage": "train"} == status["progress"]

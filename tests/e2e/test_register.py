@@ -69,7 +69,7 @@ class Job:
     def config(self) -> Path:
         self.attempt += 1
         unit = UnitConfig("register", self.key, self.params, self.inputs)
-        runtime = {"server": self.server, "smokeTests": self.smoke_tests}
+        runtime = {"smokeTests": self.smoke_tests, **reached(main=self.server)}
         config = StageConfig(StageName.REGISTER, "bot", str(self.root), f"t{self.attempt}", (unit,), runtime)
         path = self.root / f"register-{self.attempt}.json"
         path.write_text(config.to_json())
@@ -103,6 +103,14 @@ class Job:
         while words not in self.progress():
             assert time.monotonic() < deadline, f"{words!r} never came"
             time.sleep(0.01)
+
+
+def reached(**urls: str) -> dict[str, Any]:
+    """Return the part of the runtime that says where servers are."""
+    return {
+        "method": "API",
+        "servers": {name: {"url": url, "caBundle": "", "exec": None} for name, url in urls.items()},
+    }
 
 
 def start_stage(stage: str, config: Path) -> subprocess.Popen[str]:
@@ -234,6 +242,28 @@ def test_proven_model_goes_live(make_job: Callable[..., Job], server: OllamaServ
     assert all(entry["passed"] for entry in proof)
 
 
+def test_each_server_gets_the_model(make_job: Callable[..., Job], server: OllamaServer, tmp_path: Path) -> None:
+    """A job with two servers has a unit for each, and both serve the very same models afterwards."""
+    with ollama_server(server.program, tmp_path / "second" / "models") as second:
+        job = make_job(quantizations=("F16", "Q8_0"))
+        config = StageConfig.from_json(job.config().read_text())
+        units = []
+        for name in ("main", "backup"):
+            params = {**job.params, "server": name}
+            units.append(UnitConfig(name, content_key(StageName.REGISTER, params, job.inputs), params, job.inputs))
+        runtime = {**config.runtime, **reached(main=server.url, backup=second.url)}
+        path = job.root / "both.json"
+        path.write_text(dataclasses.replace(config, units=tuple(units), runtime=runtime).to_json())
+        process = start_stage("register", path)
+        process.communicate(timeout=120)
+        assert process.returncode == ExitCode.OK
+        assert server.digests().keys() == {"bot:v1", "bot:v1-q8_0"}
+        assert server.digests() == second.digests()
+        assert second.answer("bot:v1", QUESTION) == ANSWER
+        results = [job.volume.result(StageName.REGISTER, unit.key) for unit in units]
+        assert [result and result.unit for result in results] == ["main", "backup"]
+
+
 def test_system_prompt_parameters_and_license_arrive(make_job: Callable[..., Job], server: OllamaServer) -> None:
     """What the job gives Ollama is there exactly, and the proof reckons with the system prompt that is put in front."""
     system = 'You are "Tunny" \U0001f469\u200d\U0001f4bb.\nBe brief. '
@@ -269,15 +299,6 @@ def test_modelfile_makes_the_same_model(make_job: Callable[..., Job], server: Ol
     for field in ("system", "license", "template", "model_info"):
         assert shown[0][field] == shown[1][field]
     assert sorted(shown[0]["parameters"].splitlines()) == sorted(shown[1]["parameters"].splitlines())
-
-
-def test_second_run_does_nothing(make_job: Callable[..., Job]) -> None:
-    """A unit with a result is not made again."""
-    job = make_job()
-    assert job.run() is ExitCode.OK
-    finished = job.result().finished
-    assert job.run() is ExitCode.OK
-    assert job.result().finished == finished
 
 
 def test_interrupted_change_of_names_is_finished(make_job: Callable[..., Job], server: OllamaServer) -> None:
@@ -422,19 +443,62 @@ def test_failed_proof_leaves_the_old_model(
     assert server.answer("bot:v1", QUESTION) == ANSWER
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut short"])
-def test_damaged_file_is_not_registered(make_job: Callable[..., Job], server: OllamaServer, damage: str) -> None:
+def test_damaged_file_is_not_registered(make_job: Callable[..., Job], server: OllamaServer) -> None:
     """A model file that changed on the volume since it was made is refused, not served."""
     job = make_job()
     path = job.root / job.inputs["quantized:F16"].path / "model.gguf"
     content = bytearray(path.read_bytes())
     content[-5000] ^= 1
-    path.write_bytes(content if damage == "changed" else content[:-5000])
-    if damage == "cut short":
-        (path.parent.parent / "result.json").unlink()
+    path.write_bytes(content)
     assert job.run() is ExitCode.BAD_DATA
     assert job.failure().reason == "DamagedModelFile"
     assert server.digests() == {}
+
+
+# --- results that were found -----------------------------------------------------------------------------------------
+
+
+def test_second_run_does_nothing(make_job: Callable[..., Job]) -> None:
+    """A unit whose result still holds is not made again."""
+    job = make_job()
+    assert job.run() is ExitCode.OK
+    finished = job.result().finished
+    assert job.run() is ExitCode.OK
+    assert job.result().finished == finished
+
+
+CEASED: dict[str, Callable[[Job, OllamaServer], object]] = {
+    "the model is gone": lambda _, server: server.ask("/api/delete", {"model": "bot:v1-q8_0"}, "DELETE"),
+    "another has its name": lambda _, server: server.ask(
+        "/api/copy", {"source": "bot:v1-q8_0", "destination": "bot:v1"}
+    ),
+    "other smoke tests": lambda job, _: job.smoke_tests.append({"prompt": "Who made you?", "expect": "Tunny"}),
+}
+
+
+@pytest.mark.parametrize("change", CEASED.values(), ids=CEASED.keys())
+def test_result_that_ceased_to_hold_is_made_again(
+    make_job: Callable[..., Job], server: OllamaServer, change: Callable[[Job, OllamaServer], object]
+) -> None:
+    """What is no longer served as it was registered, or has not passed the job's tests, is registered again."""
+    job = make_job(quantizations=("F16", "Q8_0"))
+    assert job.run() is ExitCode.OK
+    before, finished = server.digests(), job.result().finished
+    change(job, server)
+    assert job.run() is ExitCode.OK
+    assert server.digests() == before
+    assert job.result().finished != finished
+
+
+def test_result_is_kept_while_the_server_is_down(make_job: Callable[..., Job]) -> None:
+    """A server that cannot be asked is told as such; what was registered there stays on the record."""
+    job = make_job()
+    assert job.run() is ExitCode.OK
+    finished = job.result().finished
+    job.server = f"http://127.0.0.1:{free_port()}"
+    assert job.run() is ExitCode.UNAVAILABLE
+    assert job.failure().reason == "OllamaUnreachable"
+    assert job.result().finished == finished
 
 
 # --- servers that fail -----------------------------------------------------------------------------------------------
@@ -544,14 +608,18 @@ def test_old_server_is_refused(make_job: Callable[..., Job], old_server: str) ->
 # --- rehearse --------------------------------------------------------------------------------------------------------
 
 
-def rehearse(root: Path, server: str, model: str = "bot:v1") -> tuple[ExitCode, Path]:
-    """Run the stage, and return its exit code and the folder in which it ran."""
-    params = {"model": model, "quantizations": ["Q4_K_M", "Q8_0"], "targetModules": ["AllLinear"]}
-    inputs = {"base": Input("base", "0" * 64)}
+def rehearse(root: Path, servers: dict[str, str], model: str = "bot:v1", **runtime: Any) -> tuple[ExitCode, Path]:
+    """Run the stage with servers by name and address; return its exit code and the folder in which it ran."""
+    params = {
+        "model": model,
+        "quantizations": ["Q4_K_M", "Q8_0"],
+        "targetModules": ["AllLinear"],
+        "servers": list(servers),
+    }
+    inputs = {"base": done_unit(root, StageName.FETCH, "b" * 64, lambda out: (out / "config.json").touch())}
     key = content_key(StageName.REHEARSE, params, inputs)
     unit = UnitConfig("rehearse", key, params, inputs)
-    config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), {"server": server})
-    (root / "base").mkdir(parents=True)
+    config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), {**reached(**servers), **runtime})
     (root / "rehearse.json").write_text(config.to_json())
     process = start_stage("rehearse", root / "rehearse.json")
     process.communicate(timeout=60)
@@ -564,7 +632,7 @@ def rehearse(root: Path, server: str, model: str = "bot:v1") -> tuple[ExitCode, 
 def test_rehearse_passes_and_changes_nothing(server: OllamaServer, tmp_path: Path) -> None:
     """With a server that is ready, the gate opens, and the server is as it was."""
     before = server.digests()
-    code, folder = rehearse(tmp_path / "volume", server.url)
+    code, folder = rehearse(tmp_path / "volume", {"main": server.url})
     assert code is ExitCode.OK
     assert StageResult.from_json((folder / "result.json").read_text()).tools["ollama"].startswith("0.34.")
     assert server.digests() == before
@@ -584,14 +652,31 @@ def test_rehearse_stops_before_training(
 ) -> None:
     """A name that the server would refuse, or a server that is down, is found before any training."""
     url = f"http://127.0.0.1:{free_port()}" if down else server.url
-    found, folder = rehearse(tmp_path / "volume", url, model)
+    found, folder = rehearse(tmp_path / "volume", {"main": url}, model)
     assert found is code
     assert Failure.from_json((folder / "failure.json").read_text()).reason == reason
 
 
+def test_rehearse_names_the_server_that_fails(server: OllamaServer, tmp_path: Path) -> None:
+    """Of several servers, the one that would not take the model is named, with its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    code, folder = rehearse(tmp_path / "volume", {"main": server.url, "backup": url})
+    assert code is ExitCode.UNAVAILABLE
+    assert f"`backup` at {url}" in Failure.from_json((folder / "failure.json").read_text()).message
+
+
+def test_rehearse_misses_exec(server: OllamaServer, tmp_path: Path) -> None:
+    """A job that wants Exec on a server for which the administrator did not set it up ends before any training."""
+    code, folder = rehearse(tmp_path / "volume", {"main": server.url}, method="Exec")
+    assert code is ExitCode.BAD_CONFIG
+    failure = Failure.from_json((folder / "failure.json").read_text())
+    assert failure.reason == "ExecNotConfigured"
+    assert "`main`" in failure.message
+
+
 def test_rehearse_refuses_an_old_server(old_server: str, tmp_path: Path) -> None:
     """A server that is too old is found before any training, with what was found and what is needed."""
-    code, folder = rehearse(tmp_path / "volume", old_server)
+    code, folder = rehearse(tmp_path / "volume", {"main": old_server})
     assert code is ExitCode.BAD_CONFIG
     failure = Failure.from_json((folder / "failure.json").read_text())
     assert failure.reason == "OllamaTooOld"
@@ -610,7 +695,7 @@ def test_rehearse_refuses_an_old_server(old_server: str, tmp_path: Path) -> None
 def test_rehearse_looks_at_who_answers(tmp_path: Path, says: bytes, code: ExitCode, reason: str) -> None:
     """Something else than Ollama at the address is told; an Ollama newer than those tested is used, with a warning."""
     with web_server(says) as url:
-        found, folder = rehearse(tmp_path / "volume", url)
+        found, folder = rehearse(tmp_path / "volume", {"main": url})
     assert found is code
     if reason:
         assert Failure.from_json((folder / "failure.json").read_text()).reason == reason

@@ -7,19 +7,32 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from support.prepared import VOCABULARY, train_config, write_base, write_prepared
-from tunesmith_stages.contract import ExitCode, StageName, StageResult
+from support.prepared import VOCABULARY, write_base, write_prepared
+from support.training import (
+    EPOCHS,
+    EVERY,
+    PATIENCE,
+    STEPS,
+    alive,
+    check_same_end,
+    failure,
+    notes,
+    out,
+    ranks_of,
+    started,
+    steps_done,
+    train,
+    wait_for,
+)
+from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.checkpoints import COMPLETE
 from tunesmith_stages.train.metrics import read_metrics
@@ -28,9 +41,6 @@ from tunesmith_stages.train.save import check_saved, save_model
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.e2e
-
-PATIENCE = 300.0
-"""Seconds after which a training of a few seconds counts as stuck, on a busy machine too."""
 
 
 @pytest.fixture(scope="module")
@@ -42,50 +52,10 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
     return Volume(root)
 
 
-@contextmanager
-def started(
-    volume: Volume, key: str, attempt: str, params: Mapping[str, Any], runtime: Mapping[str, Any]
-) -> Iterator[subprocess.Popen[str]]:
-    """Start a training; it is gone when the block ends."""
-    config = volume.root / f"{key}.{attempt}.json"
-    config.write_text(train_config(volume.root, key=key, attempt=attempt, params=params, runtime=runtime).to_json())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tunesmith_stages.train", "--config", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def train(
-    volume: Volume, key: str, attempt: str = "1", *, params: Mapping[str, Any], runtime: Mapping[str, Any]
-) -> StageResult:
-    """Train to the end and return the result."""
-    with started(volume, key, attempt, params, runtime) as process:
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-    result = volume.result(StageName.TRAIN, key)
-    assert result is not None
-    return result
-
-
-def out(volume: Volume, key: str) -> Path:
-    return volume.unit(StageName.TRAIN, key) / "out"
-
-
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 FULL = {"finetuningType": "Full", "lora": None, "learningRate": "5e-3"}
 ONE = {"processesPerNode": 1, "gradientAccumulationSteps": 2}
-EPOCHS = {"numTrainEpochs": "3"}
-STEPS = 33
-EVERY = {"evalSteps": 11, "saveSteps": 3, "keep": 2}
 CASES = [
     pytest.param({"zeroStage": 3, "precision": "FP32"}, ONE, id="LoRA, ZeRO 3, 1 process, FP32"),
     pytest.param({**FULL, "zeroStage": 2}, ONE, id="Full, ZeRO 2, 1 process"),
@@ -226,67 +196,12 @@ def damage_newest(folder: Path) -> int:
     return step
 
 
-def check_same_end(volume: Volume, one: str, other: str) -> None:
-    """Weights, record and steps of two trainings are the same."""
-    tensors = [load_file(out(volume, key) / "adapter_model.safetensors") for key in (one, other)]
-    assert tensors[0].keys() == tensors[1].keys()
-    for name, tensor in tensors[0].items():
-        torch.testing.assert_close(tensor, tensors[1][name], rtol=0, atol=2e-3, msg=name)
-    records = [read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl") for key in (one, other)]
-    assert [event["step"] for event in records[1]] == [event["step"] for event in records[0]]
-    pairs = [(a["loss"], b["loss"]) for a, b in zip(*records, strict=True) if "loss" in a]
-    assert [b for _, b in pairs] == pytest.approx([a for a, _ in pairs], abs=2e-3)
-
-
 def check_no_step_is_taken_twice(volume: Volume, key: str, step: int) -> None:
     """A training whose last checkpoint is its last step only saves."""
     result = train(volume, key, "1", params={"maxSteps": step}, runtime=EVERY)
     assert result.numbers["steps"] == step
     events = read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl")
     assert [event["step"] for event in events if "loss" in event] == list(range(1, step + 1))
-
-
-def failure(volume: Volume, key: str, attempt: str) -> dict[str, Any]:
-    folder = volume.attempt(StageName.TRAIN, key, attempt)
-    found: dict[str, Any] = json.loads((folder / "failure.json").read_text())
-    return found
-
-
-def notes(volume: Volume, key: str, attempt: str) -> list[str]:
-    folder = volume.attempt(StageName.TRAIN, key, attempt)
-    events = [json.loads(line) for line in (folder / "progress.jsonl").open()]
-    return [event["note"] for event in events if "note" in event]
-
-
-def steps_done(progress: Path) -> int:
-    if not progress.exists():
-        return 0
-    lines = progress.read_text().split("\n")[:-1]
-    return max((json.loads(line).get("done", 0) for line in lines), default=0)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.03)
-
-
-def ranks_of(parent: int) -> list[int]:
-    """Return the processes that torchrun, a child of `parent`, started."""
-    return [rank for launcher in children(parent) for rank in children(launcher)]
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 # --- what cannot be trained ------------------------------------------------------------------------------------------

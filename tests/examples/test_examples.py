@@ -25,9 +25,9 @@ def job_of(example: str) -> FineTuneJob:
     return parse_job((FOLDERS[example] / "finetunejob.yaml").read_text(encoding="utf-8"))
 
 
-def params_of(example: str, stage: StageName, unit: str = "") -> dict[str, Any]:
+def params_of(example: str, stage: StageName) -> dict[str, Any]:
     current, _ = carried_out(job_of(example))
-    return next(dict(item.params) for item in current.stage(stage).units if item.name == (unit or stage))
+    return dict(current.stage(stage).units[0].params)
 
 
 @pytest.mark.parametrize("example", FOLDERS)

@@ -18,7 +18,7 @@ from tunesmith.api.parse import parse_job
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """Return a copy of everything that the generated files are made from, and of the files themselves."""
-    for name in ("docs", "charts", "examples", "tests/golden/keys"):
+    for name in ("docs", "charts", "examples", "tests/golden/keys", "tests/golden/manifests"):
         shutil.copytree(
             ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("models", "store", "stages", "runs", "*.py")
         )
@@ -39,7 +39,7 @@ def test_the_committed_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     "name",
     [
-        "charts/tunesmith/crds/tunesmith.dev_finetunejobs.yaml",
+        "charts/tunesmith/files/tunesmith.dev_finetunejobs.yaml",
         "docs/api.md",
         "tests/golden/keys/03-full-zero3.json",
     ],

@@ -30,12 +30,15 @@ def test_keys_of_an_example_stay(example: str) -> None:
 
 @pytest.mark.parametrize("stage", [stage for stage in StageName if stage is not StageName.REHEARSE])
 def test_a_raised_recipe_number_shows_in_the_golden_keys(stage: StageName, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raising a stage's recipe number moves the golden keys of that stage, and of no other."""
+    """Raising a stage's recipe number moves the golden keys of that stage, and of no other but the gate.
+
+    `rehearse` is passed for one training, and enters no key.
+    """
     path = EXAMPLES["02-qwen-0.5b"]
     before = keys_in(path)
     monkeypatch.setitem(RECIPES, stage, RECIPES[stage] + 1)
     changed = {name for name, key in keys_in(path).items() if before[name] != key}
-    assert changed == {name for name in before if name.startswith(f"{stage}/")}
+    assert changed - {"rehearse/rehearse"} == {name for name in before if name.startswith(f"{stage}/")}
 
 
 def test_keys_do_not_depend_on_files(tmp_path: Path) -> None:

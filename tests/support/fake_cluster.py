@@ -105,6 +105,9 @@ class FakeCluster:
         there["status"] = copy.deepcopy(item["status"])
         return self.changed(there)
 
+    async def replace(self, item: Object) -> Object:
+        raise NotImplementedError("nothing but a Lease is replaced as a whole")
+
     async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:  # noqa: ARG002 - the protocol has it
         if pod not in self.logs:
             raise ApiError(500, "InternalError", "the kubelet cannot be reached")

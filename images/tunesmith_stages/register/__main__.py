@@ -2,7 +2,7 @@
 
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.program import main
-from tunesmith_stages.register.stage import register
+from tunesmith_stages.register.stage import register, still_true
 
 if __name__ == "__main__":
-    main(StageName.REGISTER, register)
+    main(StageName.REGISTER, register, still_true=still_true)

@@ -2,7 +2,7 @@
 
 The rules of quoting are those of Ollama's ``parser/parser.go`` (0.34): a value runs to the end of its line unless it
 begins with a quotation mark, then to the next line that ends with one. The parser drops characters that do not
-print, such as the joiners inside composed emoji; the API, by which the stage creates the model, keeps them.
+print, such as the joiners inside composed emoji or a Chinese text's wide blanks; the API keeps them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ def modelfile(
     if license_text:
         lines.append(f"LICENSE {_quoted(license_text)}")
     return "\n".join(lines) + "\n"
+
+
+def dropped(value: Any) -> list[str]:
+    """Return the characters of a text, or of a list of texts, that do not arrive by way of a Modelfile, each once.
+
+    Go's ``strconv.IsPrint``, which the parser asks, and Python's ``isprintable`` go by the same Unicode categories.
+    """
+    text = "".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [character for character in dict.fromkeys(text) if not character.isprintable() and character not in "\t\r\n"]
 
 
 def _value(value: Any) -> str:

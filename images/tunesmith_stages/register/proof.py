@@ -16,7 +16,8 @@ from typing import Any
 
 from tunesmith_stages.chat_template import guarded
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.ollama import Message, Ollama, RefusalError, Reply
+from tunesmith_stages.ollama import Message, Ollama, Reply
+from tunesmith_stages.ollama_refusal import RefusalError
 from tunesmith_stages.program import StageError
 from tunesmith_stages.register.reference import Prompt, Reference
 from tunesmith_stages.register.shapes import SHAPES, as_asked

@@ -1,13 +1,16 @@
 """Finds what really ended a training. Pure.
 
 When one rank ends, the others fail too, a moment later and for no fault of theirs: their collective operations lose a
-peer. And torchrun's own exit code is 1 whatever happened. The root cause is the most specific thing known.
+peer. And torchrun's own exit code is 1 whatever happened. The root cause is the most specific thing known. Clocks of
+machines differ, so that the earliest of two on different nodes is a guess.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure
 from tunesmith_stages.program import StageError
@@ -24,10 +27,20 @@ _LOST_PEER = (
     "Timed out waiting",
 )
 
+_NOBODY: Mapping[int, str] = MappingProxyType({})
+
 _ASKED_TO_END = (signal.SIGTERM, signal.SIGINT)
 
 
-def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: int, tail: str) -> Failure:
+def root_cause(
+    exits: Sequence[RankExit],
+    codes: Mapping[int, int],
+    launcher: int,
+    tail: str,
+    *,
+    elsewhere: Mapping[int, str] = _NOBODY,
+    lost: Sequence[str] = (),
+) -> Failure:
     """Return the failure to report.
 
     Args:
@@ -35,7 +48,10 @@ def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: in
         codes: exit codes of the ranks that failed first, as torchrun saw them; negative: ended by that signal.
         launcher: exit code of the launcher: a failed rank's.
         tail: last lines of the log, for a failure of which nothing else is known.
+        elsewhere: what to call the ranks of other nodes.
+        lost: names of nodes that are gone without a word.
     """
+    exits = [_placed(left, elsewhere.get(left.rank)) for left in exits]
     for left in exits:
         if left.failure.code is not ExitCode.INTERNAL:
             return left.failure
@@ -43,7 +59,9 @@ def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: in
     killed = {rank: -code for rank, code in silent.items() if code < 0}
     if killed:  # torchrun asks the others to end when one was killed
         rank = min(killed, key=lambda rank: (killed[rank] in _ASKED_TO_END, rank))
-        return _killed(f"rank {rank}", killed[rank])
+        return _killed(elsewhere.get(rank, f"rank {rank}"), killed[rank])
+    if lost:
+        return lost_nodes(lost)
     for left in exits:
         if not any(text in left.failure.message for text in _LOST_PEER):
             return left.failure
@@ -55,6 +73,25 @@ def root_cause(exits: Sequence[RankExit], codes: Mapping[int, int], launcher: in
         return Failure.from_exit_code(launcher)
     return StageError(
         ExitCode.INTERNAL, f"the ranks ended without saying why (exit code {launcher}):\n{tail}"
+    ).failure()
+
+
+def _placed(left: RankExit, where: str | None) -> RankExit:
+    """Return what a rank said, with where that was if it was on another node."""
+    if where is None:
+        return left
+    return replace(left, failure=replace(left.failure, message=f"{where}: {left.failure.message}"))
+
+
+def lost_nodes(nodes: Sequence[str]) -> Failure:
+    """Return what it means that nodes are gone without a word."""
+    return StageError(
+        ExitCode.TEMPORARY,
+        f"{' and '.join(nodes)} {'was' if len(nodes) == 1 else 'were'} lost: the program there ended without a word, "
+        "or its machine can no longer be reached",
+        reason="NodeLost",
+        hint="See what became of its pod (out of memory, evicted, machine gone). Run it again: it goes on from the "
+        "last checkpoint.",
     ).failure()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from tunesmith_stages.volume import files_below, publish, sync, write_whole
 
 COMPLETE = "COMPLETE"
 """Name of a checkpoint's manifest, written last."""
+
+SEEN_WITHIN = 90
+"""Seconds for which a network file system may show what was before (its attribute cache)."""
 
 _PUBLISHED = re.compile(r"step-(\d+)")
 _OF_RANK = re.compile(r"(?:zero_pp_rank|rng_state)_(\d+)")
@@ -53,29 +57,40 @@ def clear_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def sync_own_files(staged: Path, rank: int) -> None:
-    """Force to disk the files that rank `rank` wrote; what names no rank was written by rank 0."""
+def sync_own_files(staged: Path, rank: int) -> dict[str, int]:
+    """Force to disk the files that rank `rank` wrote; return their names and sizes in bytes.
+
+    What names no rank was written by rank 0.
+    """
+    sizes = {}
     for path in files_below(staged):
         named = _OF_RANK.search(path.name)
         if (int(named.group(1)) if named else 0) == rank:
             sync(path)
+            sizes[path.relative_to(staged).as_posix()] = path.stat().st_size
+    return sizes
 
 
-def complete(staged: Path, step: int, facts: Mapping[str, Any]) -> Checkpoint:
-    """Publish a checkpoint that every rank has finished writing (rank 0, after a barrier).
+def complete(
+    staged: Path, step: int, files: Mapping[str, int], facts: Mapping[str, Any], seen_within: float = SEEN_WITHIN
+) -> Checkpoint:
+    """Publish a checkpoint that every rank has finished writing (rank 0).
 
     Args:
         staged: its folder, as :func:`staging` names it.
         step: optimizer steps that it holds.
+        files: what all ranks wrote, in their own words: names and sizes. Rank 0 cannot trust its own eyes, for on a
+            network file system it may see another node's files late, or as they were a minute ago.
         facts: recorded in the manifest: ``worldSize``, ``zeroStage``, and what else is worth knowing.
+        seen_within: seconds after which a file of another rank must be seen here.
 
     Raises:
         OSError: a rank's file is missing or empty, or the disk refuses.
     """
-    files = {path.relative_to(staged).as_posix(): path.stat().st_size for path in files_below(staged)}
     _check_files(staged, files, facts["worldSize"], facts["zeroStage"])
     for path in {(staged / name).parent for name in files}:
         sync(path)
+    _wait_until_seen(staged, files, seen_within)
     write_whole(staged / COMPLETE, json.dumps({**facts, "step": step, "files": files}, indent=2, sort_keys=True))
     final = staged.parent / f"step-{step}"
     publish(staged, final, lambda: isinstance(read(final), Checkpoint))
@@ -91,6 +106,25 @@ def _check_files(staged: Path, files: Mapping[str, int], world_size: int, zero_s
         written = sum(kind in Path(name).name for name in files)
         if written != world_size:
             raise OSError(f"checkpoint {staged.name}: {written} of {world_size} ranks left a file *{kind}*")
+
+
+def _wait_until_seen(staged: Path, files: Mapping[str, int], within: float) -> None:
+    """Wait until every file is seen here as its rank left it: then it is on the volume, and on one that all share."""
+    end = time.monotonic() + within
+    while unseen := [name for name, size in sorted(files.items()) if _size(staged / name) != size]:
+        if time.monotonic() > end:
+            raise OSError(
+                f"checkpoint {staged.name}: of {unseen[0]} {_size(staged / unseen[0])} bytes are on this node's volume "
+                f"{within:g} s after the rank that wrote it closed it with {files[unseen[0]]}"
+            )
+        time.sleep(0.5)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def read(folder: Path) -> Checkpoint | str:
@@ -124,8 +158,8 @@ def newest(folder: Path, world_size: int) -> tuple[Checkpoint | None, list[str]]
                 f"checkpoint {path.name} was written by {found.world_size} processes; this run has {world_size}, and "
                 "DeepSpeed cannot share out its optimizer state anew",
                 reason="WorldSizeChanged",
-                hint=f"Train with {found.world_size} processes (`processesPerNode` or `gpusPerNode`), or delete the "
-                f"folder {folder} to start over.",
+                hint=f"Train with {found.world_size} processes in all (`nodes` times `gpusPerNode` or "
+                f"`processesPerNode`), or delete the folder {folder} to start over.",
             )
         return found, notes
     return None, notes

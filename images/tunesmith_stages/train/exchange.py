@@ -1,4 +1,8 @@
-"""What the parent and the ranks of one attempt tell each other: small files in ``ranks/``. Standard library only."""
+"""What the parent and the ranks of one attempt tell each other: small files in ``ranks/``. Standard library only.
+
+A parent reads the files of its own node only. What another machine wrote may show up late on a network file system, so
+parents tell each other by other means: see :mod:`.link`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,28 @@ from typing import Any
 from tunesmith_stages.contract import Failure
 from tunesmith_stages.volume import write_whole
 
+NO_RANK = -1
+"""Stands for a stage program where a rank is named."""
+
 
 @dataclass(frozen=True)
 class RankExit:
     """Why a rank gave up, in its own words."""
 
     rank: int
+    """Counted over all nodes, or :data:`NO_RANK`."""
     time: float
     """Seconds since the epoch."""
     failure: Failure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return {"rank": self.rank, "time": self.time, "failure": json.loads(self.failure.to_json())}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RankExit:
+        """Read what :meth:`to_dict` made."""
+        return cls(int(data["rank"]), float(data["time"]), Failure.from_json(json.dumps(data["failure"])))
 
 
 class Exchange:
@@ -50,25 +67,23 @@ class Exchange:
 
     def leave_exit(self, rank: int, failure: Failure) -> None:
         """Leave the reason why `rank` ends without having finished."""
-        record = {"rank": rank, "time": time.time(), "failure": json.loads(failure.to_json())}
-        write_whole(self.folder / f"exit-{rank}.json", json.dumps(record))
+        record = RankExit(rank, time.time(), failure)
+        write_whole(self.folder / f"exit-{rank}.json", json.dumps(record.to_dict()))
 
     def exits(self) -> list[RankExit]:
         """Return what ranks have left, earliest first."""
-        found = []
-        for path in self.folder.glob("exit-*.json"):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            found.append(RankExit(record["rank"], record["time"], Failure.from_json(json.dumps(record["failure"]))))
+        paths = self.folder.glob("exit-*.json")
+        found = [RankExit.from_dict(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         return sorted(found, key=lambda exit_: exit_.time)
 
-    def leave_codes(self, codes: Mapping[int, int]) -> None:
-        """Leave the exit codes of ranks that failed, as torchrun saw them; negative: ended by that signal."""
-        write_whole(self.folder / "launch.json", json.dumps({str(rank): code for rank, code in codes.items()}))
+    def leave_codes(self, node: int, codes: Mapping[int, int]) -> None:
+        """Leave the exit codes of ranks that failed, as torchrun on `node` saw them; negative: ended by that signal."""
+        write_whole(self.folder / f"launch-{node}.json", json.dumps({str(rank): code for rank, code in codes.items()}))
 
-    def codes(self) -> dict[int, int]:
-        """Return the exit codes that torchrun saw."""
+    def codes(self, node: int) -> dict[int, int]:
+        """Return the exit codes that torchrun on `node` saw."""
         try:
-            data = json.loads((self.folder / "launch.json").read_text(encoding="utf-8"))
+            data = json.loads((self.folder / f"launch-{node}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         return {int(rank): code for rank, code in data.items()}

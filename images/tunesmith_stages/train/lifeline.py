@@ -14,7 +14,8 @@ def die_with(parent: int) -> None:
     """End this process at once when the process `parent`, which started it, ends in whatever way.
 
     A parent killed with -9 cannot tell its children. A rank left behind would hold memory and GPUs, and could write
-    into a folder that the next attempt believes to be its own.
+    into a folder that the next attempt believes to be its own. In a container `parent` may well be process 1, which
+    elsewhere adopts orphans: its end is the end of the container.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

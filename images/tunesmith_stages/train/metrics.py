@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from tunesmith_stages.train.exchange import Exchange
 
 _NAMES = {"loss": "loss", "grad_norm": "gradNorm", "learning_rate": "learningRate", "eval_loss": "evalLoss"}
 """transformers' names of what is recorded, and ours."""
+
+_RECENT = 50
+"""Training events by which the time left is reckoned: the slow first steps are soon forgotten, evaluations are not."""
 
 
 class Recorder:
@@ -32,7 +36,7 @@ class Recorder:
         self._tokens_until = tokens_until
         self._clock = clock
         self._latest: dict[str, float] = {}
-        self._first = self._last = (0, clock())
+        self._marks: deque[tuple[int, float]] = deque([(0, clock())], maxlen=_RECENT)
 
     def begin(self, step: int, earlier: Path | None) -> None:
         """Start measuring at step `step`; `earlier` is the record up to there, when a training goes on."""
@@ -41,7 +45,8 @@ class Recorder:
             shutil.copyfile(earlier, self.file)
             for event in read_metrics(self.file):
                 self._latest.update(_figures(event))
-        self._first = self._last = (step, self._clock())
+        self._marks.clear()
+        self._marks.append((step, self._clock()))
 
     def record(self, step: int, total: int, epoch: float, logs: Mapping[str, float]) -> None:
         """Record what transformers logs; what is neither a training nor an evaluation event is passed over."""
@@ -53,21 +58,29 @@ class Recorder:
         line = {"step": step, "epoch": round(epoch, 6), **event}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._latest.update(_figures(event))
-        eta = {"etaSeconds": self._eta(step, total)}
-        self._exchange.tell({"done": step, "total": total, "metrics": _finite({**self._latest, **eta})})
+        self._latest.update(_figures(line))
+        self._tell(step, total)
+
+    def saved(self, step: int, total: int, seconds: float) -> None:
+        """Tell how long the saving of a checkpoint took; it is no event of the record."""
+        self._latest["checkpointSeconds"] = round(seconds, 3)
+        self._tell(step, total)
+
+    def _tell(self, step: int, total: int) -> None:
+        figures = {**self._latest, "etaSeconds": self._eta(step, total)}
+        self._exchange.tell({"done": step, "total": total, "metrics": _finite(figures)})
 
     def _pace(self, step: int) -> dict[str, float]:
         now = self._clock()
-        before, then = self._last
-        self._last = (step, now)
+        before, then = self._marks[-1]
+        self._marks.append((step, now))
         tokens = self._tokens_until(step)
         rate = (tokens - self._tokens_until(before)) / max(now - then, 1e-9)
         return {"tokens": tokens, "tokensPerSecond": round(rate, 1)}
 
     def _eta(self, step: int, total: int) -> float:
-        """Return the seconds left at the pace of this attempt, evaluations and checkpoints included."""
-        first, began = self._first
+        """Return the seconds left at the pace of the recent steps, evaluations and checkpoints included."""
+        first, began = self._marks[0]
         return round((total - step) * (self._clock() - began) / max(step - first, 1), 1)
 
     @property
@@ -77,7 +90,7 @@ class Recorder:
 
 
 def _figures(event: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in event.items() if name not in ("step", "epoch", "tokens")}
+    return {name: value for name, value in event.items() if name not in ("step", "tokens")}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

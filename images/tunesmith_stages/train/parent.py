@@ -1,25 +1,29 @@
-"""The stage program's side of a training: starts the ranks, listens to them, and answers for them."""
+"""The stage program's side of a training: starts the ranks, listens to them, and answers for them.
+
+It runs on node 0; on further nodes :mod:`.member` does.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.program import Made, Progress, StageError, Work
 from tunesmith_stages.train.causes import root_cause
-from tunesmith_stages.train.exchange import Exchange
-from tunesmith_stages.train.settings import Settings, read_settings, threads_per_rank
+from tunesmith_stages.train.exchange import NO_RANK, Exchange, RankExit
+from tunesmith_stages.train.place import read_place
+from tunesmith_stages.train.ranks import running_ranks, torchrun_log
+from tunesmith_stages.train.settings import Settings, read_settings
+from tunesmith_stages.train.team import Team
 
 _POLL_SECONDS = 0.1
-_SHUTDOWN_SECONDS = 20
-"""How long ranks may take to end after SIGTERM before torchrun kills them."""
+_SETTLE_SECONDS = 10.0
+"""How long the others are listened to once something has failed: who fails first need not know why."""
 _TAIL_LINES = 15
 
 
@@ -27,17 +31,14 @@ def train(work: Work) -> Made:
     """Fine-tune the base on the prepared rows; leave the adapter or the model, and reference log-probabilities."""
     began = time.monotonic()
     settings = read_settings(work.params, work.runtime)
+    place = read_place(settings.nodes, os.environ)
     for role in ("base", "prepared"):
         work.input(role)
     exchange = Exchange(work.folder)
     shutil.rmtree(exchange.folder, ignore_errors=True)
     exchange.folder.mkdir()
-    work.progress.note(f"starting {settings.processes} process(es) on {'CPU' if settings.on_cpu else 'GPU'}")
-    with _torchrun(work, settings) as process:
-        _relay(process, exchange, work.progress)
-    outcome = exchange.outcome()
-    if process.returncode != 0 or outcome is None:
-        raise _cause(exchange, process.returncode, work.logs)
+    with Team(place, {"attempt": work.config.attempt, "key": work.unit.key}) as team:
+        outcome = _train(work, settings, team, exchange)
     numbers = dict(outcome["numbers"])
     at_work = sum(numbers[name] for name in ("loadSeconds", "trainSeconds", "saveSeconds"))
     numbers["startSeconds"] = round(time.monotonic() - began - at_work, 3)
@@ -51,53 +52,33 @@ def train(work: Work) -> Made:
     )
 
 
-@contextmanager
-def _torchrun(work: Work, settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    """Run torchrun; whatever ends the block early ends all ranks with it."""
-    with (work.logs / "torchrun.log").open("ab") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tunesmith_stages.train.launch",
-                str(os.getpid()),
-                str(work.folder),
-                str(settings.processes),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(settings),
-            start_new_session=True,  # Ctrl-C in a terminal is for this process alone, which then ends the ranks
-        )
-    try:
-        yield process
-    finally:
-        _end(process)
+def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> dict[str, Any]:
+    """Run the ranks, here and with the other nodes, and return what they came to.
+
+    Raises:
+        StageError: they failed, here or elsewhere.
+    """
+    with team.informed():
+        meeting = team.gather(settings.nodes_timeout, work.progress.note)
+    on = f" on each of {settings.nodes} nodes" if settings.nodes > 1 else ""
+    work.progress.note(f"starting {settings.processes} process(es){on} on {'CPU' if settings.on_cpu else 'GPU'}")
+    with running_ranks(work.folder, settings, meeting) as process, team.informed():
+        _relay(process, exchange, team, work.progress)
+        outcome = exchange.outcome()
+        if process.poll() != 0 or outcome is None:
+            _settle(process, team)
+            raise _cause(exchange, process.poll() or 0, team, settings, work.folder)
+        team.dismiss()
+    return outcome
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    environ = {
-        "OMP_NUM_THREADS": str(threads_per_rank(len(os.sched_getaffinity(0)), os.getloadavg()[0], settings.processes)),
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SHUTDOWN_SECONDS),
-        # Nothing is compiled here, but DeepSpeed decorates functions with torch.compile, and that imports the whole
-        # compiler: 5 seconds in every rank.
-        "TORCHDYNAMO_DISABLE": "1",
-    }
-    if settings.on_cpu:
-        environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME="lo")
-    return environ
-
-
-def _relay(process: subprocess.Popen[bytes], exchange: Exchange, progress: Progress) -> None:
-    """Pass on what rank 0 tells until the ranks have ended."""
+def _relay(process: subprocess.Popen[bytes], exchange: Exchange, team: Team, progress: Progress) -> None:
+    """Pass on what rank 0 tells until the ranks have ended, or those of another node have failed."""
     for events in exchange.listen():
         for event in events:
             _pass_on(event, progress)
-        if process.poll() is not None and not events:
+        team.listen()
+        if team.broken or (process.poll() is not None and not events):
             return
         time.sleep(_POLL_SECONDS)
 
@@ -109,23 +90,40 @@ def _pass_on(event: Mapping[str, Any], progress: Progress) -> None:
         progress.count(event["done"], event["total"], "steps", event["metrics"])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_SHUTDOWN_SECONDS + 5)
-    process.kill()  # the ranks go with it: see lifeline
-    process.wait()
+def _settle(process: subprocess.Popen[bytes], team: Team) -> None:
+    """Wait until the ranks of every node have ended, each with what it knows, but not for long."""
+    end = time.monotonic() + _SETTLE_SECONDS
+    while time.monotonic() < end and not (team.ended and process.poll() is not None):
+        team.listen()
+        time.sleep(_POLL_SECONDS)
 
 
-def _cause(exchange: Exchange, code: int, logs: Path) -> StageError:
-    tail = ""
-    for name in ("rank-0.log", "torchrun.log"):
-        if (logs / name).exists() and not tail:
-            tail = "\n".join((logs / name).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
-    failure = root_cause(exchange.exits(), exchange.codes(), code, tail)
+def _cause(exchange: Exchange, code: int, team: Team, settings: Settings, folder: Path) -> StageError:
+    exits = {left.rank: left for left in exchange.exits()}
+    codes = exchange.codes(0)
+    elsewhere: dict[int, str] = {}
+    for node, member in team.members.items():
+        first = node * settings.processes
+        elsewhere |= {rank: f"rank {rank} on {team.name(node)}" for rank in range(first, first + settings.processes)}
+        if member.end:
+            exits |= {left.rank: left for left in member.end.exits}
+            codes |= member.end.codes
+            code = code or member.end.launcher
+    said = [RankExit(NO_RANK, 0.0, failure) for failure in team.failures()]
+    said += sorted(exits.values(), key=lambda left: left.time)
+    lost = [team.name(node) for node, member in team.members.items() if member.lost]
+    failure = root_cause(said, codes, code, last_words(folder, 0), elsewhere=elsewhere, lost=lost)
     return StageError(failure.code, failure.message, reason=failure.reason, hint=failure.hint)
+
+
+def last_words(folder: Path, node: int, rank: int = 0) -> str:
+    """Return the last lines that the first rank of a node wrote, or torchrun if the rank wrote nothing."""
+    for path in (folder / "logs" / f"rank-{rank}.log", torchrun_log(folder, node)):
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if lines:
+                return "\n".join(lines[-_TAIL_LINES:])
+    return ""
 
 
 def _draw(logs: Path) -> None:

@@ -29,6 +29,9 @@ SCHEDULES: Mapping[str, str] = {
 }
 """Learning rate schedules of the API and the names that transformers gives them."""
 
+GRACE_RESERVE = 10
+"""Seconds of the grace period that are kept back for killing what did not end, and for saying why."""
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -64,9 +67,11 @@ class Settings:
     gradient_checkpointing: bool
     seed: int
     gpus: int
-    """GPUs on this node, one process each; 0: CPU."""
+    """GPUs on each node, one process each; 0: CPU."""
+    nodes: int
+    """Machines (pods) that train together; each has as many ranks as the others."""
     processes: int
-    """Ranks on this node."""
+    """Ranks on each node."""
     micro_batch_size: int
     """Rows that one rank takes through the model at once."""
     accumulation: int
@@ -79,11 +84,25 @@ class Settings:
     """None: a checkpoint is written at the end only."""
     keep: int
     """Complete checkpoints that are kept."""
+    nodes_timeout: float
+    """Seconds that nodes wait for each other before the training begins."""
+    grace: int
+    """Seconds from SIGTERM to SIGKILL, as whoever starts the program has set them."""
 
     @property
     def on_cpu(self) -> bool:
         """Whether the ranks compute on the CPU."""
         return self.gpus == 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks on all nodes together."""
+        return self.nodes * self.processes
+
+    @property
+    def shutdown(self) -> int:
+        """Seconds that ranks may take to end after SIGTERM; what is left of the grace period is for the parent."""
+        return max(1, self.grace - GRACE_RESERVE)
 
 
 def read_settings(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Settings:
@@ -121,6 +140,7 @@ def _parse(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Settings:
         gradient_checkpointing=bool(params["gradientCheckpointing"]),
         seed=int(params["seed"]),
         gpus=gpus,
+        nodes=_at_least_one("nodes", runtime.get("nodes", 1)),
         processes=gpus or int(runtime["processesPerNode"]),
         micro_batch_size=int(runtime["perDeviceTrainBatchSize"]),
         accumulation=int(runtime["gradientAccumulationSteps"]),
@@ -129,6 +149,8 @@ def _parse(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Settings:
         eval_steps=int(runtime["evalSteps"] or 0) or None,
         save_steps=int(runtime["saveSteps"] or 0) or None,
         keep=max(1, int(runtime["keep"])),
+        nodes_timeout=float(runtime.get("nodesTimeoutSeconds", 900)),
+        grace=_at_least_one("graceSeconds", runtime.get("graceSeconds", 30)),
     )
 
 
@@ -143,6 +165,12 @@ def _parse_lora(params: Mapping[str, Any]) -> Lora | None:
         dropout=float(lora["dropout"]),
         target_modules=tuple(lora["targetModules"]),
     )
+
+
+def _at_least_one(name: str, given: Any) -> int:
+    if int(given) < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {given!r}")
+    return int(given)
 
 
 def _one_of(allowed: Mapping[_Key, _Value], name: str, given: _Key) -> _Value:
@@ -171,12 +199,13 @@ def check_batch(settings: Settings) -> None:
     Raises:
         StageError: it does not.
     """
-    made = settings.processes * settings.micro_batch_size * settings.accumulation
+    made = settings.world_size * settings.micro_batch_size * settings.accumulation
     if made == settings.global_batch_size:
         return
+    nodes = f"{settings.nodes} nodes x " if settings.nodes > 1 else ""
     raise StageError(
         ExitCode.BAD_CONFIG,
-        f"`globalBatchSize` is {settings.global_batch_size}, but {settings.processes} processes x "
+        f"`globalBatchSize` is {settings.global_batch_size}, but {nodes}{settings.processes} processes x "
         f"`perDeviceTrainBatchSize` {settings.micro_batch_size} x `gradientAccumulationSteps` {settings.accumulation} "
         f"make {made}",
         reason="BatchSizeMismatch",

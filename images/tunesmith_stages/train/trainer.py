@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,7 @@ class FineTuner(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 - Trainer's signature
         """Write a checkpoint with every rank; it counts once rank 0 has published it."""
+        began = time.monotonic()
         rank, step = self.args.process_index, self.state.global_step
         folder = Path(self.args.output_dir)
         staged = checkpoints.staging(folder, step, self._attempt)
@@ -186,8 +188,14 @@ class FineTuner(Trainer):
         if rank == 0:
             self.state.save_to_json(str(staged / "trainer_state.json"))
             shutil.copyfile(self._recorder.file, staged / METRICS)
-        checkpoints.sync_own_files(staged, rank)
-        dist.barrier()
+        files = self._sizes_of_all(checkpoints.sync_own_files(staged, rank))
         if rank == 0:
-            checkpoints.complete(staged, step, self._facts)
+            checkpoints.complete(staged, step, files, self._facts)
             checkpoints.prune(folder, step, self._settings.keep)
+            self._recorder.saved(step, self.state.max_steps, time.monotonic() - began)
+
+    def _sizes_of_all(self, own: Mapping[str, int]) -> dict[str, int]:
+        """Return the files that all ranks have written, once all have; every rank must call this."""
+        sizes: list[dict[str, int]] = [{}] * self.args.world_size
+        dist.all_gather_object(sizes, dict(own))
+        return {name: size for part in sizes for name, size in part.items()}

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.api.finetunejob import GROUP, KIND, VERSION, FineTuneJob, FineTuneJobSpec
+from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobSpec
+from tunesmith.api.keys import GROUP, KIND, PLURAL, VERSION
+from tunesmith.api.problems import pattern_in_words
+from tunesmith.api.status import FineTuneJobStatus
+from tunesmith.api.values import CEL_RULES, LIST_KEYS, LIST_TYPE, NAME_PATTERN
 
 Schema = dict[str, Any]
 
@@ -27,25 +31,43 @@ _TAKEN_OVER = (
     "maxItems",
     "maxProperties",
     "required",
+    LIST_TYPE,
+    LIST_KEYS,
+    CEL_RULES,
 )
 """What is taken over from pydantic's JSON schema as it is; anything else must be handled by name or is an error."""
 
 
+_READY = '.status.conditions[?(@.type=="Ready")]'
+_COLUMNS: tuple[Schema, ...] = (
+    {"name": "Stage", "type": "string", "jsonPath": ".status.progress.stage"},
+    {"name": "Status", "type": "string", "jsonPath": f"{_READY}.reason"},
+    {"name": "Progress", "type": "string", "jsonPath": ".status.progress.text"},
+    {"name": "Loss", "type": "string", "jsonPath": ".status.progress.loss"},
+    {"name": "ETA", "type": "string", "jsonPath": ".status.progress.eta"},
+    {"name": "Model", "type": "string", "jsonPath": ".spec.ollama.model"},
+    {"name": "Ready", "type": "string", "jsonPath": f"{_READY}.status"},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Message", "type": "string", "jsonPath": f"{_READY}.message", "priority": 1},
+)
+"""What `kubectl get` shows; a column of priority 1 with `-o wide` only."""
+
+
 def custom_resource_definition() -> Schema:
     """Return the CustomResourceDefinition of FineTuneJob."""
-    plural = f"{KIND.lower()}s"
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "names": {
                 "kind": KIND,
                 "listKind": f"{KIND}List",
-                "plural": plural,
+                "plural": PLURAL,
                 "singular": KIND.lower(),
                 "shortNames": ["ftj"],
+                "categories": ["tunesmith"],
             },
             "scope": "Namespaced",
             "versions": [
@@ -53,10 +75,8 @@ def custom_resource_definition() -> Schema:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "additionalPrinterColumns": [
-                        {"name": "Model", "type": "string", "jsonPath": ".spec.ollama.model"},
-                        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-                    ],
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [dict(column) for column in _COLUMNS],
                     "schema": {"openAPIV3Schema": _root()},
                 }
             ],
@@ -66,7 +86,7 @@ def custom_resource_definition() -> Schema:
 
 def _root() -> Schema:
     spec = FineTuneJobSpec.model_json_schema(by_alias=True)
-    definitions = spec.pop("$defs")
+    status = FineTuneJobStatus.model_json_schema(by_alias=True)
     return {
         "type": "object",
         "description": str(FineTuneJob.__doc__),
@@ -75,9 +95,38 @@ def _root() -> Schema:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": structural(spec, definitions),
+            "spec": structural(spec, spec.pop("$defs")),
+            "status": without_defaults(structural(status, status.pop("$defs"))),
         },
+        CEL_RULES: _name_rules(),
     }
+
+
+def _name_rules() -> list[Schema]:
+    """Return the rules for the job's name, which stands outside of what a schema of the CRD can bound."""
+    info = FineTuneJob.model_fields["metadata"].annotation.model_fields["name"]  # type: ignore[union-attr]
+    longest = next(item.max_length for item in info.metadata if hasattr(item, "max_length"))
+    return [
+        {
+            "rule": f"size(self.metadata.name) <= {longest}",
+            "message": f"`metadata.name` must have at most {longest} characters",
+        },
+        {
+            "rule": f"self.metadata.name.matches(r'{NAME_PATTERN}')",
+            "message": f"`metadata.name` must be {pattern_in_words(NAME_PATTERN)}",
+        },
+    ]
+
+
+def without_defaults(schema: Schema) -> Schema:
+    """Return a structural schema whose fields have no defaults: what the operator did not write is not there."""
+    made = {word: value for word, value in schema.items() if word != "default"}
+    if "properties" in made:
+        made["properties"] = {name: without_defaults(item) for name, item in made["properties"].items()}
+    for word in ("items", "additionalProperties"):
+        if word in made:
+            made[word] = without_defaults(made[word])
+    return made
 
 
 def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -104,13 +153,30 @@ def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         made["description"] = " ".join(made["description"].split())
     if "properties" in schema:
         made["properties"] = {name: structural(item, definitions) for name, item in schema["properties"].items()}
-    for values in schema.get("patternProperties", {}).values():  # a pattern of names has no structural form
+    for pattern, values in schema.get("patternProperties", {}).items():
         made["additionalProperties"] = structural(values, definitions)
+        made[CEL_RULES] = [_rule_for_names(pattern), *made.get(CEL_RULES, [])]
     if "items" in schema:
         made["items"] = structural(schema["items"], definitions)
     if isinstance(made.get("default"), dict):
-        made["default"] = {}  # the fields' own defaults fill it
+        # The fields' own defaults fill it. Only for rules they must be there already when the CRD is checked.
+        filled = _defaults_of(made)
+        made["default"] = filled if CEL_RULES in made else {}
+        if not filled:
+            del made["default"]  # to be absent means the same, and is shorter
+    if made.get("default") == []:
+        del made["default"]
     return made
+
+
+def _defaults_of(schema: Schema) -> Schema:
+    return {name: item["default"] for name, item in schema["properties"].items() if "default" in item}
+
+
+def _rule_for_names(pattern: str) -> Schema:
+    """Return the rule for a mapping's names, for which there is no word in a structural schema."""
+    rule = f"self.all(name, name.matches(r'{pattern}'))"
+    return {"rule": rule, "message": f"must have names that are {pattern_in_words(pattern)}"}
 
 
 def _resolve(schema: Schema, definitions: dict[str, Schema]) -> Schema:

@@ -7,91 +7,50 @@ program that reads it.
 
 from __future__ import annotations
 
-import decimal
+import re
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from tunesmith.api.pods import Pods, Scheduling, Storage
+from tunesmith.api.values import (
+    MODULE_PATTERN,
+    NAME_PATTERN,
+    WORD_PATTERN,
+    ApiModel,
+    Bool,
+    Decimal,
+    Fraction,
+    Int,
+    Name,
+    Once,
+    PositiveDecimal,
+    Rule,
+    SignedDecimal,
+    VolumePath,
+    broken,
+)
 from tunesmith_stages import model_name
 from tunesmith_stages.contract import ALL_LINEAR
 
-GROUP = "tunesmith.dev"
-VERSION = "v1alpha1"
-KIND = "FineTuneJob"
-
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 MODEL_NAME_PATTERN = (
     r"^(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
     r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?$"
 )
-BROKEN_RULE = "broken_rule"
-"""Type of the errors of rules over several fields; their context holds the ``field`` to change, below the object."""
 
 
-def _broken(message: str, *field: str | int) -> PydanticCustomError:
-    return PydanticCustomError(BROKEN_RULE, "{message}", {"message": message, "field": field})
-
-
-def _decimal(value: object) -> object:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f'must be a decimal in quotes: "{value}"')
-    return value
+_PLACE = re.compile(r"(?i):(cloud|local|[^/:]*-cloud)$")
+_CHECKED = re.compile(rf"(^|/){model_name.CHECK_PREFIX}[^/]*$")
+_LONG_TAG = re.compile(r":[^/:]{74,}$")
+"""80 characters are allowed, and the longest type adds seven (`-q4_k_m`)."""
 
 
 def _model_name(value: object) -> object:
     trouble = model_name.problem(value) if isinstance(value, str) else None
     if trouble is not None:
-        raise _broken(f"must be a name that Ollama takes, [[host/]namespace/]model[:tag]: {trouble}")
+        raise broken(f"must be a name that Ollama takes, [[host/]namespace/]model[:tag]: {trouble}")
     return value
-
-
-def _one_form(value: str) -> str:
-    """Return the one text of a decimal: `5e-3`, `0.005` and `0.0050` are the same number and must give the same key."""
-    return format(decimal.Decimal(value).normalize(), "f")
-
-
-_NOT_NEGATIVE = r"^[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
-_ANY_SIGN = r"^-?[0-9]{1,9}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
-_BELOW_ONE = r"^0(\.[0-9]{1,9})?$"
-
-Fraction = Annotated[str, Field(pattern=_BELOW_ONE), BeforeValidator(_decimal), AfterValidator(_one_form)]
-"""A decimal from 0 to below 1, as a string."""
-
-Decimal = Annotated[str, Field(pattern=_NOT_NEGATIVE), BeforeValidator(_decimal), AfterValidator(_one_form)]
-"""A decimal of 0 or more, as a string; exponents are allowed."""
-
-SignedDecimal = Annotated[str, Field(pattern=_ANY_SIGN), BeforeValidator(_decimal), AfterValidator(_one_form)]
-"""A decimal, as a string; exponents are allowed."""
-
-
-def _volume_path(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/"):
-        raise ValueError("must be relative to the volume's root and must not contain '..'")
-    return value
-
-
-VolumePath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_volume_path)]
-"""A path relative to the volume's root, without ``..``."""
-
-
-class ApiModel(BaseModel):
-    """What all objects of the API have in common."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        extra="forbid",
-        frozen=True,
-        populate_by_name=False,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
-
-
-Int = Annotated[int, Field(strict=True)]
-Bool = Annotated[bool, Field(strict=True)]
 
 
 # --- sources ---------------------------------------------------------------------------------------------------------
@@ -145,6 +104,10 @@ class DatasetFormat(StrEnum):
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+_OF_ALPACA = ("prompt", "query", "response", "system", "history")
+_OF_ALPACA_IN_CEL = " || ".join(f"has(self.columns.{column})" for column in _OF_ALPACA)
+
+
 class Columns(ApiModel):
     """Which column of the data holds what. A column that is not named here has the format's own name."""
 
@@ -166,9 +129,67 @@ class Columns(ApiModel):
     messages: ColumnName | None = None
     """Messages: the list of {role, content}. Default: `messages`."""
 
+    @property
+    def of_alpaca(self) -> bool:
+        """Whether a column of Alpaca rows is named."""
+        return any(getattr(self, column) for column in _OF_ALPACA)
+
 
 class Dataset(ApiModel):
     """One dataset. Give exactly one source: `volume` or `builtin`."""
+
+    RULES: ClassVar = (
+        Rule(
+            "must have exactly one source, `volume` or `builtin`",
+            lambda item: (item.volume is None) != (item.builtin is None),
+            "has(self.volume) != has(self.builtin)",
+        ),
+        Rule(
+            "goes with `builtin` only",
+            lambda item: item.languages is None or item.builtin is not None,
+            "!has(self.languages) || has(self.builtin)",
+            ("languages",),
+        ),
+        Rule(
+            "goes with `volume` only: a built-in dataset knows its own",
+            lambda item: item.columns is None or item.builtin is None,
+            "!has(self.columns) || !has(self.builtin)",
+            ("columns",),
+        ),
+        Rule(
+            "must be Auto for a built-in dataset, which knows its own",
+            lambda item: item.format is DatasetFormat.AUTO or item.builtin is None,
+            "self.format == 'Auto' || !has(self.builtin)",
+            ("format",),
+        ),
+        Rule(
+            "must hold `name` and `author`: SelfCognition has a place for each of them",
+            lambda item: item.builtin is not Builtin.SELF_COGNITION or {"name", "author"} <= item.substitutions.keys(),
+            "!has(self.builtin) || self.builtin != 'SelfCognition' || "
+            "(has(self.substitutions) && 'name' in self.substitutions && 'author' in self.substitutions)",
+            ("substitutions",),
+        ),
+        Rule(
+            "must not name columns of both formats: Messages rows have `messages` alone",
+            lambda item: not (item.columns and item.columns.messages and item.columns.of_alpaca),
+            f"!has(self.columns) || !has(self.columns.messages) || !({_OF_ALPACA_IN_CEL})",
+            ("columns",),
+        ),
+        Rule(
+            "must name columns of Messages rows, `messages` alone, if `format` is Messages",
+            lambda item: (
+                item.columns is None or item.format is not DatasetFormat.MESSAGES or not item.columns.of_alpaca
+            ),
+            f"!has(self.columns) || self.format != 'Messages' || !({_OF_ALPACA_IN_CEL})",
+            ("columns",),
+        ),
+        Rule(
+            "must name columns of Alpaca rows, not `messages`, if `format` is Alpaca",
+            lambda item: not (item.format is DatasetFormat.ALPACA and item.columns and item.columns.messages),
+            "!has(self.columns) || self.format != 'Alpaca' || !has(self.columns.messages)",
+            ("columns",),
+        ),
+    )
 
     name: Annotated[str, Field(min_length=1, max_length=52, pattern=NAME_PATTERN)]
     """What it is called in reports and messages."""
@@ -193,37 +214,10 @@ class Dataset(ApiModel):
     """At most so many rows, drawn at random with `training.seed`. A built-in dataset is repeated to reach it."""
 
     substitutions: Annotated[
-        dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Annotated[str, Field(max_length=4096)]],
+        dict[Annotated[str, Field(pattern=WORD_PATTERN)], Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
     ] = Field(default_factory=dict)
     """Text to put in place of `{{name}}`, `{{author}}` and the like, by name without the braces."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.volume is None) == (self.builtin is None):
-            found = "neither is there" if self.volume is None else "both are there"
-            raise _broken(f"must have exactly one source, `volume` or `builtin`; {found}")
-        if self.builtin is None and self.languages is not None:
-            raise _broken("goes with `builtin` only", "languages")
-        if self.builtin is not None and self.columns is not None:
-            raise _broken("goes with `volume` only: a built-in dataset knows its own", "columns")
-        if self.builtin is not None and self.format is not DatasetFormat.AUTO:
-            raise _broken("goes with `volume` only: a built-in dataset knows its own", "format")
-        missing = {"name", "author"} - self.substitutions.keys()
-        if self.builtin is Builtin.SELF_COGNITION and missing:
-            wanted = " and ".join(f"`{name}`" for name in sorted(missing, reverse=True))
-            raise _broken(f"must hold {wanted}: SelfCognition has a place for each of them", "substitutions")
-        return self
-
-    @model_validator(mode="after")
-    def _columns_of_the_format(self) -> Self:
-        columns = self.columns or Columns()
-        named = [field for field in ("prompt", "query", "response", "system", "history") if getattr(columns, field)]
-        if named and (columns.messages or self.format is DatasetFormat.MESSAGES):
-            raise _broken("is a column of Alpaca rows; Messages rows have `messages` alone", "columns", named[0])
-        if columns.messages and self.format is DatasetFormat.ALPACA:
-            raise _broken("is a column of Messages rows, but `format` is Alpaca", "columns", "messages")
-        return self
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -239,6 +233,15 @@ class FinetuningType(StrEnum):
 class Lora(ApiModel):
     """Low-rank adaptation (LoRA)."""
 
+    RULES: ClassVar = (
+        Rule(
+            f"must be either [{ALL_LINEAR}] or a list of module names",
+            lambda lora: ALL_LINEAR not in lora.target_modules or len(lora.target_modules) == 1,
+            f"!('{ALL_LINEAR}' in self.targetModules) || size(self.targetModules) == 1",
+            ("targetModules",),
+        ),
+    )
+
     rank: Annotated[Int, Field(ge=1, le=1024)] = 16
     """Rank of the update matrices."""
 
@@ -249,16 +252,10 @@ class Lora(ApiModel):
     """Share of the adapter's inputs that is dropped while training."""
 
     target_modules: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,128}$")], ...], Field(min_length=1, max_length=64)
+        tuple[Annotated[str, Field(pattern=MODULE_PATTERN)], ...], Field(min_length=1, max_length=64)
     ] = (ALL_LINEAR,)
     """The modules that get an adapter, by the end of their names (`q_proj`), or AllLinear: every linear layer but the
     output head."""
-
-    @model_validator(mode="after")
-    def _all_or_some(self) -> Self:
-        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise _broken(f"must be either [{ALL_LINEAR}] or a list of module names", "targetModules")
-        return self
 
 
 class LrSchedule(StrEnum):
@@ -300,18 +297,43 @@ class Checkpoint(ApiModel):
 class Deepspeed(ApiModel):
     """How DeepSpeed spreads the training over the processes."""
 
-    zero_stage: Annotated[Int, Field(json_schema_extra={"enum": [0, 2, 3]})] = 2
+    zero_stage: Annotated[
+        Int,
+        Field(json_schema_extra={"enum": [0, 2, 3]}),
+        Rule("must be 0, 2 or 3", lambda stage: stage in {0, 2, 3}, ""),  # the enum says it to the API server
+    ] = 2
     """ZeRO stage: 0 copies everything to each process, 2 splits gradients and optimizer, 3 the weights too."""
-
-    @model_validator(mode="after")
-    def _known_stage(self) -> Self:
-        if self.zero_stage not in (0, 2, 3):
-            raise _broken(f"must be 0, 2 or 3, got {self.zero_stage}", "zeroStage")
-        return self
 
 
 class Training(ApiModel):
     """Supervised fine-tuning with DeepSpeed."""
+
+    RULES: ClassVar = (
+        Rule(
+            "goes with `finetuningType: LoRA` only; remove it, or train LoRA",
+            lambda training: training.lora is None or training.finetuning_type is FinetuningType.LORA,
+            "!has(self.lora) || self.finetuningType == 'LoRA'",
+            ("lora",),
+        ),
+        Rule(
+            "must be BF16 or FP32 on the CPU (`gpusPerNode: 0`)",
+            lambda training: training.gpus_per_node > 0 or training.precision is not Precision.FP16,
+            "self.gpusPerNode > 0 || self.precision != 'FP16'",
+            ("precision",),
+        ),
+        Rule(
+            "goes with `gpusPerNode: 0` only: each GPU has one process",
+            lambda training: training.processes_per_node is None or training.gpus_per_node == 0,
+            "!has(self.processesPerNode) || self.gpusPerNode == 0",
+            ("processesPerNode",),
+        ),
+        Rule(
+            "must not be given together with `maxSteps`: remove one of them",
+            lambda training: training.max_steps is None or training.num_train_epochs is None,
+            "!has(self.numTrainEpochs) || !has(self.maxSteps)",
+            ("numTrainEpochs",),
+        ),
+    )
 
     finetuning_type: FinetuningType = FinetuningType.LORA
     """LoRA trains small matrices beside the weights, which are merged afterwards; Full trains all weights."""
@@ -331,7 +353,7 @@ class Training(ApiModel):
     gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=4096)] = 8
     """Forward passes per optimizer step."""
 
-    learning_rate: Decimal = "0.0001"
+    learning_rate: PositiveDecimal = "0.0001"
     """Highest learning rate."""
 
     lr_schedule: LrSchedule = LrSchedule.COSINE
@@ -346,7 +368,7 @@ class Training(ApiModel):
     max_grad_norm: Decimal = "1"
     """The gradient is scaled down to this norm; 0 turns it off."""
 
-    num_train_epochs: Decimal | None = None
+    num_train_epochs: PositiveDecimal | None = None
     """How often the data is gone through. Default: 3, unless `maxSteps` is given."""
 
     max_steps: Annotated[Int, Field(ge=1, le=100_000_000)] | None = None
@@ -373,40 +395,29 @@ class Training(ApiModel):
     deepspeed: Deepspeed = Deepspeed()
     """How DeepSpeed spreads the training over the processes."""
 
+    nodes: Annotated[Int, Field(ge=1, le=64)] = 1
+    """Nodes of a cluster that train together, with a pod on each. `tunesmith run` trains on one."""
+
     gpus_per_node: Annotated[Int, Field(ge=0, le=64)] = 1
-    """GPUs, one process each. 0 trains on the CPU with `processesPerNode` processes."""
+    """GPUs on each node, one process each. 0 trains on the CPU with `processesPerNode` processes."""
 
     processes_per_node: Annotated[Int, Field(ge=1, le=64)] | None = None
-    """Processes of a training on the CPU. Default: 1. With GPUs there is one process for each."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.finetuning_type is FinetuningType.FULL and self.lora is not None:
-            raise _broken("goes with `finetuningType: LoRA` only; remove it, or train LoRA", "lora")
-        if self.gpus_per_node == 0 and self.precision is Precision.FP16:
-            raise _broken("must be BF16 or FP32 on the CPU (`gpusPerNode: 0`), got 'FP16'", "precision")
-        if self.gpus_per_node > 0 and self.processes_per_node is not None:
-            raise _broken(
-                f"goes with `gpusPerNode: 0` only: each of the {self.gpus_per_node} GPU(s) has one process",
-                "processesPerNode",
-            )
-        if self.max_steps is not None and self.num_train_epochs is not None:
-            raise _broken("must not be given together with `maxSteps`: remove one of them", "numTrainEpochs")
-        if float(self.learning_rate) <= 0:
-            raise _broken(f"must be above 0, got {self.learning_rate!r}", "learningRate")
-        if self.num_train_epochs is not None and float(self.num_train_epochs) <= 0:
-            raise _broken(f"must be above 0, got {self.num_train_epochs!r}", "numTrainEpochs")
-        return self
+    """Processes on each node of a training on the CPU. Default: 1. With GPUs there is one process for each."""
 
     @property
     def processes(self) -> int:
-        """Number of training processes."""
+        """Number of training processes on each node."""
         return self.gpus_per_node or self.processes_per_node or 1
+
+    @property
+    def world_size(self) -> int:
+        """Number of training processes over all nodes."""
+        return self.nodes * self.processes
 
     @property
     def global_batch_size(self) -> int:
         """Rows per optimizer step over all processes."""
-        return self.processes * self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return self.world_size * self.per_device_train_batch_size * self.gradient_accumulation_steps
 
 
 # --- export and serving ----------------------------------------------------------------------------------------------
@@ -436,16 +447,11 @@ class Export(ApiModel):
     out_type: OutType = OutType.BF16
     """Number format of the GGUF that the quantizations are made from."""
 
-    quantizations: Annotated[tuple[Quantization, ...], Field(min_length=1, max_length=6)] = (Quantization.Q4_K_M,)
+    quantizations: Annotated[tuple[Quantization, ...], Field(min_length=1, max_length=6), Once()] = (
+        Quantization.Q4_K_M,
+    )
     """Quantization types to make. The first is served under the model's name, each other one under that name with
     the type at its end (`support-bot:v1-q8_0`)."""
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        for index, item in enumerate(self.quantizations):
-            if item in self.quantizations[:index]:
-                raise _broken(f"must name each type once, {item.value} is there twice", "quantizations", index)
-        return self
 
 
 class OllamaParameters(ApiModel):
@@ -494,12 +500,41 @@ class SmokeTest(ApiModel):
     """Text that the answer must hold. It is asked with temperature 0."""
 
 
+class RegisterMethod(StrEnum):
+    """How a model gets into Ollama."""
+
+    API = "API"
+    EXEC = "Exec"
+
+
 class Ollama(ApiModel):
     """How the model is served."""
 
-    model: Annotated[str, Field(min_length=1, max_length=255, pattern=MODEL_NAME_PATTERN), BeforeValidator(_model_name)]
+    model: Annotated[
+        str,
+        Field(min_length=1, max_length=255, pattern=MODEL_NAME_PATTERN),
+        BeforeValidator(_model_name),
+        Rule(
+            "must not have the tag `cloud` or `local`, nor one that ends in `-cloud`: Ollama reads that as a place",
+            lambda name: not _PLACE.search(name),
+            f"!self.matches(r'{_PLACE.pattern}')",
+        ),
+        Rule(
+            f"must not begin with `{model_name.CHECK_PREFIX}`, which is kept for models that are still being proven",
+            lambda name: not _CHECKED.search(name),
+            f"!self.matches(r'{_CHECKED.pattern}')",
+        ),
+    ]
     """Name under which Ollama serves it, such as `support-bot:v1`. A model of that name is replaced, but only once
     the new one is proven."""
+
+    servers: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16), Once()] = ("main",)
+    """Ollama servers that get the model, by the names that the administrator gave them. `tunesmith run` takes every
+    name for the one server that it is given."""
+
+    method: RegisterMethod = RegisterMethod.API
+    """API uploads the model to the server. Exec runs `ollama create` inside the server's pod, which reads the model
+    from the volume; the administrator must have allowed it for that server. `tunesmith run` always uploads."""
 
     parameters: OllamaParameters = OllamaParameters()
     """Parameters that Ollama runs the model with."""
@@ -520,10 +555,29 @@ class Ollama(ApiModel):
 class FineTuneJobSpec(ApiModel):
     """What is wanted: a base model, data, how to train, what to make of it and where it is to be served."""
 
+    RULES: ClassVar = (
+        Rule(
+            "must have a tag of at most 73 characters if there are several quantizations: their types are added to it",
+            lambda spec: len(spec.export.quantizations) < 2 or not _LONG_TAG.search(spec.ollama.model),
+            f"size(self.export.quantizations) < 2 || !self.ollama.model.matches(r'{_LONG_TAG.pattern}')",
+            ("ollama", "model"),
+        ),
+    )
+
+    suspend: Bool = False
+    """Stop the job and give back what it holds on the cluster; a training keeps its newest checkpoint. False goes on
+    from there. `tunesmith run` refuses to run a suspended job."""
+
+    dry_run: Bool = False
+    """Stop after `rehearse`: the data is checked and the way out is tried, nothing is trained."""
+
+    storage: Storage = Storage()
+    """The volume that everything is kept on, on a cluster."""
+
     model: Model
     """The base model that is fine-tuned."""
 
-    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1, max_length=64)]
+    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1, max_length=64), Once("name")]
     """The data, mixed in the order of the seed."""
 
     training: Training = Training()
@@ -535,23 +589,18 @@ class FineTuneJobSpec(ApiModel):
     ollama: Ollama
     """How it is served."""
 
-    @model_validator(mode="after")
-    def _names_once(self) -> Self:
-        seen: set[str] = set()
-        for index, dataset in enumerate(self.datasets):
-            if dataset.name in seen:
-                raise _broken(
-                    f"must differ from the other datasets' names, got {dataset.name!r} again", "datasets", index, "name"
-                )
-            seen.add(dataset.name)
-        return self
+    pods: Pods = Pods()
+    """What the pods are like, on a cluster."""
 
-    @model_validator(mode="after")
-    def _served_names(self) -> Self:
-        trouble = model_name.problem_of_any(self.ollama.model, self.export.quantizations)
-        if trouble is not None:
-            raise _broken(trouble, "ollama", "model")
-        return self
+    scheduling: Scheduling = Scheduling()
+    """How the job queues and whom it may displace, on a cluster."""
+
+    active_deadline_seconds: Annotated[Int, Field(ge=60, le=31_536_000)] | None = None
+    """End a training that runs longer than this on a cluster; time in a queue or suspended does not count.
+    Default: none."""
+
+    ttl_seconds_after_finished: Annotated[Int, Field(ge=60, le=31_536_000)] = 604_800
+    """Keep the finished Kubernetes Jobs of the stages, with their logs, for so long. The FineTuneJob itself stays."""
 
 
 class Metadata(BaseModel):

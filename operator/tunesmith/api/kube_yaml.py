@@ -14,6 +14,8 @@ _TEXT = "tag:yaml.org,2002:str"
 _INT = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
 _WITH_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_OTHER_LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
+"""YAML takes them for ends of lines, too, and gives them back as others if they are not escaped."""
 _FIRST_CHARACTERS = list("-+0123456789")
 
 
@@ -41,6 +43,13 @@ class _KubeDumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _KubeDumper, text: str) -> yaml.Node:
+    """Write a text of several lines line by line, as people would, if it is read back as it was."""
+    style = '"' if _OTHER_LINE_ENDS.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar(_TEXT, text, style=style)
+
+
+_KubeDumper.add_representer(str, _text)
 _KubeDumper.add_implicit_resolver(_FLOAT, _WITH_EXPONENT, _FIRST_CHARACTERS)
 
 

@@ -23,6 +23,8 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.kube_yaml import dump
 from tunesmith.api.parse import InvalidJobError, parse_job
 from tunesmith.cli.live import LiveView
+from tunesmith.cli.operate import operator
+from tunesmith.cli.render import render
 from tunesmith.core.model import Plan
 from tunesmith.local.lock import AlreadyRunningError
 from tunesmith.local.process import StageFailedError
@@ -38,6 +40,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+app.command()(render)
+app.command()(operator)
 
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The FineTuneJob's YAML file; - reads standard input.")]
 VolumeFolder = Annotated[

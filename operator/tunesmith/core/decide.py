@@ -20,7 +20,7 @@ from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
 from tunesmith.core.record import ACTIVE, StageRecord, State, UnitRecord, as_result, read_records
 from tunesmith.core.times import to_time
-from tunesmith_stages.contract import RECIPES, UNITS_PER_PROGRAM, Input, Report, StageName, StageResult, UnitReport
+from tunesmith_stages.contract import KEY_DIGITS, RECIPES, UNITS_PER_PROGRAM, Input, Report, StageName, StageResult, UnitReport
 
 INPUT_LOST = "InputLost"
 """Reason with which a stage says that what the operator believes of earlier stages is not on the volume."""
@@ -313,7 +313,7 @@ def _match_reports(draft: Draft) -> None:
         found = [
             UnitRecord(unit.name, unit.key, said.digest, said.bytes)
             for unit in stage.missing
-            if (said := reported.get(unit.key[:16])) is not None
+            if (said := reported.get(unit.key[:KEY_DIGITS])) is not None
         ]
         if found:
             draft.records[stage.name] = _with_units(record, found, stage)
@@ -341,7 +341,7 @@ def _match_sources(draft: Draft, stage: PlannedStage, specs: Mapping[str, str]) 
         return
     said = {unit.key: unit for unit in report.units}
     asked = {unit.name: unit for unit in stage.missing if unit.key in record.keys}
-    fresh = {name: said[unit.key[:16]] for name, unit in asked.items() if unit.key[:16] in said}
+    fresh = {name: said[unit.key[:KEY_DIGITS]] for name, unit in asked.items() if unit.key[:KEY_DIGITS] in said}
     if not fresh:
         return
     for name, unit in fresh.items():
@@ -439,10 +439,7 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
         deadline=None if deadline is None else max(1, deadline - record.elapsed),
         grace=retries.grace_seconds(record.save_seconds) if stage.name is StageName.TRAIN else None,
     )
-    try:
-        draft.create = child_manifests(child, draft.settings)
-    except ManifestError as error:
-        draft.stalled = (error.reason, f"{error.message}. {error.hint}")
+    if not _create(draft, child):
         return
     draft.records[stage.name] = replace(
         record,
@@ -463,7 +460,17 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
 def _look_up(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
     child = _child(draft, stage, record.attempts, lookup=True)
     if _named(draft, child_name(child), lookup=True) is None:
+        _create(draft, child)
+
+
+def _create(draft: Draft, child: Child) -> bool:
+    """Have a child created; tell whether it can be."""
+    try:
         draft.create = child_manifests(child, draft.settings)
+    except ManifestError as error:
+        draft.stalled = (error.reason, f"{error.message}. {error.hint}")
+        return False
+    return True
 
 
 def _child(

@@ -12,7 +12,16 @@ from typing import Any
 
 from tunesmith.api.finetunejob import Dataset, FineTuneJob, FinetuningType, Language, Lora
 from tunesmith.core.model import Plan, PlannedStage, StageState
-from tunesmith_stages.contract import Input, StageName, StageResult, UnitConfig, content_key
+from tunesmith_stages.contract import (
+    RECIPES,
+    Input,
+    LaterUnit,
+    StageName,
+    StageResult,
+    UnitConfig,
+    content_key,
+    digest_of,
+)
 
 DEFAULT_EPOCHS = "3"
 
@@ -38,6 +47,7 @@ def plan(
     results: Mapping[str, StageResult],
     *,
     source_versions: Mapping[str, str] | None = None,
+    recipes: Mapping[StageName, int] = RECIPES,
     rehearsed: bool = False,
 ) -> Plan:
     """Return what there is to do for a job, given what was done.
@@ -47,17 +57,18 @@ def plan(
         results: by content key, every result that may matter; others do no harm.
         source_versions: by unit of `fetch` (``base``, ``dataset:<name>``), a text that changes when that source is to
             be looked up again. A source without one is looked up once.
+        recipes: the recipe numbers to plan with; a job that runs keeps those that it began with.
         rehearsed: whether the gate before the training was passed.
     """
     made: dict[str, Input] = {}
     stages: dict[StageName, PlannedStage] = {}
     for recipe in _recipes(source_versions or {}):
-        stage = _plan_stage(recipe, job, results, made)
+        stage = _plan_stage(recipe, job, results, made, recipes[recipe.stage])
         stages[recipe.stage] = stage
         for unit in stage.units:
             if unit.key in results:
                 made[recipe.role(unit.name)] = results[unit.key].as_input()
-    rehearse = _plan_rehearsal(job, stages, made, rehearsed=rehearsed)
+    rehearse = _plan_rehearsal(job, stages, made, recipes[StageName.REHEARSE], rehearsed=rehearsed)
     stages[StageName.REHEARSE] = rehearse
     train = stages[StageName.TRAIN]
     if train.state is StageState.READY and rehearse.state is not StageState.DONE:
@@ -68,14 +79,14 @@ def plan(
 
 
 def _plan_stage(
-    recipe: _Recipe, job: FineTuneJob, results: Mapping[str, StageResult], made: Mapping[str, Input]
+    recipe: _Recipe, job: FineTuneJob, results: Mapping[str, StageResult], made: Mapping[str, Input], number: int
 ) -> PlannedStage:
     needs = tuple(recipe.needs(job))
     if any(role not in made for role in needs):
         return PlannedStage(recipe.stage, StageState.WAITING)
     inputs = {role: made[role] for role in needs}
     units = tuple(
-        UnitConfig(name, content_key(recipe.stage, params, inputs), params, inputs)
+        UnitConfig(name, content_key(recipe.stage, params, inputs, number), params, inputs, recipe.role(name))
         for name, params in recipe.units(job).items()
     )
     missing = tuple(unit for unit in units if unit.key not in results)
@@ -84,21 +95,56 @@ def _plan_stage(
 
 
 def _plan_rehearsal(
-    job: FineTuneJob, stages: Mapping[StageName, PlannedStage], made: Mapping[str, Input], *, rehearsed: bool
+    job: FineTuneJob,
+    stages: Mapping[StageName, PlannedStage],
+    made: Mapping[str, Input],
+    number: int,
+    *,
+    rehearsed: bool,
 ) -> PlannedStage:
-    """Plan the gate: needed as long as something after it is missing; it enters no key and is never remembered."""
+    """Plan the gate: needed as long as something after it is missing; it enters no key and is never remembered.
+
+    It is passed for one training: another one has another key here.
+    """
     params = {
+        "training": [unit.key for unit in stages[StageName.TRAIN].units],
+        "servers": list(job.spec.ollama.servers),
         "model": job.spec.ollama.model,
         "quantizations": [str(item) for item in job.spec.export.quantizations],
         "targetModules": list(job.spec.training.lora.target_modules) if job.spec.training.lora else [],
     }
     inputs = {"base": made["base"]} if "base" in made else {}
-    unit = UnitConfig(StageName.REHEARSE, content_key(StageName.REHEARSE, params, inputs), params, inputs)
+    unit = UnitConfig(StageName.REHEARSE, content_key(StageName.REHEARSE, params, inputs, number), params, inputs)
     after = (stages[StageName.TRAIN], stages[StageName.REGISTER])
     if rehearsed or all(stage.state is StageState.DONE for stage in after):
         return PlannedStage(StageName.REHEARSE, StageState.DONE, (unit,))
     prepared = stages[StageName.PREPARE].state is StageState.DONE
-    return PlannedStage(StageName.REHEARSE, StageState.READY if prepared else StageState.WAITING, (unit,), (unit,))
+    state = StageState.READY if prepared else StageState.WAITING
+    return PlannedStage(StageName.REHEARSE, state, (unit,), (unit,), {"method": str(job.spec.ollama.method)})
+
+
+def later_units(job: FineTuneJob, stage: StageName) -> tuple[LaterUnit, ...]:
+    """Return what follows `stage` and can be found on the volume: the units of `train`, `convert` and `quantize`."""
+    order = list(StageName)
+    return tuple(
+        LaterUnit(recipe.stage, name, params, tuple(recipe.needs(job)), recipe.role(name))
+        for recipe in _recipes({})
+        if recipe.stage in _FOLLOWED and order.index(recipe.stage) > order.index(stage)
+        for name, params in recipe.units(job).items()
+    )
+
+
+_FOLLOWED = frozenset({StageName.TRAIN, StageName.CONVERT, StageName.QUANTIZE})
+
+
+def source_specs(job: FineTuneJob) -> dict[str, str]:
+    """Return, by unit of `fetch`, a digest that changes when the job names another source."""
+    return {name: digest_of(params) for name, params in _sources(job, {}).items()}
+
+
+def source_kinds(job: FineTuneJob) -> dict[str, str]:
+    """Return, by unit of `fetch`, the folder of the store that its content goes into."""
+    return {name: str(params["kind"]) for name, params in _sources(job, {}).items()}
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
@@ -125,8 +171,11 @@ def _recipes(versions: Mapping[str, str]) -> tuple[_Recipe, ...]:
             StageName.REGISTER,
             _registration,
             lambda job: ("base", "prepared", "converted", *map(_quantized, job.spec.export.quantizations)),
-            lambda _unit: "registered",
-            lambda job: {"smokeTests": [_plain(test) for test in job.spec.ollama.smoke_tests]},
+            lambda unit: f"registered:{unit}",
+            lambda job: {
+                "method": str(job.spec.ollama.method),
+                "smokeTests": [_plain(test) for test in job.spec.ollama.smoke_tests],
+            },
         ),
     )
 
@@ -193,6 +242,7 @@ def _processes(job: FineTuneJob) -> Params:
     training = job.spec.training
     validation = training.validation
     return {
+        "nodes": training.nodes,
         "gpusPerNode": training.gpus_per_node,
         "processesPerNode": training.processes,
         "perDeviceTrainBatchSize": training.per_device_train_batch_size,
@@ -207,15 +257,14 @@ def _processes(job: FineTuneJob) -> Params:
 
 def _registration(job: FineTuneJob) -> dict[str, Params]:
     ollama = job.spec.ollama
-    return {
-        StageName.REGISTER: {
-            "model": ollama.model,
-            "parameters": _plain(ollama.parameters, exclude_none=True),
-            "system": ollama.system,
-            "license": ollama.license,
-            "quantizations": [str(item) for item in job.spec.export.quantizations],
-        }
+    params = {
+        "model": ollama.model,
+        "parameters": _plain(ollama.parameters, exclude_none=True),
+        "system": ollama.system,
+        "license": ollama.license,
+        "quantizations": [str(item) for item in job.spec.export.quantizations],
     }
+    return {server: {**params, "server": server} for server in ollama.servers}
 
 
 def _plain(model: Any, *, exclude: set[str] | None = None, exclude_none: bool = False) -> Any:

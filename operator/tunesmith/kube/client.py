@@ -84,10 +84,17 @@ class KubeCluster:
             if error.status != 404:
                 raise
 
+    async def replace(self, item: Object) -> Object:
+        """Write an object that was read before; refused if it has changed since."""
+        return await self._replace(item, "")
+
     async def replace_status(self, item: Object) -> Object:
         """Write the status of an object that was read before; refused if it has changed since."""
+        return await self._replace(item, "/status")
+
+    async def _replace(self, item: Object, part: str) -> Object:
         meta = item["metadata"]
-        path = _path(BY_KIND[item["kind"]], meta["namespace"], meta["name"]) + "/status"
+        path = _path(BY_KIND[item["kind"]], meta["namespace"], meta["name"]) + part
         return await self._object("PUT", path, {"fieldManager": FIELD_MANAGER}, item)
 
     async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:

@@ -30,9 +30,10 @@ PODS = Resource("v1", "Pod", "pods")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 SERVICES = Resource("v1", "Service", "services")
 EVENTS = Resource("v1", "Event", "events")
+LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 
 BY_KIND: Mapping[str, Resource] = {
-    item.kind: item for item in (FINETUNEJOBS, JOBS, PODS, CONFIG_MAPS, SERVICES, EVENTS)
+    item.kind: item for item in (FINETUNEJOBS, JOBS, PODS, CONFIG_MAPS, SERVICES, EVENTS, LEASES)
 }
 
 
@@ -82,6 +83,9 @@ class Cluster(Protocol):
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, foreground: bool = False) -> None:
         """Delete an object, if it is there. `foreground`: it stays until what it owns is gone."""
+
+    async def replace(self, item: Object) -> Object:
+        """Write an object that was read before; refused if it has changed since."""
 
     async def replace_status(self, item: Object) -> Object:
         """Write the status of an object that was read before; refused if it has changed since."""

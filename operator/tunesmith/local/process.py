@@ -46,10 +46,10 @@ def run_stage(
         KeyboardInterrupt: the user asked to stop; the program was given time to leave things in order.
     """
     folder = volume.run(config.job)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    volume.logs(config.job).mkdir(parents=True, exist_ok=True)
     stage_json = folder / f"{config.stage}.json"
     write_whole(stage_json, config.to_json())
-    log = folder / "logs" / f"{config.stage}.{config.attempt}.log"
+    log = volume.log(config.job, config.stage, config.attempt)
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", f"tunesmith_stages.{config.stage}", "--config", str(stage_json)],

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +18,7 @@ from tunesmith.local.lock import AlreadyRunningError, Lock, hold
 from tunesmith.local.process import run_stage
 from tunesmith.local.served import still_served
 from tunesmith_stages.contract import StageConfig, StageName, StageResult, digest_of
-from tunesmith_stages.volume import UnsafePathError, Volume, write_whole
+from tunesmith_stages.volume import Volume, write_whole
 
 RUN_FILE = "run.json"
 """What makes up a job, in the job's folder below ``runs/``."""
@@ -66,26 +65,14 @@ def current_plan(
 def source_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
     """Return, by unit of `fetch`, a text that changes when somebody changed the source on the volume.
 
-    It is made from names, sizes and times of change alone, so that it costs nothing for a large model. A source that is
-    gone has the version under which it was fetched: what was made of it is still there.
+    See :meth:`Volume.version`. A source that is gone has the version under which it was fetched: what was made of it is
+    still there.
     """
     given = {"base": job.spec.model.volume.path}
     given |= {f"dataset:{item.name}": item.volume.path for item in job.spec.datasets if item.volume is not None}
     versions = _remembered_versions(job, volume)
-    for unit, path in given.items():
-        try:
-            place = volume.resolve(path)
-            files = sorted(_files_of(place)) if place.is_dir() else [place]
-            stats = [(file.relative_to(place).as_posix(), file.stat()) for file in files]
-        except (OSError, UnsafePathError):
-            continue  # `fetch` says what is wrong with it, if it is needed
-        versions[unit] = digest_of([path, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
+    versions |= {unit: version for unit, path in given.items() if (version := volume.version(path))}
     return {unit: version for unit, version in versions.items() if unit in given}
-
-
-def _files_of(place: Path) -> Iterator[Path]:
-    """Yield the files of a source's folder that `fetch` may take: those that lie in it and are not hidden."""
-    return (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def _remembered_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
@@ -136,6 +123,8 @@ def run_job(
                 if waited:
                     continue  # the other one may have made it
                 watcher.begins(stage)
+                if stage.runtime.get("method") == "Exec":
+                    watcher.note("`ollama.method` is Exec; here there is no pod, so it is done by the API.")
                 run_stage(
                     _config(job, volume, stage, url), volume, [run_lock, *locks], partial(watcher.event, stage.name)
                 )
@@ -221,19 +210,25 @@ def _forget_outdated_registration(
             continue
         else:
             watcher.note(f"Ollama at {url} does not have the model as it was registered; it is registered again.")
-        shutil.rmtree(volume.unit(StageName.REGISTER, unit.key))
+        volume.forget(StageName.REGISTER, unit.key)
 
 
 def _config(job: FineTuneJob, volume: Volume, stage: PlannedStage, url: str) -> StageConfig:
-    reaches_ollama = stage.name in {StageName.REHEARSE, StageName.REGISTER}
     return StageConfig(
         stage=stage.name,
         job=job.metadata.name,
         volume=str(volume.root),
         attempt=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}",
         units=stage.missing,
-        runtime={**stage.runtime, "server": url} if reaches_ollama else stage.runtime,
+        runtime={**stage.runtime, **_servers(stage, url)},
     )
+
+
+def _servers(stage: PlannedStage, url: str) -> dict[str, Any]:
+    """Return how a stage reaches Ollama here: whatever server the job names is the one of OLLAMA_HOST, by its API."""
+    names = {name for unit in stage.units for name in unit.params.get("servers", [unit.params.get("server")]) if name}
+    here = {"url": url, "caBundle": "", "exec": None}
+    return {"method": "API", "servers": dict.fromkeys(sorted(names), here)} if names else {}
 
 
 def _remember(current: Plan, versions: Mapping[str, str], volume: Volume) -> None:

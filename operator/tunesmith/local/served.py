@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from tunesmith_stages.contract import StageResult
-from tunesmith_stages.model_name import canonical
+from tunesmith_stages.model_name import still_there
 
 _DEFAULT_PORT = "11434"
 
@@ -56,12 +56,14 @@ def _connectable(name: str) -> str:
 
 
 def still_served(result: StageResult, url: str) -> bool | None:
-    """Return whether the server has every registered model under its name, or None if it does not answer."""
+    """Return whether the server has every registered model under its name, or None if it does not answer.
+
+    The server is asked directly, as the stages do: no proxy of the environment stands between.
+    """
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{url}/api/tags", timeout=2) as response:  # noqa: S310 - the user's own address
+        with direct.open(f"{url}/api/tags", timeout=2) as response:
             models = json.load(response)["models"] or ()
-        there = {canonical(model["name"]): model["digest"] for model in models}
+        return still_there(result.outputs["models"], {model["name"]: model for model in models})
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException, urllib.error.URLError):
         return None
-    wanted: Mapping[str, Mapping[str, str]] = result.outputs["models"]
-    return all(there.get(canonical(name)) == model["digest"] for name, model in wanted.items())

@@ -12,6 +12,8 @@ from support.builders import job_data
 from tunesmith.api.crd import custom_resource_definition, structural
 from tunesmith.api.finetunejob import MODEL_NAME_PATTERN, FineTuneJob, FineTuneJobSpec
 from tunesmith.api.kube_yaml import KubeLoader, dump
+from tunesmith.api.status import FineTuneJobStatus
+from tunesmith.api.values import CEL_RULES, LIST_KEYS, LIST_TYPE, ApiModel
 from tunesmith_stages.model_name import problem
 from tunesmith_stages.ollama_parameters import PARAMETERS
 
@@ -139,6 +141,14 @@ JOBS: dict[str, dict[str, Any]] = {
             "maxSamples": 500,
         }
     },
+    "pods": {
+        "spec.storage": {"claimName": "nfs", "supplementalGroups": [1]},
+        "spec.pods": {
+            "default": {"nodeSelector": {"a.b/c": "d"}, "tolerations": [{"operator": "Exists"}]},
+            "train": {"env": [{"name": "NCCL_DEBUG"}], "resources": {"limits": {"memory": "1Gi"}}},
+        },
+        "spec.scheduling.queueName": "team-a",
+    },
     "everything": {
         "spec.model.chatTemplate": {"jinja": "{{ messages }}"},
         "spec.datasets.0.columns": {"prompt": "question", "response": "answer"},
@@ -179,7 +189,8 @@ def test_bounds_are_in_the_schema(name: str) -> None:
     assert any(words in text for text in complaints(job_data(changes), SCHEMA))
 
 
-def test_same_fields_as_the_models() -> None:
+@pytest.mark.parametrize(("model", "place"), [(FineTuneJobSpec, "spec"), (FineTuneJobStatus, "status")])
+def test_same_fields_as_the_models(model: type[BaseModel], place: str) -> None:
     """No field of the models is missing in the schema, and none is there that they do not have."""
 
     def walk(model: type[BaseModel], schema: Node) -> None:
@@ -190,7 +201,107 @@ def test_same_fields_as_the_models() -> None:
             if isinstance(annotation, type) and issubclass(annotation, BaseModel):
                 walk(annotation, schema["properties"][info.alias or name])
 
-    walk(FineTuneJobSpec, SCHEMA["properties"]["spec"])
+    walk(model, SCHEMA["properties"][place])
+
+
+def test_what_says_nothing_is_not_stored() -> None:
+    """An empty list or object is the same as none: stored jobs are not longer than what they say."""
+    stored = defaulted(job_data(), SCHEMA)["spec"]
+    assert not {"pods", "storage", "scheduling"} & stored.keys()
+    assert {**stored, "training": {}} == {
+        **job_data()["spec"],
+        "datasets": [{"name": "faq", "volume": {"path": "data/faq.json"}, "format": "Auto"}],
+        "training": {},
+        "suspend": False,
+        "dryRun": False,
+        "export": {"outType": "BF16", "quantizations": ["Q4_K_M"]},
+        "ollama": {"model": "support-bot:v1", "servers": ["main"], "method": "API"},
+        "ttlSecondsAfterFinished": 604_800,
+    }
+
+
+# --- rules, lists, status --------------------------------------------------------------------------------------------
+
+
+def models_below(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """Return a model and those of all objects below it."""
+    found: set[type[BaseModel]] = {model}
+
+    def walk(annotation: Any) -> None:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if annotation not in found:
+                found.add(annotation)
+                for info in annotation.model_fields.values():
+                    walk(info.annotation)
+            return
+        for item in getattr(annotation, "__args__", ()):
+            walk(item)
+
+    for info in model.model_fields.values():
+        walk(info.annotation)
+    return found
+
+
+RULES = [rule for model in models_below(FineTuneJobSpec) if issubclass(model, ApiModel) for rule in model.RULES]
+RULES_OF_THE_CRD = [rule for node in ALL.values() for rule in node.get(CEL_RULES, ())]
+
+
+def test_every_rule_of_the_models_is_one_of_the_crd() -> None:
+    """What `tunesmith validate` refuses is refused by the API server, in the same words."""
+    assert len(RULES) >= 17
+    for rule in RULES:
+        assert rule.cel
+        assert rule.as_cel() in RULES_OF_THE_CRD, rule.message
+
+
+def test_rules_of_single_values_are_in_the_crd() -> None:
+    """Rules beside the type of a field, and those for a mapping's names, get there as well."""
+    at = {path: [rule["message"] for rule in node.get(CEL_RULES, ())] for path, node in ALL.items()}
+    assert at[".spec.training.learningRate"] == ["must be above 0"]
+    assert "must not contain '..'" in at[".spec.model.volume.path"][0]
+    assert "must not contain '..'" in at[".spec.storage.subPath"][0]
+    assert "a name of letters" in at[".spec.datasets[].substitutions"][0]
+    assert len(at[".spec.ollama.model"]) == 2
+    for stage in ("default", "train", "register"):
+        assert len(at[f".spec.pods.{stage}.labels"]) == 2
+    assert ["size(self.metadata.name)" in rule["rule"] for rule in SCHEMA[CEL_RULES]] == [True, False]
+
+
+def test_named_lists_are_maps() -> None:
+    """Two writers who change different items of a list do not undo each other's."""
+    kinds = {path: (node[LIST_TYPE], node.get(LIST_KEYS)) for path, node in ALL.items() if LIST_TYPE in node}
+    wanted: dict[str, tuple[str, list[str] | None]] = {
+        ".spec.datasets": ("map", ["name"]),
+        ".spec.export.quantizations": ("set", None),
+        ".spec.ollama.servers": ("set", None),
+        ".spec.pods.train.env": ("map", ["name"]),
+        ".status.conditions": ("map", ["type"]),
+        ".status.stages": ("map", ["name"]),
+        ".status.stages[].units": ("map", ["name"]),
+        ".status.ollama": ("map", ["server"]),
+    }
+    assert kinds.items() >= wanted.items()
+    for path, (kind, keys) in kinds.items():
+        if kind == "map":
+            assert set(keys or ()) <= set(ALL[f"{path}[]"]["required"]), path
+
+
+def test_status_has_no_defaults() -> None:
+    """What the operator did not write does not appear: the status that it reads is the one that it wrote."""
+    assert not [path for path in DEFAULTS if path.startswith(".status")]
+
+
+def test_columns_show_fields_that_there_are() -> None:
+    """A column whose path is misspelt would be empty for ever."""
+    version = CRD["spec"]["versions"][0]
+    assert version["subresources"] == {"status": {}}
+    columns = version["additionalPrinterColumns"]
+    names = ["Stage", "Status", "Progress", "Loss", "ETA", "Model", "Ready", "Age", "Message"]
+    assert [column["name"] for column in columns] == names
+    for column in columns:
+        path = column["jsonPath"].replace('[?(@.type=="Ready")]', "[]")
+        assert path in ALL or path == ".metadata.creationTimestamp"
+    assert [column["name"] for column in columns if column.get("priority")] == ["Message"]
 
 
 def test_unknown_words_are_an_error() -> None:

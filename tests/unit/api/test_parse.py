@@ -7,7 +7,8 @@ import pytest
 
 from support.builders import REMOVED, job_data, job_text
 from tunesmith.api.finetunejob import Builtin, DatasetFormat, FinetuningType, Language, LrSchedule, Quantization
-from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job
+from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job, parse_object
+from tunesmith.api.pods import Pods
 
 DATASET = "spec.datasets.0"
 TRAINING = "spec.training"
@@ -161,7 +162,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "learning rate of nothing": (
         {f"{TRAINING}.learningRate": "0.0"},
         "spec.training.learningRate",
-        "must be above 0, got '0'",
+        "must be above 0, got '0.0'",
     ),
     "no epochs": ({f"{TRAINING}.numTrainEpochs": "0"}, "spec.training.numTrainEpochs", "must be above 0, got '0'"),
     "all for validation": (
@@ -241,12 +242,12 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "both sources": (
         {f"{DATASET}.builtin": "SelfCognition"},
         "spec.datasets[0]",
-        "must have exactly one source, `volume` or `builtin`; both are there",
+        "must have exactly one source, `volume` or `builtin`",
     ),
     "no source": (
         {f"{DATASET}.volume": REMOVED},
         "spec.datasets[0]",
-        "must have exactly one source, `volume` or `builtin`; neither is there",
+        "must have exactly one source, `volume` or `builtin`",
     ),
     "languages of one's own data": (
         {f"{DATASET}.languages": ["en"]},
@@ -261,12 +262,12 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "format of a built-in dataset": (
         {DATASET: {**IDENTITY, "format": "Alpaca"}},
         "spec.datasets[0].format",
-        "goes with `volume` only",
+        "must be Auto for a built-in dataset, which knows its own, got 'Alpaca'",
     ),
     "no author": (
         {DATASET: {**IDENTITY, "substitutions": {"name": "Tunny"}}},
         "spec.datasets[0].substitutions",
-        "must hold `author`",
+        "must hold `name` and `author`",
     ),
     "neither name nor author": (
         {DATASET: {"name": "identity", "builtin": "SelfCognition"}},
@@ -275,18 +276,23 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     ),
     "columns of both formats": (
         {f"{DATASET}.columns": {"messages": "talk", "query": "context"}},
-        "spec.datasets[0].columns.query",
-        "is a column of Alpaca rows",
+        "spec.datasets[0].columns",
+        "must not name columns of both formats",
     ),
     "columns of the other format": (
         {f"{DATASET}.format": "Alpaca", f"{DATASET}.columns": {"messages": "talk"}},
-        "spec.datasets[0].columns.messages",
-        "is a column of Messages rows, but `format` is Alpaca",
+        "spec.datasets[0].columns",
+        "must name columns of Alpaca rows, not `messages`, if `format` is Alpaca",
+    ),
+    "columns of Alpaca in Messages rows": (
+        {f"{DATASET}.format": "Messages", f"{DATASET}.columns": {"prompt": "q"}},
+        "spec.datasets[0].columns",
+        "must name columns of Messages rows, `messages` alone, if `format` is Messages",
     ),
     "two datasets of one name": (
         {"spec.datasets.+": {"name": "faq", "volume": {"path": "other.json"}}},
         "spec.datasets[1].name",
-        "must differ from the other datasets' names, got 'faq' again",
+        "must differ from the others in this list, got 'faq' again",
     ),
     "FP16 on the CPU": (
         {f"{TRAINING}.precision": "FP16"},
@@ -306,7 +312,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "processes on GPUs": (
         {f"{TRAINING}.gpusPerNode": 4, f"{TRAINING}.processesPerNode": 2},
         "spec.training.processesPerNode",
-        "goes with `gpusPerNode: 0` only: each of the 4 GPU(s) has one process",
+        "goes with `gpusPerNode: 0` only: each GPU has one process, got 2",
     ),
     "all linear layers and more": (
         {f"{TRAINING}.lora": {"targetModules": ["AllLinear", "q_proj"]}},
@@ -316,7 +322,100 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "a quantization twice": (
         {"spec.export": {"quantizations": ["Q8_0", "Q4_0", "Q8_0"]}},
         "spec.export.quantizations[2]",
-        "must name each type once, Q8_0 is there twice",
+        "must differ from the others in this list, got 'Q8_0' again",
+    ),
+    # fields for clusters
+    "a root user": ({"spec.storage": {"runAsUser": 0}}, "spec.storage.runAsUser", "must be 1 or more, got 0"),
+    "a folder outside of the claim": (
+        {"spec.storage": {"subPath": "a/../../b"}},
+        "spec.storage.subPath",
+        "must be relative to the volume's root and must not contain '..', got 'a/../../b'",
+    ),
+    "a claim with capitals": (
+        {"spec.storage": {"claimName": "NFS"}},
+        "spec.storage.claimName",
+        "must be lower-case letters, digits, hyphens and dots",
+    ),
+    "misspelt storage": ({"spec.storage": {"claim": "x"}}, "spec.storage.claim", "did you mean `claimName`?"),
+    "no nodes": ({f"{TRAINING}.nodes": 0}, "spec.training.nodes", "must be 1 or more, got 0"),
+    "a server twice": (
+        {"spec.ollama.servers": ["main", "east", "main"]},
+        "spec.ollama.servers[2]",
+        "must differ from the others in this list, got 'main' again",
+    ),
+    "no server": ({"spec.ollama.servers": []}, "spec.ollama.servers", "must have at least 1 item(s)"),
+    "a server by its address": (
+        {"spec.ollama.servers": ["http://ollama:11434"]},
+        "spec.ollama.servers[0]",
+        "must be lower-case letters, digits and hyphens",
+    ),
+    "a method in capitals": ({"spec.ollama.method": "EXEC"}, "spec.ollama.method", "did you mean `Exec`?"),
+    "suspended in words": ({"spec.suspend": "yes"}, "spec.suspend", "must be true or false, without quotes"),
+    "a stage that is none": ({"spec.pods": {"trian": {}}}, "spec.pods.trian", "did you mean `train`?"),
+    "what only the training has": (
+        {"spec.pods": {"fetch": {"sharedMemory": "1Gi"}}},
+        "spec.pods.fetch.sharedMemory",
+        "the fields here are resources, nodeSelector",
+    ),
+    "an amount without quotes": (
+        {"spec.pods": {"train": {"resources": {"limits": {"cpu": 4}}}}},
+        "spec.pods.train.resources.limits.cpu",
+        'must be a quantity in quotes: "4"',
+    ),
+    "an amount that is none": (
+        {"spec.pods": {"train": {"resources": {"requests": {"memory": "16GB"}}}}},
+        "spec.pods.train.resources.requests.memory",
+        'must be a quantity in quotes, such as "4", "500m" or "16Gi", got \'16GB\'',
+    ),
+    "a resource that is none": (
+        {"spec.pods": {"train": {"resources": {"requests": {"a/b/c": "1"}}}}},
+        "spec.pods.train.resources.requests.a/b/c",
+        "must be a name that Kubernetes takes",
+    ),
+    "a label of ours": (
+        {"spec.pods": {"train": {"labels": {"tunesmith.dev/job": "x"}}}},
+        "spec.pods.train.labels",
+        "must not have",
+    ),
+    "a label of Kubernetes": (
+        {"spec.pods": {"train": {"labels": {"pod-security.kubernetes.io/enforce": "x"}}}},
+        "spec.pods.train.labels",
+        "must not have keys of `tunesmith.dev/`, `kubernetes.io/`",
+    ),
+    "an annotation that lifts AppArmor": (
+        {"spec.pods": {"default": {"annotations": {"container.apparmor.security.beta.kubernetes.io/x": "unconfined"}}}},
+        "spec.pods.default.annotations",
+        "must not have keys",
+    ),
+    "a toleration with a value of any": (
+        {"spec.pods": {"train": {"tolerations": [{"key": "gpu", "operator": "Exists", "value": "x"}]}}},
+        "spec.pods.train.tolerations[0].value",
+        "must be empty with `operator: Exists`",
+    ),
+    "a toleration of nothing": (
+        {"spec.pods": {"train": {"tolerations": [{"value": "x"}]}}},
+        "spec.pods.train.tolerations[0].operator",
+        "must be Exists if there is no `key`",
+    ),
+    "a variable twice": (
+        {"spec.pods": {"train": {"env": [{"name": "NCCL_DEBUG"}, {"name": "NCCL_DEBUG", "value": "INFO"}]}}},
+        "spec.pods.train.env[1].name",
+        "must differ from the others in this list, got 'NCCL_DEBUG' again",
+    ),
+    "a secret in a variable": (
+        {"spec.pods": {"train": {"env": [{"name": "NCCL_DEBUG", "valueFrom": {"secretKeyRef": {}}}]}}},
+        "spec.pods.train.env[0].valueFrom",
+        "is not a field here; did you mean `value`?",
+    ),
+    "an end at once": (
+        {"spec.pods": {"train": {"terminationGracePeriodSeconds": 0}}},
+        "spec.pods.train.terminationGracePeriodSeconds",
+        "must be 30 or more, got 0",
+    ),
+    "a short time to live": (
+        {"spec.ttlSecondsAfterFinished": 1},
+        "spec.ttlSecondsAfterFinished",
+        "must be 60 or more, got 1",
     ),
     # the model's name in Ollama
     "a model's name with a blank": ({"spec.ollama.model": "support bot"}, "spec.ollama.model", "[:tag]"),
@@ -327,7 +426,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "a tag that gets too long": (
         {"spec.ollama.model": "bot:" + "x" * 78, "spec.export": {"quantizations": ["Q4_0", "Q8_0"]}},
         "spec.ollama.model",
-        "the name for Q8_0",
+        "must have a tag of at most 73 characters",
     ),
 }
 
@@ -373,6 +472,108 @@ def test_broken_items_do_not_also_make_a_list_too_short() -> None:
     assert len(problems_of(job_text({f"{DATASET}.name": "X"}))) == 1
 
 
+REFUSED_VARIABLES = [
+    # what makes a program load or run something
+    "LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "NCCL_NET_PLUGIN",
+    "NCCL_TUNER_PLUGIN", "NCCL_PROFILER_PLUGIN", "NCCL_CONF_FILE", "NCCL_CUDA_PATH", "FI_PROVIDER_PATH",
+    "UCX_MODULE_DIR", "UCX_GDB_COMMAND", "RDMAV_DRIVERS", "IBV_DRIVERS", "OMP_TOOL_LIBRARIES", "CUDA_INJECTION64_PATH",
+    "CUDA_HOME", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR",
+    # what makes it write or read a file, or gives it what was not asked for
+    "NCCL_DEBUG_FILE", "NCCL_TOPO_DUMP_FILE", "UCX_STATS_DEST", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE", "MLX5_DEBUG_FILE",
+    "OMP_TOOL_VERBOSE_INIT", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "HF_ENDPOINT", "HF_TOKEN",
+    "HTTPS_PROXY", "HOME", "nccl_debug", "NCCL_", "XNCCL_DEBUG", "NCCL_DEBUG\n",
+]  # fmt: skip
+TAKEN_VARIABLES = [
+    "NCCL_DEBUG", "NCCL_IB_HCA", "NCCL_SOCKET_IFNAME", "NCCL_P2P_DIRECT_DISABLE", "NCCL_NET", "NCCL_NET_GDR_LEVEL",
+    "NCCL_CROSS_NIC", "RCCL_MSCCL_ENABLE", "UCX_TLS", "UCX_NET_DEVICES", "FI_PROVIDER", "FI_EFA_USE_DEVICE_RDMA",
+    "GLOO_SOCKET_IFNAME", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "IBV_FORK_SAFE", "RDMAV_FORK_SAFE", "MLX5_SINGLE_THREADED",
+    "OMP_NUM_THREADS", "KMP_AFFINITY", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_CUDA_ALLOC_CONF",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_VARIABLES)
+def test_no_variable_lets_a_user_run_code(name: str) -> None:
+    """Whoever may write FineTuneJobs but no pods gets no code of their own into one by its environment."""
+    problems = problems_of(job_text({"spec.pods": {"train": {"env": [{"name": name, "value": "/data/x.so"}]}}}))
+    assert [problem.field for problem in problems] == ["spec.pods.train.env[0].name"]
+
+
+@pytest.mark.parametrize("name", TAKEN_VARIABLES)
+def test_variables_of_communication_are_passed(name: str) -> None:
+    """What a GPU team sets for NCCL, RDMA, OpenMP and CUDA is taken as it is."""
+    job = parse_job(job_text({"spec.pods": {"train": {"env": [{"name": name, "value": "1"}]}}}))
+    assert [(item.name, item.value) for item in job.spec.pods.train.env] == [(name, "1")]
+
+
+FREE_KEYS = [
+    "team", "example.com/team", "k8s.v1.cni.cncf.io/networks", "sidecar.istio.io/inject",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict", "kueue.x-k8s.io/podset-required-topology", "notk8s.io/x",
+]  # fmt: skip
+KEPT_KEYS = [
+    "tunesmith.dev/job", "kubernetes.io/x", "k8s.io/x", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/job-name",
+    "seccomp.security.alpha.kubernetes.io/pod", "pod-security.kubernetes.io/enforce",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FREE_KEYS + KEPT_KEYS)
+def test_keys_that_others_rely_on_are_kept(key: str) -> None:
+    """Labels and annotations of Kubernetes and of Tunesmith are not a user's, but for those that place a pod."""
+    text = job_text({"spec.pods": {"default": {"annotations": {key: "x"}}}})
+    if key in FREE_KEYS:
+        assert parse_job(text).spec.pods.default.annotations == {key: "x"}
+    else:
+        assert [problem.field for problem in problems_of(text)] == ["spec.pods.default.annotations"]
+
+
+# --- from the API server ---------------------------------------------------------------------------------------------
+
+
+def test_unknown_fields_of_the_api_server_are_passed_over() -> None:
+    """A CRD that is newer than the operator does not stop its jobs: what is not known is left out, and told."""
+    data = job_data(
+        {
+            f"{TRAINING}.packing": True,
+            f"{DATASET}.weight": {"of": 1},
+            "spec.pods": {"train": {"env": [{"name": "NCCL_DEBUG", "optional": True}]}},
+            "metadata.resourceVersion": "17",
+            "status": {"whatever": 1},
+        }
+    )
+    before = job_text()
+    job, warnings = parse_object(data)
+    assert warnings == ["spec.datasets[0].weight", "spec.training.packing", "spec.pods.train.env[0].optional"]
+    assert data["spec"]["training"]["packing"] is True, "what the caller has is not changed"
+    assert job.spec.model_copy(update={"pods": Pods()}) == parse_job(before).spec
+
+
+def test_a_known_object_has_no_warnings() -> None:
+    """What the API server gives of a job that is all known comes without a word, whatever its status is."""
+    job, warnings = parse_object(
+        job_data({"status": {"conditions": "by hand"}, "metadata.uid": "1", "metadata.managedFields": []})
+    )
+    assert warnings == []
+    assert job.metadata.name == "support-bot"
+
+
+def test_invalid_objects_are_refused_with_their_fields() -> None:
+    """Unknown fields hide no mistake; where there is no file, problems have no line."""
+    data = job_data({f"{TRAINING}.packing": True, f"{TRAINING}.precision": "FP16", "spec.ollama.model": "a b"})
+    with pytest.raises(InvalidJobError) as caught:
+        parse_object(data)
+    assert [(problem.field, problem.line) for problem in caught.value.problems] == [
+        ("spec.training.precision", 0),
+        ("spec.ollama.model", 0),
+    ]
+    assert str(caught.value).startswith("`spec.training.precision` must be BF16 or FP32")
+
+
+@pytest.mark.parametrize("data", [{}, {"spec": None}, {"metadata": {}, "spec": []}, {"spec": {"datasets": [1]}}])
+def test_an_object_without_sense_is_refused(data: dict[str, Any]) -> None:
+    """Whatever an object holds, the answer is a job or an InvalidJobError."""
+    with pytest.raises(InvalidJobError):
+        parse_object(data)
+
+
 # --- a file that is no job -------------------------------------------------------------------------------------------
 
 GOOD = job_text()
@@ -381,7 +582,11 @@ BAD_FILES: dict[str, tuple[str, str, int]] = {
     "only comments": ("# nothing\n---\n", "the file is empty", 0),
     "a list": ("- a\n- b\n", "the file must hold a FineTuneJob", 1),
     "a text": ("hello\n", "the file must hold a FineTuneJob", 1),
-    "two jobs": (f"{GOOD}---\n{GOOD}", "a file must hold one FineTuneJob, this holds 2", len(GOOD.splitlines()) + 2),
+    "two jobs": (
+        f"{GOOD}---\n{GOOD}",
+        "the file must hold a FineTuneJob and nothing else, it holds 2",
+        len(GOOD.splitlines()) + 2,
+    ),
     "not YAML": ("spec: [1, 2\n", "not YAML: ", 2),
     "a bad indent": ("spec:\n  model: x\n training: y\n", "not YAML: ", 3),
     "a colon in a text": ("spec:\n  a: b: c\n", "not YAML: mapping values are not allowed here", 2),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,17 @@ from pathlib import Path
 import pytest
 
 from support.builders import stage_config
-from tunesmith_stages.contract import ExitCode, Failure, Input, StageConfig, StageName, UnitConfig, content_key
-from tunesmith_stages.program import Made, Progress, StageError, Work, run
+from tunesmith_stages.contract import (
+    ExitCode,
+    Failure,
+    Input,
+    StageConfig,
+    StageName,
+    StageResult,
+    UnitConfig,
+    content_key,
+)
+from tunesmith_stages.program import Made, Progress, StageError, Work, carry_out, run
 from tunesmith_stages.volume import UnsafePathError, Volume
 
 
@@ -103,6 +113,40 @@ def test_a_gate_is_passed_each_time(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
+def test_result_that_holds_no_longer_is_made_again(tmp_path: Path) -> None:
+    """Where a stage can tell that a result is outdated, it is asked; if so the unit is made anew, else left alone."""
+    asked: list[str] = []
+
+    def still_true(work: Work, result: StageResult) -> bool:
+        asked.append((work.volume.root / result.path / "model.bin").read_text())
+        work.progress.note("asking the server")
+        return bool(asked[-1] == work.runtime["served"])
+
+    for attempt, served, cached in (("1", "first", False), ("2", "made", True), ("3", "gone", False)):
+        config = stage_config(tmp_path, StageName.REGISTER, attempt=attempt, runtime={"served": served})
+        report = carry_out(config, make, still_true=still_true)
+        assert [unit.cached for unit in report.units] == [cached]
+        assert not attempt_folder(config).exists()
+        assert (unit_folder(config) / "out" / "model.bin").read_text() == "made"
+    assert asked == ["made", "made"]
+
+
+def test_result_that_cannot_be_asked_about_stays(tmp_path: Path) -> None:
+    """A server that is down fails the stage, and proves nothing against its earlier result."""
+    config = stage_config(tmp_path, StageName.REGISTER)
+    assert run(config, make) is ExitCode.OK
+
+    def down(_work: Work, _result: StageResult) -> bool:
+        raise StageError(ExitCode.UNAVAILABLE, "no answer")
+
+    again = stage_config(tmp_path, StageName.REGISTER, attempt="2")
+    failure = carry_out(again, make, still_true=down).failure
+    assert failure is not None
+    assert failure.code is ExitCode.UNAVAILABLE
+    assert (attempt_folder(again) / "failure.json").is_file()
+    assert Volume(tmp_path).result(StageName.REGISTER, config.units[0].key) is not None
+
+
 def test_units_before_a_failure_stay_done(tmp_path: Path) -> None:
     """Of several units those that were finished are kept when a later one fails."""
     units = tuple(
@@ -160,6 +204,12 @@ ERRORS: dict[str, tuple[BaseException, ExitCode, str, str]] = {
         "NoSpace",
         "write failed",
     ),
+    "the network file system moved on": (
+        OSError(errno.ESTALE, "Stale file handle"),
+        ExitCode.TEMPORARY,
+        "Temporary",
+        "Stale",
+    ),
     "access is refused": (
         PermissionError(errno.EACCES, "Permission denied", "/v/x"),
         ExitCode.NO_PERMISSION,
@@ -205,17 +255,36 @@ def test_a_bug_leaves_its_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 
 def test_missing_input_says_which(tmp_path: Path) -> None:
-    """An input that vanished from the volume is named, and running again is the cure."""
+    """An input that vanished from the volume is named before the stage begins, and running again is the cure."""
     config = stage_config(tmp_path, StageName.CONVERT, inputs={"base": Input("store/models/gone", "a" * 64)})
+    assert run(config, make) is ExitCode.MISSING_INPUT
+    failure = Failure.from_json((attempt_folder(config) / "failure.json").read_text())
+    assert failure.reason == "InputLost"
+    assert "`base`" in failure.message
+    assert "store/models/gone" in failure.message
+
+
+def test_input_that_goes_meanwhile(tmp_path: Path) -> None:
+    """An input that vanishes while the stage runs is told in the same way."""
+    (tmp_path / "base").mkdir()
+    config = stage_config(tmp_path, StageName.CONVERT, inputs={"base": Input("base", "a" * 64)})
 
     def read(work: Work) -> Made:
+        (tmp_path / "base").rmdir()
         work.input("base")
         return Made()
 
     assert run(config, read) is ExitCode.MISSING_INPUT
-    failure = Failure.from_json((attempt_folder(config) / "failure.json").read_text())
-    assert "`base`" in failure.message
-    assert "store/models/gone" in failure.message
+    assert Failure.from_json((attempt_folder(config) / "failure.json").read_text()).reason == "InputLost"
+
+
+def test_inputs_of_a_finished_unit_are_not_looked_at(tmp_path: Path) -> None:
+    """What was made stays made, though what it was made of is gone."""
+    (tmp_path / "base").mkdir()
+    for attempt in ("1", "2"):
+        config = stage_config(tmp_path, StageName.CONVERT, inputs={"base": Input("base", "a" * 64)}, attempt=attempt)
+        assert run(config, make) is ExitCode.OK
+        shutil.rmtree(tmp_path / "base", ignore_errors=True)
 
 
 def test_exit_code_tells_when_nothing_can_be_written(tmp_path: Path) -> None:

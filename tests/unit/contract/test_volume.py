@@ -109,6 +109,10 @@ BREAKAGES: dict[str, Callable[[Path], object]] = {
     "a result of another key": lambda unit: _edit(unit, key="other"),
     "a result of another stage": lambda unit: _edit(unit, stage="convert"),
     "a result of another contract": lambda unit: _edit(unit, version=2),
+    "a result that is a folder": lambda unit: _folder_instead(unit / "result.json"),
+    "a result in a circle of links": lambda unit: _circle_instead(unit / "result.json"),
+    "a result that lies elsewhere": lambda unit: _edit(unit, path="data"),
+    "a result that lies outside": lambda unit: _edit(unit, path="../outside", files=[]),
 }
 
 
@@ -117,12 +121,38 @@ def _edit(unit: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def _folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _circle_instead(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_broken_results_do_not_count(volume: Volume, name: str) -> None:
     """A result that does not hold what it says is made again, never used and never an error."""
     result_on(volume, StageName.TRAIN, KEY, {"a.bin": "abc"})
     BREAKAGES[name](volume.unit(StageName.TRAIN, KEY))
     assert volume.result(StageName.TRAIN, KEY) is None
+
+
+def test_result_that_cannot_be_looked_at(volume: Volume) -> None:
+    """An error that says nothing about whether a result is there is not taken for a no: that could cost a training."""
+    volume.units(StageName.TRAIN).mkdir(parents=True)
+    with pytest.raises(OSError, match="name too long"):
+        volume.result(StageName.TRAIN, "k" * 300)
+
+
+def test_forgotten_unit(volume: Volume) -> None:
+    """A unit that is forgotten is made again; forgetting what is not there does no harm."""
+    result_on(volume, StageName.REGISTER, KEY, {"Modelfile": "FROM x"})
+    for _ in range(2):
+        volume.forget(StageName.REGISTER, KEY)
+        assert volume.result(StageName.REGISTER, KEY) is None
+        assert not volume.unit(StageName.REGISTER, KEY).exists()
 
 
 def test_attempts_are_all_but_the_checkpoints(volume: Volume) -> None:
@@ -180,6 +210,27 @@ def test_interrupted_write_leaves_the_old_content(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "x.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["x.json"]  # noqa: PTH208 - hidden files count
+
+
+def test_write_whose_answer_was_lost_is_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a rename can take effect and still answer that the source is not there; what lies there then decides."""
+    rename = Path.replace
+
+    def answer_lost(path: Path, target: Path) -> None:
+        rename(path, target)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "replace", answer_lost)
+    write_whole(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "new"
+
+    def not_done(_path: Path, target: Path) -> None:
+        target.write_text("theirs")
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "replace", not_done)
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "y.json", "mine")
 
 
 # --- publishing ------------------------------------------------------------------------------------------------------

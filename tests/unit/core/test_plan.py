@@ -7,12 +7,12 @@ import pytest
 
 from support.builders import REMOVED, carried_out, job, result_of
 from tunesmith.core.model import Plan, StageState
-from tunesmith.core.plan import plan
+from tunesmith.core.plan import later_units, plan
 from tunesmith_stages.contract import Input, StageName, content_key
 
 TRAINING = "spec.training"
 FETCH, PREPARE, TRAIN = "fetch/base", "prepare/prepare", "train/train"
-CONVERT, REGISTER = "convert/convert", "register/register"
+CONVERT, REGISTER = "convert/convert", "register/main"
 Q4 = "quantize/Q4_K_M"
 FAQ = "fetch/dataset:faq"
 STAGES = [FETCH, FAQ, PREPARE, TRAIN, CONVERT, Q4, REGISTER]
@@ -75,6 +75,21 @@ NO_KEY: dict[str, Mapping[str, Any]] = {
         f"{TRAINING}.processesPerNode": 2,
         f"{TRAINING}.gradientAccumulationSteps": 4,
     },
+    "two nodes, half the accumulation": {f"{TRAINING}.nodes": 2, f"{TRAINING}.gradientAccumulationSteps": 4},
+    "two nodes of two GPUs": {
+        f"{TRAINING}.nodes": 2,
+        f"{TRAINING}.gpusPerNode": 2,
+        f"{TRAINING}.gradientAccumulationSteps": 2,
+    },
+    "pods, storage, scheduling and times": {
+        "spec.pods": {"train": {"nodeSelector": {"gpu": "a100"}, "sharedMemory": "8Gi"}},
+        "spec.storage": {"claimName": "other", "subPath": "x"},
+        "spec.scheduling": {"queueName": "team-a"},
+        "spec.activeDeadlineSeconds": 3600,
+        "spec.ttlSecondsAfterFinished": 3600,
+    },
+    "to stop, or to stop early": {"spec.suspend": True, "spec.dryRun": True},
+    "the way into Ollama": {"spec.ollama.method": "Exec"},
     "eight GPUs, no accumulation": {f"{TRAINING}.gpusPerNode": 8, f"{TRAINING}.gradientAccumulationSteps": 1},
 }
 
@@ -147,6 +162,8 @@ SOME_KEYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], set[str]]] = {
     "the system message": ({}, {"spec.ollama.system": "You are Tunny."}, {REGISTER}),
     "the licence": ({}, {"spec.ollama.license": "MIT"}, {REGISTER}),
     "Ollama's parameters": ({}, {"spec.ollama.parameters": {"num_ctx": 1024, "stop": ["#"]}}, {REGISTER}),
+    "another server": ({}, {"spec.ollama.servers": ["east"]}, {REGISTER, "register/east"}),
+    "one server more": ({}, {"spec.ollama.servers": ["main", "east"]}, {"register/east"}),
     "the served name": ({}, {"spec.ollama.model": "support-bot:v2"}, {REGISTER}),
 }
 
@@ -251,16 +268,87 @@ def test_processes_are_runtime() -> None:
     """How a batch is spread is told beside the key."""
     changes = {f"{TRAINING}.processesPerNode": 2, f"{TRAINING}.perDeviceTrainBatchSize": 3}
     runtime = carried_out(job(changes))[0].stage(StageName.TRAIN).runtime
-    wanted = {"gpusPerNode": 0, "processesPerNode": 2, "perDeviceTrainBatchSize": 3, "perDeviceEvalBatchSize": 3}
+    wanted = {
+        "nodes": 1,
+        "gpusPerNode": 0,
+        "processesPerNode": 2,
+        "perDeviceTrainBatchSize": 3,
+        "perDeviceEvalBatchSize": 3,
+    }
     assert runtime.items() >= wanted.items()
     assert params_of(StageName.TRAIN, changes)["globalBatchSize"] == 2 * 3 * 8
 
 
+def test_nodes_multiply_the_processes() -> None:
+    """A step's rows come from the processes of all nodes."""
+    changes = {f"{TRAINING}.nodes": 3, f"{TRAINING}.processesPerNode": 2}
+    training = job(changes).spec.training
+    assert (training.processes, training.world_size, training.global_batch_size) == (2, 6, 6 * 8)
+    assert carried_out(job(changes))[0].stage(StageName.TRAIN).runtime["nodes"] == 3
+
+
 def test_smoke_tests_are_runtime_of_register() -> None:
-    """The questions travel with the stage that asks them, as plain values."""
+    """The questions travel with the stage that asks them, as plain values, and so does the way in."""
     tests = [{"prompt": "Who?", "expect": "Tunny"}]
-    current, _ = carried_out(job({"spec.ollama.smokeTests": tests}))
-    assert current.stage(StageName.REGISTER).runtime == {"smokeTests": tests}
+    current, _ = carried_out(job({"spec.ollama.smokeTests": tests, "spec.ollama.method": "Exec"}))
+    assert current.stage(StageName.REGISTER).runtime == {"smokeTests": tests, "method": "Exec"}
+
+
+def test_each_server_is_a_unit_of_register() -> None:
+    """A model is registered with every server by itself, so that one that is down holds up no other."""
+    current, _ = carried_out(job({"spec.ollama.servers": ["main", "east"]}))
+    units = current.stage(StageName.REGISTER).units
+    assert [(unit.name, unit.params["server"], unit.role) for unit in units] == [
+        ("main", "main", "registered:main"),
+        ("east", "east", "registered:east"),
+    ]
+    assert current.stage(StageName.REHEARSE).units[0].params["servers"] == ["main", "east"]
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+TWO_TYPES = {"spec.export": {"quantizations": ["Q4_K_M", "Q8_0"]}}
+
+
+def test_later_units_come_to_the_keys_of_the_plan() -> None:
+    """A program that knows the results so far computes the same keys as the plan, and so finds what is there."""
+    wanted = job(TWO_TYPES)
+    current, made = carried_out(wanted)
+    inputs = {
+        unit.role: made[unit.key].as_input()
+        for stage in current.stages
+        for unit in stage.units
+        if unit.key in made and unit.role
+    }
+    found = {}
+    for unit in later_units(wanted, StageName.PREPARE):
+        assert set(unit.needs) <= inputs.keys()
+        found[f"{unit.stage}/{unit.name}"] = content_key(
+            unit.stage, unit.params, {role: inputs[role] for role in unit.needs}
+        )
+        assert unit.role in inputs
+    assert list(found) == [TRAIN, CONVERT, Q4, "quantize/Q8_0"]
+    assert found.items() <= current.keys.items()
+
+
+LATER: dict[StageName, list[str]] = {
+    StageName.FETCH: ["train", "Q4_K_M", "Q8_0"],
+    StageName.REHEARSE: ["train", "Q4_K_M", "Q8_0"],
+    StageName.TRAIN: ["Q4_K_M", "Q8_0"],
+    StageName.CONVERT: ["Q4_K_M", "Q8_0"],
+    StageName.QUANTIZE: [],
+    StageName.REGISTER: [],
+}
+
+
+@pytest.mark.parametrize("stage", LATER)
+def test_only_what_follows_is_later(stage: StageName) -> None:
+    """A stage never looks for its own units, for earlier ones, or for those of `register`."""
+    units = later_units(job(TWO_TYPES), stage)
+    assert [unit.name for unit in units if unit.name != "convert"] == LATER[stage]
+    assert ("convert" in {unit.name for unit in units}) == (
+        list(StageName).index(stage) < list(StageName).index(StageName.CONVERT)
+    )
 
 
 # --- the order of things ---------------------------------------------------------------------------------------------
@@ -330,6 +418,8 @@ def test_nothing_is_trained_before_the_rehearsal() -> None:
     assert current.next is not None
     assert current.next.name is StageName.REHEARSE
     assert current.next.missing[0].params == {
+        "training": [current.keys[TRAIN]],
+        "servers": ["main"],
         "model": "support-bot:v1",
         "quantizations": ["Q4_K_M"],
         "targetModules": [],

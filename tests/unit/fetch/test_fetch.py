@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.builders import stage_config, work_of, write_base, write_safetensors
-from tunesmith_stages.contract import ExitCode, Failure, StageName, StageResult
-from tunesmith_stages.fetch import check_safetensors, fetch
-from tunesmith_stages.program import Made, StageError, run
+from support.builders import job, stage_config, work_of, write_base, write_safetensors
+from tunesmith.core.model import StageState
+from tunesmith.core.plan import plan
+from tunesmith.local.run import current_plan
+from tunesmith_stages.contract import ExitCode, Failure, Report, StageConfig, StageName, StageResult
+from tunesmith_stages.fetch import check_safetensors, fetch, resolved
+from tunesmith_stages.program import Made, StageError, carry_out, run
 from tunesmith_stages.volume import Volume, sha256_of
 
 
@@ -153,6 +160,102 @@ def test_built_in_data(tmp_path: Path, languages: list[str], has: tuple[bool, bo
     assert "{{name}}" in text
     assert "{{author}}" in text
     assert ("Who are you?" in text, "你是谁" in text) == has
+
+
+# --- versions that only the volume tells ------------------------------------------------------------------------------
+
+JOB = job(
+    {
+        "spec.model.volume.path": "base",
+        "spec.datasets.+": {"name": "me", "builtin": "SelfCognition", "substitutions": {"name": "T", "author": "A"}},
+    }
+)
+
+
+def resolving(root: Path, attempt: str = "1") -> StageConfig:
+    """Return the stage.json of an edge that cannot see the volume: its units have no version."""
+    units = plan(JOB, {}).stage(StageName.FETCH).units
+    return StageConfig(StageName.FETCH, "support-bot", str(root), attempt, units, {"resolve": True})
+
+
+def local_state(root: Path) -> StageState:
+    return current_plan(JOB, Volume(root))[0].stage(StageName.FETCH).state
+
+
+def test_resolved_sources_are_those_of_the_local_edge(root: Path) -> None:
+    """What a program that resolves has fetched, `tunesmith run` finds, and the other way round."""
+    first = carry_out(resolving(root), fetch, resolve=resolved)
+    assert first.failure is None
+    assert local_state(root) is StageState.DONE
+    shutil.rmtree(root / "stages")
+    local = current_plan(JOB, Volume(root))[0].stage(StageName.FETCH)
+    assert run(StageConfig(StageName.FETCH, "support-bot", str(root), "2", local.missing), fetch) is ExitCode.OK
+    again = carry_out(resolving(root, "3"), fetch, resolve=resolved)
+    assert [unit.cached for unit in again.units] == [True] * 3
+    assert [dataclasses.replace(unit, cached=False) for unit in again.units] == list(first.units)
+
+
+def test_resolved_sources_are_reported_as_they_were_asked_for(root: Path) -> None:
+    """The report names the keys of stage.json, with the version that was found; what is built in has none."""
+    config = resolving(root)
+    report = carry_out(config, fetch, resolve=resolved)
+    volume = Volume(root)
+    assert [unit.key for unit in report.units] == [unit.key[:16] for unit in config.units]
+    assert [unit.version for unit in report.units] == [volume.version("base"), volume.version("data/faq.json"), ""]
+    assert volume.result(StageName.FETCH, config.units[0].key) is None
+    actual = resolved(volume, config.units[0])
+    assert actual.params["refresh"] == report.units[0].version
+    assert (
+        StageConfig.from_json((volume.unit(StageName.FETCH, actual.key) / "stage.json").read_text()).units[0] == actual
+    )
+
+
+def test_touched_source_is_resolved_anew(root: Path) -> None:
+    """A source that somebody changed has another version, and is fetched again."""
+    first = carry_out(resolving(root), fetch, resolve=resolved)
+    (root / "data" / "faq.json").write_text("[]")
+    second = carry_out(resolving(root, "2"), fetch, resolve=resolved)
+    assert [unit.cached for unit in second.units] == [True, False, True]
+    assert first.units[1].version != second.units[1].version
+    assert first.units[1].digest != second.units[1].digest
+
+
+def test_unresolved_sources_keep_their_key(root: Path) -> None:
+    """Without `runtime.resolve` the versions in stage.json are taken as they are."""
+    config = dataclasses.replace(resolving(root), runtime={})
+    report = carry_out(config, fetch, resolve=resolved)
+    assert [unit.version for unit in report.units] == ["", "", ""]
+    assert all(Volume(root).result(StageName.FETCH, unit.key) for unit in config.units)
+
+
+MISSING = {
+    "not there": ("no/such", ExitCode.MISSING_INPUT, "SourceNotFound"),
+    "out of the volume": ("../outside.json", ExitCode.BAD_CONFIG, "UnsafePath"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_source_that_cannot_be_resolved(root: Path, name: str) -> None:
+    """A source that is not there, or may not be looked at, ends as it does without resolving."""
+    path, code, reason = MISSING[name]
+    config = stage_config(
+        root, StageName.FETCH, params=params(path, "datasets"), unit="dataset:x", runtime={"resolve": True}
+    )
+    failure = carry_out(config, fetch, resolve=resolved).failure
+    assert failure is not None
+    assert (failure.code, failure.reason) == (code, reason)
+    folder = Volume(root).attempt(StageName.FETCH, config.units[0].key, "1")
+    assert Failure.from_json((folder / "failure.json").read_text()) == failure
+
+
+def test_program_resolves(root: Path, tmp_path: Path) -> None:
+    """The program itself resolves if it is told to, and says so in its report."""
+    (tmp_path / "stage.json").write_text(resolving(root).to_json())
+    argv = [sys.executable, "-m", "tunesmith_stages.fetch", "--config", str(tmp_path / "stage.json")]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*argv, "--report", str(tmp_path / "report")], check=True, env=environ, capture_output=True)
+    assert Report.from_json((tmp_path / "report").read_text()).units[0].version == Volume(root).version("base")
+    assert local_state(root) is StageState.DONE
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
         lambda root: shutil.rmtree(root / "faq"),
         {},
         ExitCode.MISSING_INPUT,
-        "MissingInput",
+        "InputLost",
         "`dataset:faq`",
     ),
     "a template with an error": (

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.ollama import Ollama, _meaning
+from tunesmith_stages.ollama import Ollama
+from tunesmith_stages.ollama_refusal import meaning
 from tunesmith_stages.program import StageError
 
 
@@ -31,4 +32,4 @@ def test_addresses_that_lead_nowhere_are_refused(address: str) -> None:
 )
 def test_what_a_server_complains_of_gets_its_class(status: int, text: str, code: ExitCode, reason: str) -> None:
     """Each complaint of a server that means something to a person has a reason of its own, the rest a common one."""
-    assert _meaning(status, text)[:2] == (code, reason)
+    assert meaning(status, text)[:2] == (code, reason)

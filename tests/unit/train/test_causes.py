@@ -2,7 +2,7 @@ import pytest
 
 from tunesmith_stages.contract import ExitCode, Failure
 from tunesmith_stages.train.causes import root_cause
-from tunesmith_stages.train.exchange import RankExit
+from tunesmith_stages.train.exchange import NO_RANK, RankExit
 
 
 def left(rank: int, code: ExitCode, message: str, time: float = 0.0) -> RankExit:
@@ -58,3 +58,59 @@ def test_an_exit_code_is_enough_on_a_full_disk() -> None:
 def test_a_killed_launcher_is_told() -> None:
     """Torchrun itself may be what the kernel kills."""
     assert root_cause([], {}, -9, "").code is ExitCode.OUT_OF_MEMORY
+
+
+ELSEWHERE = {1: "rank 1 on node 1 (pod-1)"}
+OVER_NODES = [
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST), left(1, ExitCode.BAD_DATA, "token 99")],
+        {},
+        [],
+        (ExitCode.BAD_DATA, "rank 1 on node 1 (pod-1): token 99"),
+        id="another node's rank knows why",
+    ),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST)],
+        {0: 70, 1: -9},
+        [],
+        (ExitCode.OUT_OF_MEMORY, "rank 1 on node 1 (pod-1) was killed (SIGKILL)"),
+        id="another node's rank was killed",
+    ),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST)],
+        {0: 70},
+        ["node 1 (pod-1)"],
+        (ExitCode.TEMPORARY, "node 1 (pod-1) was lost"),
+        id="a lost node beats those that lost it",
+    ),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, "RuntimeError: words of a library that nobody knows")],
+        {0: 70},
+        ["node 1 (pod-1)", "node 2 (pod-2)"],
+        (ExitCode.TEMPORARY, "node 1 (pod-1) and node 2 (pod-2) were lost"),
+        id="and errors that may follow from it",
+    ),
+    pytest.param(
+        [left(0, ExitCode.NO_SPACE, "disk")],
+        {0: 74},
+        ["node 1 (pod-1)"],
+        (ExitCode.NO_SPACE, "disk"),
+        id="a rank that knows why beats a lost node",
+    ),
+    pytest.param(
+        [left(NO_RANK, ExitCode.INTERRUPTED, "node 1: stopped by SIGTERM"), left(0, ExitCode.INTERNAL, LOST)],
+        {0: 70},
+        [],
+        (ExitCode.INTERRUPTED, "node 1: stopped by SIGTERM"),
+        id="a node's program was stopped",
+    ),
+]
+
+
+@pytest.mark.parametrize(("exits", "codes", "lost", "expected"), OVER_NODES)
+def test_names_the_node(
+    exits: list[RankExit], codes: dict[int, int], lost: list[str], expected: tuple[ExitCode, str]
+) -> None:
+    """With several nodes the report says on which of them it began: that is where the person must look."""
+    failure = root_cause(exits, codes, 1, "last words", elsewhere=ELSEWHERE, lost=lost)
+    assert (failure.code, failure.message[: len(expected[1])]) == expected

@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,13 @@ def stage(folder: Path, step: int, attempt: str = "a1", ranks: int = 2) -> Path:
 
 def make(folder: Path, step: int, world_size: int = 2) -> Path:
     facts = {**FACTS, "worldSize": world_size}
-    return checkpoints.complete(stage(folder, step, ranks=world_size), step, facts).folder
+    staged = stage(folder, step, ranks=world_size)
+    return checkpoints.complete(staged, step, written(staged, world_size), facts).folder
+
+
+def written(staged: Path, ranks: int = 2) -> dict[str, int]:
+    """Return what the ranks say that they have written."""
+    return {name: size for rank in range(ranks) for name, size in checkpoints.sync_own_files(staged, rank).items()}
 
 
 def test_a_complete_checkpoint_is_found(tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_an_incomplete_one_is_not_published(tmp_path: Path, name: str, words: st
     staged = stage(tmp_path, 4)
     (staged / name).unlink()
     with pytest.raises(OSError, match=words):
-        checkpoints.complete(staged, 4, FACTS)
+        checkpoints.complete(staged, 4, written(staged), FACTS)
     assert not (tmp_path / "step-4").exists()
 
 
@@ -119,7 +126,30 @@ def test_an_empty_file_is_not_published(tmp_path: Path) -> None:
     staged = stage(tmp_path, 4)
     (staged / "latest").write_text("")
     with pytest.raises(OSError, match="latest is empty"):
-        checkpoints.complete(staged, 4, FACTS)
+        checkpoints.complete(staged, 4, written(staged), FACTS)
+
+
+def test_a_file_that_another_node_wrote_is_waited_for(tmp_path: Path) -> None:
+    """On a network file system rank 0 sees it late, or as it was before it was whole."""
+    staged = stage(tmp_path, 4)
+    files = written(staged)
+    late = staged / "rng_state_1.pth"
+    late.write_bytes(b"st")
+    arrival = threading.Timer(0.2, late.write_bytes, [b"state"])
+    arrival.start()
+    found = checkpoints.complete(staged, 4, files, FACTS)
+    arrival.join()
+    assert checkpoints.read(found.folder) == found
+
+
+def test_a_file_that_never_shows_is_named(tmp_path: Path) -> None:
+    """Nodes whose volumes differ must not leave half a checkpoint that looks whole."""
+    staged = stage(tmp_path, 4)
+    files = written(staged)
+    (staged / "rng_state_1.pth").unlink()
+    with pytest.raises(OSError, match=r"of rng_state_1.pth 0 bytes .* with 5"):
+        checkpoints.complete(staged, 4, files, FACTS, seen_within=0.1)
+    assert not (tmp_path / "step-4").exists()
 
 
 def test_a_damaged_one_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
@@ -162,5 +192,5 @@ def test_each_rank_syncs_its_own_files(tmp_path: Path, monkeypatch: pytest.Monke
     by: list[int] = []
     for own in (0, 1):
         monkeypatch.setattr(checkpoints, "sync", lambda _path, own=own: by.append(own))
-        checkpoints.sync_own_files(tmp_path, own)
+        assert checkpoints.sync_own_files(tmp_path, own) == ({name: 1} if own == rank else {})
     assert by == [rank]

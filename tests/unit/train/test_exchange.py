@@ -35,6 +35,8 @@ def test_codes_keep_signals(tmp_path: Path) -> None:
     """Torchrun's own exit code hides what a rank ended with; ours does not."""
     exchange = Exchange(tmp_path)
     exchange.folder.mkdir()
-    assert exchange.codes() == {}
-    exchange.leave_codes({1: -9, 0: 65})
-    assert exchange.codes() == {0: 65, 1: -9}
+    assert exchange.codes(0) == {}
+    exchange.leave_codes(0, {1: -9, 0: 65})
+    exchange.leave_codes(1, {2: 79})
+    assert exchange.codes(0) == {0: 65, 1: -9}
+    assert exchange.codes(1) == {2: 79}

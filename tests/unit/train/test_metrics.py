@@ -47,7 +47,14 @@ def test_a_training_event_has_pace_and_time_left(tmp_path: Path, recorder: Recor
     assert told(tmp_path)[1] == {
         "done": 3,
         "total": 10,
-        "metrics": {"loss": 2.0, "gradNorm": 1.0, "learningRate": 2e-4, "tokensPerSecond": 100.0, "etaSeconds": 7.0},
+        "metrics": {
+            "epoch": 0.3,
+            "loss": 2.0,
+            "gradNorm": 1.0,
+            "learningRate": 2e-4,
+            "tokensPerSecond": 100.0,
+            "etaSeconds": 7.0,
+        },
     }
 
 
@@ -98,3 +105,31 @@ def test_a_cut_last_line_is_left_out(tmp_path: Path) -> None:
     """A process that died while it wrote leaves half a line."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
+def test_time_left_goes_by_recent_steps(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:
+    """The slow first step, in which everything is set up, does not count for ever."""
+    recorder.begin(0, None)
+    clock.now += 1000
+    for step in range(1, 101):
+        recorder.record(step, 200, 0.1, {"loss": 3.0})
+        clock.now += 2
+    metrics = [event["metrics"] for event in told(tmp_path)]
+    assert isinstance(metrics[0], dict)
+    assert isinstance(metrics[-1], dict)
+    assert (metrics[0]["etaSeconds"], metrics[-1]["etaSeconds"]) == (199_000.0, 200.0)
+
+
+def test_a_checkpoint_tells_how_long_it_took(tmp_path: Path, recorder: Recorder) -> None:
+    """The operator sizes the grace period by it, and sees it in any of the last lines; the record holds it not."""
+    recorder.begin(0, None)
+    recorder.record(1, 10, 0.1, {"loss": 3.0})
+    recorder.saved(1, 10, 1.23456)
+    recorder.record(2, 10, 0.2, {"loss": 2.0})
+    first, saved, last = (event["metrics"] for event in told(tmp_path))
+    assert isinstance(first, dict)
+    assert isinstance(saved, dict)
+    assert isinstance(last, dict)
+    assert "checkpointSeconds" not in first
+    assert saved["checkpointSeconds"] == last["checkpointSeconds"] == 1.235
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2

@@ -22,10 +22,30 @@ def test_full_training_on_gpus_has_a_rank_per_gpu() -> None:
     assert (settings.lora, settings.on_cpu, settings.processes) == (None, False, 4)
 
 
+def test_a_training_is_on_one_node_with_30_seconds_to_end() -> None:
+    """That is what a program started by hand has: Kubernetes' own default, less what is kept in reserve."""
+    settings = read_settings(PARAMS, RUNTIME)
+    assert (settings.nodes, settings.world_size, settings.shutdown, settings.nodes_timeout) == (1, 2, 20, 900.0)
+
+
+def test_all_nodes_make_up_the_batch() -> None:
+    """Ranks are counted over all nodes, and the ranks' time to end comes from the pod's grace period."""
+    runtime = {**RUNTIME, "nodes": 3, "graceSeconds": 120, "nodesTimeoutSeconds": 5}
+    settings = read_settings({**PARAMS, "globalBatchSize": 12}, runtime)
+    assert (settings.world_size, settings.shutdown, settings.nodes_timeout) == (6, 110, 5.0)
+
+
+def test_ranks_have_some_time_to_end_in_the_shortest_grace_period() -> None:
+    """A second is better than torchrun's own 30, which would outlast the pod."""
+    assert read_settings(PARAMS, {**RUNTIME, "graceSeconds": 3}).shutdown == 1
+
+
 @pytest.mark.parametrize(
     ("params", "runtime", "words"),
     [
         pytest.param({"globalBatchSize": 5}, {}, ["globalBatchSize", "5", "make 4"], id="batch does not multiply"),
+        pytest.param({}, {"nodes": 2}, ["2 nodes x 2 processes", "make 8"], id="one node too many"),
+        pytest.param({}, {"nodes": 0}, ["`nodes` must be at least 1", "0"], id="no node"),
         pytest.param({}, {"processesPerNode": 3}, ["3 processes", "make 6"], id="one rank too many"),
         pytest.param({"lrSchedule": "Wavy"}, {}, ["lrSchedule", "Wavy", "Cosine, Linear, Constant"], id="schedule"),
         pytest.param({"zeroStage": 1}, {}, ["zeroStage", "0, 2, 3", "1"], id="ZeRO stage"),

@@ -1,0 +1,19 @@
+{{/* The operator's settings file. Its fields are those of tunesmith.settings. */}}
+{{- define "tunesmith.settings" -}}
+stageImage: {{ include "tunesmith.image" (list . "stages") | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+imagePullSecrets: {{ toJson .Values.image.pullSecrets }}
+watchNamespaces: {{ toJson .Values.watchNamespaces }}
+leaseNamespace: {{ .Release.Namespace | quote }}
+leaseName: {{ include "tunesmith.fullname" . }}-operator
+workers: {{ .Values.operator.workers }}
+execServiceAccount: {{ .Values.exec.serviceAccountName | quote }}
+storage:
+  {{- toYaml .Values.storage | nindent 2 }}
+servers:
+  {{- include "tunesmith.servers" . | nindent 2 }}
+podDefaults:
+  {{- toYaml .Values.podDefaults | nindent 2 }}
+network:
+  {{- toYaml .Values.network | nindent 2 }}
+{{- end }}

@@ -1,0 +1,3 @@
+module tunesmith.dev/testcluster/pause
+
+go 1.26.0

@@ -1,0 +1,153 @@
+"""Prints what the stage programs of a job have printed, from the volume: also when nothing of the job runs any more.
+
+``python -m tunesmith_stages.logs --volume V --job NAME`` prints every log that was kept, the oldest first; ``--stage``
+and ``--attempt`` choose, ``--tail`` shortens, and ``--list`` says which there are. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from glob import escape
+from pathlib import Path
+from typing import BinaryIO
+
+from tunesmith_stages.contract import ExitCode, Failure, StageName
+from tunesmith_stages.failures import StageError, classify
+from tunesmith_stages.preconditions import require_volume
+from tunesmith_stages.volume import Volume
+
+_FILE = re.compile(rf"({'|'.join(StageName)})\.(.+?)(?:\.node-([1-9][0-9]*))?\.log")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class KeptLog:
+    """What one try of a stage printed, on one node."""
+
+    stage: StageName
+    attempt: str
+    node: int
+    path: Path
+    time: float
+    """When it was last written to, in seconds since the epoch."""
+    size: int
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"{self.stage} {self.attempt}" + (f" node {self.node}" if self.node else "")
+
+
+def kept_logs(volume: Volume, job: str, *, stage: str | None, attempt: str | None) -> list[KeptLog]:
+    """Return the logs of a job that match, the oldest first.
+
+    Raises:
+        StageError: there is none.
+        UnsafePathError: the folder of the logs, or one of them, is a link that leads out of the volume.
+    """
+    folder = volume.resolve(volume.relative(volume.logs(job)))
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        named = _FILE.fullmatch(path.name)
+        if named is None or (stage and named[1] != stage) or (attempt and named[2] != attempt):
+            continue
+        place = volume.resolve(volume.relative(path))
+        seen = place.stat()
+        found.append(KeptLog(StageName(named[1]), named[2], int(named[3] or 0), place, seen.st_mtime, seen.st_size))
+    if not found:
+        which = (f" of the stage {stage}" if stage else "") + (f" of the attempt {attempt}" if attempt else "")
+        raise StageError(
+            ExitCode.MISSING_INPUT,
+            f"no log{which} of the job {job!r} is on the volume ({folder})",
+            reason="LogNotFound",
+            hint="`--list` says which there are; a stage whose results were there already has none.",
+        )
+    return sorted(found, key=lambda kept: (kept.time, kept.node))
+
+
+def outcome(volume: Volume, kept: KeptLog) -> str:
+    """Return why an attempt failed, in one word, or "-": it ended well, goes on, or left nothing."""
+    for folder in volume.units(kept.stage).glob(f"*.{escape(kept.attempt)}"):
+        try:
+            text = volume.resolve(volume.relative(folder / "failure.json")).read_text(encoding="utf-8")
+            return Failure.from_json(text).reason
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "-"
+
+
+def print_list(volume: Volume, logs: Sequence[KeptLog]) -> None:
+    """Print a table of logs."""
+    rows = [("STAGE", "ATTEMPT", "NODE", "LAST WRITTEN", "BYTES", "FAILURE")]
+    for kept in logs:
+        time = datetime.fromtimestamp(kept.time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        rows.append((kept.stage, kept.attempt, str(kept.node), time, str(kept.size), outcome(volume, kept)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_logs(logs: Sequence[KeptLog], tail: int | None, to: BinaryIO) -> None:
+    """Print logs as they are, each under a line with its name if there are several."""
+    for kept in logs:
+        if len(logs) > 1:
+            to.write(f"==> {kept.title} <==\n".encode())
+        with kept.path.open("rb") as file:
+            if tail is None:
+                shutil.copyfileobj(file, to)
+            else:
+                to.writelines(deque(file, maxlen=tail))
+        to.flush()
+
+
+def main() -> int:
+    """Print what is asked for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="tunesmith_stages.logs", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--volume", required=True, type=Path, help="the volume's root")
+    parser.add_argument("--job", required=True, type=_name, help="name of the FineTuneJob")
+    parser.add_argument("--stage", choices=list(StageName))
+    parser.add_argument("--attempt", type=_name)
+    parser.add_argument("--list", action="store_true", help="say which logs there are")
+    parser.add_argument("--tail", type=_count, metavar="N", help="only the last N lines of each")
+    arguments = parser.parse_args()
+    volume = Volume(arguments.volume)
+    try:
+        require_volume(volume)
+        logs = kept_logs(volume, arguments.job, stage=arguments.stage, attempt=arguments.attempt)
+        if arguments.list:
+            print_list(volume, logs)
+        else:
+            print_logs(logs, arguments.tail, sys.stdout.buffer)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, StageError, ValueError) as error:
+        failure = classify(error)
+        print(f"{failure.reason}: {failure.message}\n{failure.hint}", file=sys.stderr)
+        return failure.code
+    return ExitCode.OK
+
+
+def _name(text: str) -> str:
+    """Return a name that is one part of a path: it cannot lead anywhere else."""
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must consist of letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of lines, 1 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Names under which models are tried on a server before they get their own: none of them stays behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tunesmith_stages import model_name
+from tunesmith_stages.ollama import Ollama
+from tunesmith_stages.program import StageError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def throw_away_names(server: Ollama, key: str, names: Sequence[str]) -> Iterator[None]:
+    """Remove the models `names` when the block ends, however it ends; and at once what killed attempts left.
+
+    Args:
+        server: where they are.
+        key: of the unit of work, by which names of earlier attempts are known.
+        names: made with :func:`tunesmith_stages.model_name.check_name`.
+    """
+    for name in server.models():
+        if name.startswith(model_name.check_prefix(key)):
+            log.info("removing %s, left by an attempt that was killed", name)
+            server.delete(name)
+    try:
+        yield
+    finally:
+        for name in names:
+            try:
+                server.unload(name)
+                server.delete(name)
+            except StageError as error:  # what ended the stage is worth more to a reader than this
+                log.warning("%s could not be removed: %s", name, error.message)
+                break

@@ -1,0 +1,214 @@
+"""The stage program on a node other than 0: it runs its ranks within the attempt of node 0, and makes nothing itself.
+
+The attempt's folder, the result and the report are node 0's. This program holds a line to node 0 as long as it lives
+(:mod:`.team` has the words) and ends when the training does: 0 if its ranks ended well, else by the class of what
+ended it all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tunesmith_stages.contract import ExitCode, Failure
+from tunesmith_stages.program import StageError, Work, classify
+from tunesmith_stages.train.causes import lost_nodes, root_cause
+from tunesmith_stages.train.checkpoints import SEEN_WITHIN
+from tunesmith_stages.train.exchange import Exchange
+from tunesmith_stages.train.launch import Meeting
+from tunesmith_stages.train.link import Link
+from tunesmith_stages.train.parent import last_words
+from tunesmith_stages.train.place import INDEX, Place, read_place
+from tunesmith_stages.train.ranks import running_ranks
+from tunesmith_stages.train.settings import Settings, read_settings
+from tunesmith_stages.train.team import NodeEnd, failure_of_message, not_ready
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.1
+_RETRY_SECONDS = 1.0
+_CONNECT_SECONDS = 5.0
+_END_SECONDS = 10.0
+"""How long torchrun may take to end once node 0 has all that it wants."""
+_VERDICT_SECONDS = 30.0
+"""How long node 0 may take to find out why it all failed."""
+
+
+def take_part(work: Work) -> None:
+    """Run this node's ranks, from when all nodes are there to the end of the training.
+
+    Raises:
+        StageError: it failed, here or elsewhere.
+    """
+    settings = read_settings(work.params, work.runtime)
+    place = read_place(settings.nodes, os.environ)
+    if place is None:
+        raise StageError(ExitCode.BAD_CONFIG, f"{INDEX} names a further node, but `nodes` is 1", reason="NodeUnplaced")
+    joined = _join(work, place, settings.nodes_timeout)
+    if joined is None:
+        log.info("the training has a result already")
+        return
+    link, meeting = joined
+    with link:
+        with _told(link):
+            _wait_for_volume(work)
+        log.info("starting %d process(es) as node %d of %d", settings.processes, place.node, place.nodes)
+        with running_ranks(work.folder, settings, meeting) as process, _told(link):
+            if _watch(process, link):
+                return
+        _answer(process.returncode, link, work.folder, settings, place.node)
+
+
+# --- finding node 0 --------------------------------------------------------------------------------------------------
+
+
+def _join(work: Work, place: Place, patience: float) -> tuple[Link, Meeting] | None:
+    """Wait until node 0 says that all are there; None: there is nothing left to do.
+
+    Raises:
+        StageError: it does not within `patience` seconds, or its attempt is over.
+    """
+    end = time.monotonic() + patience
+    said = ""
+    while not _over(work):
+        try:
+            link = Link(socket.create_connection((place.master, place.port), _CONNECT_SECONDS))
+            log.info("node 0 is there; waiting for the others")
+            port = _wait_for_port(link, work, place)
+            if port is not None:
+                return link, Meeting(place.node, place.nodes, link.peer_address, port, link.own_address)
+            waiting = "node 0 hung up before all were there"
+        except OSError as error:
+            waiting = str(error)
+        if time.monotonic() > end:
+            raise not_ready(f"node 0 ({place.master}, port {place.port}) not ready in {patience:g} s: {waiting}")
+        if waiting != said:
+            log.info("waiting for node 0 (%s, port %d): %s", place.master, place.port, waiting)
+        said = waiting
+        time.sleep(_RETRY_SECONDS)
+    return None
+
+
+def _over(work: Work) -> bool:
+    """Return whether the training has a result.
+
+    Raises:
+        StageError: node 0's attempt has failed.
+    """
+    if work.volume.result(work.config.stage, work.unit.key) is not None:
+        return True
+    with suppress(FileNotFoundError):
+        raise _error(Failure.from_json((work.folder / "failure.json").read_text(encoding="utf-8")))
+    return False
+
+
+def _wait_for_port(link: Link, work: Work, place: Place) -> int | None:
+    """Say who is there and return where torchrun is to meet; None: node 0 hung up."""
+    greeting = {"attempt": work.config.attempt, "key": work.unit.key}
+    link.send({**greeting, "node": place.node, "host": platform.node()})
+    try:
+        while not link.gone:
+            for message in link.receive(_RETRY_SECONDS):
+                if "port" in message:
+                    return int(message["port"])
+                _heed(message)
+    except BaseException:
+        link.close()
+        raise
+    return None
+
+
+def _wait_for_volume(work: Work) -> None:
+    """Wait until this node sees what node 0 sees: the attempt's folder, which that has made, and the inputs.
+
+    Raises:
+        StageError: it does not.
+    """
+    wanted = [Exchange(work.folder).folder, *(work.volume.root / item.path for item in work.unit.inputs.values())]
+    end = time.monotonic() + SEEN_WITHIN
+    while unseen := [path for path in wanted if not path.is_dir()]:
+        if time.monotonic() > end:
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"a folder that node 0 sees is not on this node's volume: {unseen[0]}",
+                reason="VolumeNotShared",
+                hint="All nodes must mount the same volume: a claim that is ReadWriteMany.",
+            )
+        time.sleep(_RETRY_SECONDS)
+
+
+# --- to the end ------------------------------------------------------------------------------------------------------
+
+
+def _watch(process: subprocess.Popen[bytes], link: Link) -> bool:
+    """Wait for the end of the ranks or of the training; return whether it is finished.
+
+    Raises:
+        StageError: it failed elsewhere.
+    """
+    while process.poll() is None:
+        for message in link.receive():
+            if _heed(message):
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_SECONDS)
+                return True
+        if link.gone:
+            raise _error(lost_nodes(["node 0"]))
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _answer(code: int, link: Link, folder: Path, settings: Settings, node: int) -> None:
+    """Tell node 0 how this node's ranks ended, and learn from it what ended them if they failed.
+
+    Raises:
+        StageError: they failed.
+    """
+    exchange = Exchange(folder)
+    ranks = range(node * settings.processes, (node + 1) * settings.processes)
+    own = NodeEnd(code, tuple(left for left in exchange.exits() if left.rank in ranks), exchange.codes(node))
+    link.send(own.to_message())
+    if own.well:
+        return
+    end = time.monotonic() + _VERDICT_SECONDS
+    while not link.gone and time.monotonic() < end:
+        for message in link.receive(_RETRY_SECONDS):
+            if _heed(message):
+                return
+    raise _error(root_cause(own.exits, own.codes, code, last_words(folder, node, ranks[0])))
+
+
+def _heed(message: dict[str, Any]) -> bool:
+    """Return whether node 0 says that the training is finished.
+
+    Raises:
+        StageError: it says that the training failed.
+    """
+    if "end" not in message:
+        return False
+    failure = failure_of_message(message["end"])
+    if failure is not None:
+        raise _error(failure)
+    return True
+
+
+@contextmanager
+def _told(link: Link) -> Iterator[None]:
+    """If the block fails, tell node 0 why, before anything that takes longer."""
+    try:
+        yield
+    except BaseException as error:
+        link.send(NodeEnd(0, failure=classify(error)).to_message())
+        raise
+
+
+def _error(failure: Failure) -> StageError:
+    return StageError(failure.code, failure.message, reason=failure.reason, hint=failure.hint)

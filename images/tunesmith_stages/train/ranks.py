@@ -1,0 +1,88 @@
+"""Starts this node's ranks by torchrun, and ends them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tunesmith_stages.train.launch import Launch, Meeting
+from tunesmith_stages.train.settings import Settings, threads_per_rank
+
+
+@contextmanager
+def running_ranks(folder: Path, settings: Settings, meeting: Meeting | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run torchrun for the attempt in `folder`; whatever ends the block early ends all ranks with it."""
+    launch = Launch(os.getpid(), folder, settings.processes, meeting)
+    with torchrun_log(folder, launch.node).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunesmith_stages.train.launch", launch.to_json()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(settings, meeting, os.environ),
+            start_new_session=True,  # Ctrl-C in a terminal is for this process alone, which then ends the ranks
+        )
+    try:
+        yield process
+    finally:
+        _end(process, settings)
+
+
+def torchrun_log(folder: Path, node: int) -> Path:
+    """Return where torchrun on `node` writes, in the attempt's folder."""
+    return folder / "logs" / (f"torchrun-{node}.log" if node else "torchrun.log")
+
+
+def environment(settings: Settings, meeting: Meeting | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the ranks' environment: this process's own, with what the training needs."""
+    made = {
+        "OMP_NUM_THREADS": str(threads_per_rank(len(os.sched_getaffinity(0)), os.getloadavg()[0], settings.processes)),
+        **(_network(meeting) if meeting else {}),
+        **environ,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(settings.shutdown),
+        # Nothing is compiled here, but DeepSpeed decorates functions with torch.compile, and that imports the whole
+        # compiler: 5 seconds in every rank.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    if settings.on_cpu:
+        made.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+        if meeting is None:
+            made["GLOO_SOCKET_IFNAME"] = "lo"
+    return made
+
+
+def _network(meeting: Meeting) -> dict[str, str]:
+    """Return the interface that Gloo and NCCL are to use, unless the pod's environment names another.
+
+    Left to themselves they take the one that the host name stands for (Gloo), or every one that is up (NCCL), whether
+    or not it leads to the other nodes. The one by which the nodes have met does. NCCL's traffic over InfiniBand or
+    RoCE is not bound to it: only its beginnings are.
+    """
+    name = interface_of(meeting.own_address)
+    return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
+def interface_of(address: str) -> str | None:
+    """Return the network interface that has `address`, or None if none has."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(found.address.partition("%")[0] == address.partition("%")[0] for found in addresses):
+            return str(name)
+    return None
+
+
+def _end(process: subprocess.Popen[bytes], settings: Settings) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(settings.shutdown + 5)
+    process.kill()  # the ranks go with it: see lifeline
+    process.wait()

@@ -1,0 +1,171 @@
+"""Stage `train` over two nodes: two stage programs with a volume between them, here on one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.prepared import write_base, write_prepared
+from support.training import (
+    EPOCHS,
+    EVERY,
+    PATIENCE,
+    alive,
+    check_same_end,
+    children,
+    failure,
+    free_port,
+    notes,
+    ranks_of,
+    started,
+    steps_done,
+    train,
+    two_nodes,
+    wait_for,
+)
+from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.volume import Volume
+
+pytestmark = pytest.mark.e2e
+
+Programs = list[subprocess.Popen[str]]
+
+SOON = 60.0
+"""Seconds within which all must be over on a busy machine; NCCL and Gloo would wait for 30 minutes."""
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
+    """Return a volume with a base and prepared rows."""
+    root = tmp_path_factory.mktemp("volume")
+    write_base(root / "base")
+    write_prepared(root / "prepared", train=42, validation=9)
+    return Volume(root)
+
+
+@pytest.fixture(scope="module")
+def alone(volume: Volume) -> str:
+    """Return the key of a training with the same two ranks on one node."""
+    train(volume, "alone", params=EPOCHS, runtime=EVERY)
+    return "alone"
+
+
+def test_two_nodes_train_as_one_does(volume: Volume, alone: str) -> None:
+    """Losses, weights and steps are those of one node with as many ranks; one program publishes, both end well."""
+    with two_nodes(volume, "nodes", "1", EPOCHS, EVERY) as programs:
+        errors = [program.communicate(timeout=PATIENCE)[1] for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], errors
+    result = volume.result(StageName.TRAIN, "nodes")
+    assert result is not None
+    assert result.numbers["steps"] == 33
+    assert "starting 1 process(es) on each of 2 nodes on CPU" in said(volume, "nodes")
+    assert "checkpointSeconds" in (volume.unit(StageName.TRAIN, "nodes") / "progress.jsonl").read_text()
+    check_same_end(volume, alone, "nodes", tolerance=1e-6)  # the same rows on the same ranks in the same order
+    assert not volume.attempts(StageName.TRAIN, "nodes")
+    assert not volume.checkpoints("nodes").exists()
+
+
+def said(volume: Volume, key: str) -> str:
+    return (volume.unit(StageName.TRAIN, key) / "progress.jsonl").read_text()
+
+
+def test_nodes_end_together_and_go_on_together(volume: Volume, alone: str) -> None:
+    """Whatever ends one node ends the other within seconds, for the same reason; the next attempt goes on."""
+    key = "disturbed"
+
+    codes = disturb(volume, key, "1", 4, lambda programs: programs[1].kill())
+    assert codes == [ExitCode.TEMPORARY, -signal.SIGKILL]
+    assert failure(volume, key, "1")["reason"] == "NodeLost"
+    assert "node 1" in failure(volume, key, "1")["message"]
+
+    codes = disturb(volume, key, "2", 10, lambda programs: os.kill(ranks_of(programs[1].pid)[0], signal.SIGKILL))
+    assert codes == [ExitCode.OUT_OF_MEMORY] * 2
+    assert "rank 1 on node 1" in failure(volume, key, "2")["message"]
+    assert any(note.startswith("going on from step") for note in notes(volume, key, "2"))
+
+    codes = disturb(volume, key, "3", 16, lambda programs: programs[1].terminate())
+    assert codes == [ExitCode.INTERRUPTED] * 2
+    assert "node 1" in failure(volume, key, "3")["message"]
+
+    codes = disturb(volume, key, "4", 22, lambda programs: programs[0].kill())
+    assert codes == [-signal.SIGKILL, ExitCode.TEMPORARY]
+
+    assert volume.result(StageName.TRAIN, key) is None
+    with two_nodes(volume, key, "5", EPOCHS, EVERY) as programs:
+        errors = [program.communicate(timeout=PATIENCE)[1] for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], errors
+    assert "going on from step" in said(volume, key)
+    check_same_end(volume, alone, key)
+
+
+def disturb(volume: Volume, key: str, attempt: str, step: int, end: Callable[[Programs], None]) -> list[int]:
+    """Start a training, disturb it once `step` steps are done, see that nothing of it is left; return the codes."""
+    with two_nodes(volume, key, attempt, EPOCHS, EVERY) as programs:
+        progress = volume.attempt(StageName.TRAIN, key, attempt) / "progress.jsonl"
+        wait_for(lambda: any(program.poll() is not None for program in programs) or steps_done(progress) >= step)
+        assert [program.poll() for program in programs] == [None, None], programs[0].communicate()[1]
+        left = [rank for program in programs for rank in ranks_of(program.pid)]
+        assert len(left) == 2
+        began = time.monotonic()
+        end(programs)
+        codes = [program.wait(SOON) for program in programs]
+        print(f"attempt {attempt}: over after {time.monotonic() - began:.1f} s")
+    wait_for(lambda: not any(alive(pid) for pid in left))
+    return codes
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_node_that_never_comes_is_not_waited_for_forever(volume: Volume, node: int) -> None:
+    """Each node says whom it waits for, and in the end that it was in vain: another try may find it there."""
+    key = f"waiting-{node}"
+    place = {"TUNESMITH_MASTER_ADDR": "127.0.0.1", "TUNESMITH_MASTER_PORT": str(free_port())}
+    runtime = {"nodes": 2, "processesPerNode": 1, "nodesTimeoutSeconds": 2}
+    with started(volume, key, "1", EPOCHS, runtime, environ={**place, "JOB_COMPLETION_INDEX": str(node)}) as program:
+        errors = program.communicate(timeout=PATIENCE)[1]
+    assert program.returncode == ExitCode.TEMPORARY
+    assert f"NodesNotReady: node {1 - node}" in errors
+    if node == 0:
+        assert failure(volume, key, "1")["reason"] == "NodesNotReady"
+        assert notes(volume, key, "1") == ["waiting for node 1 of 2"]
+    else:
+        assert not volume.attempts(StageName.TRAIN, key)
+
+
+def test_a_late_node_finds_out_that_it_is_over(volume: Volume, alone: str) -> None:
+    """A pod that starts when node 0 has ended neither waits nor trains: it ends as node 0 did."""
+    place = {
+        "JOB_COMPLETION_INDEX": "1",
+        "TUNESMITH_MASTER_ADDR": "127.0.0.1",
+        "TUNESMITH_MASTER_PORT": str(free_port()),
+    }
+    runtime = {**EVERY, "nodes": 2, "processesPerNode": 1}
+    with started(volume, alone, "1", EPOCHS, runtime, environ=place) as program:
+        assert program.wait(SOON) == 0
+    broken = {**EPOCHS, "precision": "INT8"}
+    with started(volume, "failed", "1", broken, runtime, environ={**place, "JOB_COMPLETION_INDEX": "0"}) as program:
+        assert program.wait(SOON) == ExitCode.BAD_CONFIG
+    with started(volume, "failed", "1", EPOCHS, runtime, environ=place) as program:
+        assert program.wait(SOON) == ExitCode.BAD_CONFIG
+
+
+def test_the_first_process_of_a_container_ends_as_told(volume: Volume) -> None:
+    """In a pod the program is process 1: its children take that for no orphanage, and SIGTERM ends it and them."""
+    container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    runtime = {**EVERY, "processesPerNode": 1, "gradientAccumulationSteps": 2}
+    with started(volume, "container", "1", EPOCHS, runtime, within=container) as outside:
+        progress = volume.attempt(StageName.TRAIN, "container", "1") / "progress.jsonl"
+        wait_for(lambda: outside.poll() is not None or steps_done(progress) >= 4)
+        assert outside.poll() is None, outside.communicate()[1]
+        first = children(outside.pid)[0]
+        assert Path(f"/proc/{first}/status").read_text().split("NSpid:")[1].splitlines()[0].split()[-1] == "1"
+        left = ranks_of(first)
+        os.kill(first, signal.SIGTERM)
+        assert outside.wait(SOON) == ExitCode.INTERRUPTED
+    assert failure(volume, "container", "1")["reason"] == "Interrupted"
+    assert not any(alive(pid) for pid in left)
