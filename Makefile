@@ -24,8 +24,7 @@ demo: env toolchain ## Fine-tune a toy model on this machine and let it answer i
 	@$(PYTHON) examples/01-quickstart/demo.py --name "$(NAME)"
 
 .PHONY: test
-test: check verify test-toolchain ## Run every test: style, types, unit tests, and the real chain from data to answer
-	@$(PYTHON) -m pytest --durations=10 tests/e2e $(PYTEST_ARGS)
+test: check verify integration e2e ## Run every test: style, types, unit tests, and the real chain, on this machine and on a cluster
 
 # --- for developers --------------------------------------------------------------------------------------------------
 
@@ -50,10 +49,15 @@ toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this
 	@$(PYTHON) hack/toolchain/ollama.py --which
 
 .PHONY: test-toolchain
-test-toolchain: env ## Build llama.cpp and every pinned Ollama into the cache
+test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm
 	@$(PYTHON) hack/toolchain/llama_cpp.py
 	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
 	@$(PYTHON) hack/testcluster/programs.py
+	@$(PYTHON) hack/toolchain/charts.py
+
+.PHONY: images
+images: test-toolchain ## Build the images of the operator, of the stages and of Ollama with buildah, for the test cluster (root, Linux)
+	@$(PYTHON) hack/images/build.py
 
 .PHONY: cluster
 cluster: env ## Start a real single-node Kubernetes on this machine, in a network namespace of its own (root, Linux)
@@ -69,7 +73,7 @@ check: env ## Format, lint, types, import contracts, unit tests: under a minute
 	@ruff check --quiet .
 	@mypy --no-error-summary operator images tests hack benchmarks examples
 	@lint-imports --no-logo > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
-	@$(PYTHON) -m pytest --quiet tests/unit tests/golden tests/examples
+	@$(PYTHON) -m pytest --quiet tests/unit tests/controller tests/golden tests/examples
 
 .PHONY: verify
 verify: env ## Prove that the generated files are what the sources make of them
@@ -84,8 +88,12 @@ chart-docs: env ## Make the chart's README again, from its template and the comm
 	@$$($(PYTHON) hack/toolchain/charts.py helm-docs) --chart-search-root=charts --sort-values-order=file --log-level=warning
 
 .PHONY: e2e
-e2e: test-toolchain ## Run the tests of the real chain only
-	@$(PYTHON) -m pytest tests/e2e $(PYTEST_ARGS)
+e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the tests of the real chain only, on this machine and on a cluster (TUNESMITH_TEST_KUBECONFIG: on yours)
+	@$(PYTHON) -m pytest --durations=10 tests/e2e $(PYTEST_ARGS)
+
+.PHONY: integration
+integration: test-toolchain ## Run the tests against a real API server only: CRD, chart, rights, kubectl plugin
+	@$(PYTHON) -m pytest tests/integration $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: test-toolchain ## Run one benchmark: make bench BENCH=name (ratio and peer on the last line)

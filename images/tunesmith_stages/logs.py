@@ -57,7 +57,7 @@ def kept_logs(volume: Volume, job: str, *, stage: str | None, attempt: str | Non
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         named = _FILE.fullmatch(path.name)
-        if named is None or (stage and named[1] != stage) or (attempt and named[2] != attempt):
+        if named is None or (stage and named[1] != stage) or not _is_of(named[2], attempt):
             continue
         place = volume.resolve(volume.relative(path))
         seen = place.stat()
@@ -71,6 +71,11 @@ def kept_logs(volume: Volume, job: str, *, stage: str | None, attempt: str | Non
             hint="`--list` says which there are; a stage whose results were there already has none.",
         )
     return sorted(found, key=lambda kept: (kept.time, kept.node))
+
+
+def _is_of(name: str, attempt: str | None) -> bool:
+    """Tell whether an attempt is the one that is asked for: by its own name, or by that of the Job that made it."""
+    return attempt is None or name == attempt or name.startswith(f"{attempt}-")
 
 
 def outcome(volume: Volume, kept: KeptLog) -> str:
@@ -114,7 +119,7 @@ def main() -> int:
     parser.add_argument("--volume", required=True, type=Path, help="the volume's root")
     parser.add_argument("--job", required=True, type=_name, help="name of the FineTuneJob")
     parser.add_argument("--stage", choices=list(StageName))
-    parser.add_argument("--attempt", type=_name)
+    parser.add_argument("--attempt", type=_name, help="its name, or that of the Kubernetes Job that made it")
     parser.add_argument("--list", action="store_true", help="say which logs there are")
     parser.add_argument("--tail", type=_count, metavar="N", help="only the last N lines of each")
     arguments = parser.parse_args()

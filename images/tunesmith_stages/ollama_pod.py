@@ -28,6 +28,8 @@ _WAITS = (1.0, 3.0, 10.0)
 _LOST = "ExecLost"
 _PASSING = {_LOST, "ExecForbidden", "OllamaPodNotFound", "OllamaPodNotReady", "KubernetesUnreachable"}
 """Reasons that may pass within seconds. A restarted API server answers 403 for a moment."""
+_KILLED = 128
+"""Exit codes above say by which signal a program was killed, as happens when its container ends."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _COPIED = re.compile(r"copying file sha256:[0-9a-f]+ (\d+)%")
 _MOUNT_HINT = (
@@ -132,7 +134,7 @@ def said(output: str) -> list[str]:
 def failure(pod: Pod, command: list[str], result: Ended) -> StageError:
     """Return the error for a command that did not end well, by what it or the node said."""
     what = f"`{' '.join(command)}` in the pod {pod}"
-    if result.code is None:
+    if result.code is None or result.code > _KILLED:
         if "executable file not found" in result.trouble:
             return StageError(
                 ExitCode.BAD_CONFIG,
@@ -142,7 +144,7 @@ def failure(pod: Pod, command: list[str], result: Ended) -> StageError:
             )
         return StageError(
             ExitCode.UNAVAILABLE,
-            f"how {what} ended is not known: {result.trouble}",
+            f"how {what} ended is not known: {result.trouble or f'it was killed (exit code {result.code})'}",
             reason=_LOST,
             hint="See the pod's state with `kubectl describe pod`.",
         )

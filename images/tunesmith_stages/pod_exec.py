@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def _api_client() -> Any:
         try:
             config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         except config.ConfigException:
-            config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            given = os.environ.get("KUBECONFIG")  # the client reads it only once, when it is imported
+            config.load_kube_config(given, client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException as error:
         raise StageError(
             ExitCode.BAD_CONFIG,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from controller.conftest import Life
@@ -257,7 +259,7 @@ def test_a_job_deleted_by_hand_is_looked_up_and_then_made_again(life: Life) -> N
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
-WAITING = {
+WAITING: dict[str, tuple[dict[str, Any], str, str]] = {
     "no GPU": (
         {
             "conditions": [
@@ -316,7 +318,7 @@ def test_what_holds_a_pod_up_is_said_and_clears_itself(life: Life, case: str) ->
 
 
 REFUSED = {
-    "quota": ("Error creating: pods \"x\" is forbidden: exceeded quota: team", "QuotaExceeded"),
+    "quota": ('Error creating: pods "x" is forbidden: exceeded quota: team', "QuotaExceeded"),
     "pod security": ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', "PodSecurityRefused"),
 }
 

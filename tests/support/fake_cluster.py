@@ -257,8 +257,8 @@ class Programs:
 
     def end(self, job: Object, pod: Object, report: Report | None, code: int, **status: Any) -> None:
         """End a Job's Pod, and the Job with it."""
-        (before,) = pod["status"].get("containerStatuses") or ({},)
-        running = before.get("state", {}).get("running", {})
+        before: list[Any] = pod["status"].get("containerStatuses") or [{}]
+        running: dict[str, str] = before[0].get("state", {}).get("running", {})
         ended: dict[str, Any] = {
             "exitCode": code,
             "startedAt": running.get("startedAt", to_text(self.cluster.clock.now())),

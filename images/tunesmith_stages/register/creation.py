@@ -1,7 +1,7 @@
 """The two ways in which a server gets a model: by HTTP, or by ``ollama create`` inside its pod.
 
 Both make the same manifest, to the digest: in the pod, ``ollama`` reads the Modelfile and sends the request that the
-other way sends.
+other way sends. (Only a decimal of more than seven digits differs: ``ollama`` rounds it to 32 bits on the way.)
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tunesmith.api.values import WORD_PATTERN, ApiModel, Bool, Int, Once
+from tunesmith.api.pods import UserId
+from tunesmith.api.values import WORD_PATTERN, ApiModel, Bool, Int, Once, Subdomain
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """A time in UTC by RFC 3339, such as `2026-11-21T14:05:00Z`."""
@@ -244,13 +245,22 @@ class Served(ApiModel):
 
 
 class StorageInUse(ApiModel):
-    """The volume that the job uses."""
+    """The volume that the job uses, and as whom: what the administrator and the job say, put together."""
 
     claim_name: Annotated[str, Field(max_length=253)]
     """The PersistentVolumeClaim."""
 
     sub_path: Annotated[str, Field(max_length=1024)] = ""
     """Folder of the claim that is the volume's root."""
+
+    run_as_user: UserId | None = None
+    """User that the programs run as."""
+
+    run_as_group: UserId | None = None
+    """Group that the programs run as."""
+
+    supplemental_groups: Annotated[tuple[UserId, ...], Field(max_length=16), Once()] = ()
+    """Further groups of the programs."""
 
 
 class FineTuneJobStatus(ApiModel):
@@ -286,6 +296,9 @@ class FineTuneJobStatus(ApiModel):
 
     image: Annotated[str, Field(max_length=1024)] = ""
     """Image of the stages that the job was begun with, and goes on with."""
+
+    image_pull_secrets: Annotated[tuple[Subdomain, ...], Field(max_length=128)] = ()
+    """Secrets by which the image is pulled, as the administrator names them."""
 
     recipes: Annotated[dict[Annotated[str, Field(pattern=WORD_PATTERN)], Count], Field(max_length=16)] = Field(
         default_factory=dict

@@ -87,7 +87,9 @@ def run(
         _fail("The stage programs are not installed.", "pip install 'tunesmith[operator,stages]'", ExitCode.BAD_CONFIG)
     if dry_run and until is not None:
         _fail("--dry-run and --until exclude each other.", "Give one of them.", ExitCode.BAD_CONFIG)
-    if dry_run:
+    if job.spec.suspend:
+        _fail("`spec.suspend` is true.", "Remove it, or set it to false.", ExitCode.BAD_CONFIG)
+    if dry_run or (job.spec.dry_run and until is None):
         until = StageName.REHEARSE
     place = _volume(file, volume)
     with _told_in_words(place), LiveView(console) as view:

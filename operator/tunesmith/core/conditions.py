@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from tunesmith.core.decide import Draft, known_inputs
+from tunesmith.core.manifests import effective_storage
 from tunesmith.core.model import StageState
 from tunesmith.core.record import ACTIVE, StageRecord, State, write_record
 from tunesmith.core.times import to_text
@@ -104,7 +105,6 @@ def _standing_of(record: StageRecord) -> Standing:
 def next_status(draft: Draft, progress: Mapping[str, Any], warnings: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the whole status after a decision; `progress` is what the running program's log tells."""
     stands = standing(draft)
-    before = draft.subject.status
     status: dict[str, Any] = {
         "observedGeneration": draft.subject.generation,
         "conditions": _conditions(draft, stands, warnings),
@@ -112,7 +112,10 @@ def next_status(draft: Draft, progress: Mapping[str, Any], warnings: tuple[str, 
         "progress": _progress(draft, stands, progress),
         "image": draft.image,
         "recipes": {str(name): number for name, number in draft.recipes.items()},
+        "storage": _storage(draft),
     }
+    if draft.settings.image_pull_secrets:
+        status["imagePullSecrets"] = list(dict.fromkeys(draft.settings.image_pull_secrets))
     if draft.pins:
         status["sources"] = [{"name": n, "version": v, "spec": s} for n, (v, s) in sorted(draft.pins.items())]
     asked = {"retry": draft.subject.retry, "refresh": draft.subject.refresh}
@@ -121,9 +124,15 @@ def next_status(draft: Draft, progress: Mapping[str, Any], warnings: tuple[str, 
         status["artifacts"] = artifacts
     if served := _served(draft):
         status["ollama"] = served
-    if "storage" in before:
-        status["storage"] = before["storage"]
     return status
+
+
+def _storage(draft: Draft) -> dict[str, Any]:
+    """Return the volume that the job's pods use, so that others can look at it as they do."""
+    subject = draft.subject
+    storage = effective_storage(subject.job, subject.namespace, draft.settings)
+    plain = storage.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {name: value for name, value in plain.items() if value != []}
 
 
 def _bounded(record: StageRecord) -> StageRecord:

@@ -20,7 +20,16 @@ from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
 from tunesmith.core.record import ACTIVE, StageRecord, State, UnitRecord, as_result, read_records
 from tunesmith.core.times import to_time
-from tunesmith_stages.contract import KEY_DIGITS, RECIPES, UNITS_PER_PROGRAM, Input, Report, StageName, StageResult, UnitReport
+from tunesmith_stages.contract import (
+    KEY_DIGITS,
+    RECIPES,
+    UNITS_PER_PROGRAM,
+    Input,
+    Report,
+    StageName,
+    StageResult,
+    UnitReport,
+)
 
 INPUT_LOST = "InputLost"
 """Reason with which a stage says that what the operator believes of earlier stages is not on the volume."""
@@ -198,7 +207,11 @@ def _adopt(draft: Draft, stage: PlannedStage) -> None:
         stale = job.phase is Phase.DELETING or (job.phase is Phase.FAILED and record.attempts > 0)
         if job.stage is not stage.name or job.lookup or known or stale:
             continue
-        if missing.intersection(job.keys) and set(job.keys) <= wanted and not (record.state in ACTIVE and _named(draft, record.job)):
+        if (
+            missing.intersection(job.keys)
+            and set(job.keys) <= wanted
+            and not (record.state in ACTIVE and _named(draft, record.job))
+        ):
             again = job.keys == record.keys
             base = record if again else retries.reset(record, job.keys)
             record = replace(base, job=job.name, attempts=job.attempt, state=State.PENDING, started=job.started)

@@ -245,11 +245,12 @@ def _waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> W
     alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     if not alive:
         return _refused(events) or NOTHING_YET
-    found = [waiting for pod in alive if (waiting := _waiting_of_pod(pod, events)) is not None]
+    found = [waiting for pod in alive if (waiting := waiting_of_pod(pod, events)) is not None]
     return found[0] if found else NOTHING_YET
 
 
-def _waiting_of_pod(pod: Object, events: Sequence[Object]) -> Waiting | None:
+def waiting_of_pod(pod: Object, events: Sequence[Object] = ()) -> Waiting | None:
+    """Return why a Pod does not run, as far as it, or one of the Events about it, tells."""
     for condition in (pod.get("status") or {}).get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("status") == "False":
             return _unscheduled(str(condition.get("reason", "")), str(condition.get("message", "")))

@@ -6,7 +6,7 @@ Objects stay plain JSON: the client's typed models would cost several times the 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,12 +15,14 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.client.rest import RESTResponse
 
 from tunesmith.api.keys import FIELD_MANAGER
 from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Object, Resource
 
 _TIMEOUT = 30.0
 _PAGE = 500
+_WATCH_SECONDS = 60
 
 
 @asynccontextmanager
@@ -102,6 +104,58 @@ class KubeCluster:
         query = {"tailLines": str(lines), "limitBytes": "65536"}
         return (await self._request("GET", _path(PODS, namespace, pod) + "/log", query)).decode("utf-8", "replace")
 
+    async def stream_log(self, namespace: str, pod: str, query: dict[str, str]) -> AsyncGenerator[bytes]:
+        """Yield what a Pod's only container writes, in pieces as they come, until the server ends it.
+
+        Args:
+            namespace: the Pod's.
+            pod: its name.
+            query: of the API's log endpoint, such as ``follow``.
+
+        Raises:
+            ApiError: it cannot be read, or not any further; status 0 also after minutes of silence, when nobody can
+                tell a quiet program from a line that is dead.
+        """
+        async for piece in self._stream(_path(PODS, namespace, pod) + "/log", query, silence=5 * 60):
+            yield piece
+
+    async def watch(
+        self, resource: Resource, namespace: str, name: str, version: str
+    ) -> AsyncGenerator[tuple[str, Object]]:
+        """Yield what happens to one object after its resource version: ``ADDED``, ``MODIFIED`` or ``DELETED``, and it.
+
+        It ends after a minute; whoever wants to know more begins anew with the last version.
+
+        Raises:
+            ApiError: it cannot be watched, or the version is too old (status 410).
+        """
+        query = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": version,
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        rest = b""
+        async for piece in self._stream(_path(resource, namespace), query, silence=_WATCH_SECONDS + _TIMEOUT):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in filter(None, lines):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    said = event["object"]
+                    raise ApiError(int(said.get("code", 0)), str(said.get("reason", "")), str(said.get("message", "")))
+                yield event["type"], event["object"]
+
+    async def _stream(self, path: str, query: dict[str, str], *, silence: float) -> AsyncGenerator[bytes]:
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=silence)
+        answer = await self._ask("GET", path, query, limits=limits)
+        try:
+            async for piece in answer.response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, type(error).__name__, str(error)) from error
+        finally:
+            answer.response.close()
+
     async def _object(
         self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None
     ) -> Object:
@@ -111,20 +165,40 @@ class KubeCluster:
     async def _request(
         self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None
     ) -> bytes:
+        answer = await self._ask(method, path, query, body)
+        try:
+            data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, type(error).__name__, str(error)) from error
+        return data
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Object | None = None,
+        limits: aiohttp.ClientTimeout | float = _TIMEOUT,
+    ) -> RESTResponse:
+        """Return the server's answer, of which the body is still to be read.
+
+        Raises:
+            ApiError: there is none, or it is a refusal.
+        """
         self.requests += 1
         url = f"{self.client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         await self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
-            answer = await self.client.call_api(method, url, headers, body, _request_timeout=_TIMEOUT)
-            data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+            answer = await self.client.call_api(method, url, headers, body, _request_timeout=limits)
+            refusal: bytes = b"" if 200 <= answer.status < 300 else await answer.read()  # type: ignore[no-untyped-call]
         except ApiException as error:
             raise _refused(error.status or 0, error.body, str(error.reason)) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, type(error).__name__, str(error)) from error
         if not 200 <= answer.status < 300:
-            raise _refused(answer.status, data, str(answer.reason))
-        return data
+            raise _refused(answer.status, refusal, str(answer.reason))
+        return answer
 
 
 def _refused(status: int, body: Any, reason: str) -> ApiError:

@@ -43,12 +43,14 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status; 0 if there was no answer.
         reason: Kubernetes' word for it, such as ``AlreadyExists``.
+        message: Kubernetes' sentence.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{status} {reason}: {message}")
         self.status = status
         self.reason = reason
+        self.message = message
 
     @property
     def exists(self) -> bool:

@@ -34,7 +34,7 @@ class Lease:
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
-        while not await self._take():
+        while not await self._take():  # noqa: ASYNC110 - it is polled, as every client of Leases does
             await asyncio.sleep(RETRY)
 
     async def keep(self) -> None:

@@ -220,8 +220,16 @@ def _config(job: FineTuneJob, volume: Volume, stage: PlannedStage, url: str) -> 
         volume=str(volume.root),
         attempt=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}",
         units=stage.missing,
-        runtime={**stage.runtime, **_servers(stage, url)},
+        runtime={**stage.runtime, **_servers(stage, url), **_one_node(stage)},
     )
+
+
+def _one_node(stage: PlannedStage) -> dict[str, Any]:
+    """Return how a training that is meant for several nodes runs on one: with the same rows in each step."""
+    nodes = stage.runtime.get("nodes", 1)
+    if nodes == 1:
+        return {}
+    return {"nodes": 1, "gradientAccumulationSteps": nodes * stage.runtime["gradientAccumulationSteps"]}
 
 
 def _servers(stage: PlannedStage, url: str) -> dict[str, Any]:

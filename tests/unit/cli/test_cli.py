@@ -228,3 +228,10 @@ def test_missing_spec_is_one_sentence(tmp_path: Path) -> None:
     """A file without its main part is told so, not ten times what would be in it."""
     done = tunesmith("validate", written(tmp_path, {"spec": REMOVED}))
     assert done.stderr.endswith("job.yaml: line 1: `spec` must be given\n")
+
+
+def test_suspended_job_is_refused(tmp_path: Path) -> None:
+    """`suspend: true` means that nothing is to run, here as on a cluster."""
+    done = tunesmith("run", written(tmp_path, {"spec.suspend": True}))
+    assert done.exit_code == ExitCode.BAD_CONFIG
+    assert "spec.suspend" in done.stderr

@@ -54,6 +54,10 @@ def test_all_logs_in_their_order(volume: Volume) -> None:
 CHOICES: dict[str, tuple[list[str], str]] = {
     "a stage": (["--stage", "fetch"], "fetch 1 begins\nröws\ufffd\nends on 0\n"),
     "an attempt": (["--attempt", TRAINED[1]], f"train {TRAINED[1]} begins\nröws\ufffd\nends on 0\n"),
+    "the attempts of a Job": (
+        ["--attempt", "support-bot-train-0a1b2c3d-1"],
+        f"train {TRAINED[1]} begins\nröws\ufffd\nends on 0\n",
+    ),
     "the end": (["--stage", "fetch", "--tail", "1"], "ends on 0\n"),
     "more than there is": (["--stage", "fetch", "--tail", "100"], "fetch 1 begins\nröws\ufffd\nends on 0\n"),
     "the end on every node": (

@@ -14,9 +14,10 @@ import pytest
 
 from support.builders import job, job_text, result_on, stage_config
 from tunesmith.core.model import PlannedStage, StageState
+from tunesmith.core.plan import _processes
 from tunesmith.local.lock import hold
 from tunesmith.local.process import StageFailedError, run_stage
-from tunesmith.local.run import current_plan, run_job, source_versions
+from tunesmith.local.run import _config, current_plan, run_job, source_versions
 from tunesmith_stages.contract import ExitCode, StageConfig, StageName, StageResult, digest_of
 from tunesmith_stages.volume import Volume
 
@@ -285,3 +286,13 @@ def test_errors_of_the_volume_are_not_hidden(volume: Volume) -> None:
     with pytest.raises(OSError, match="runs") as caught:
         run_job(job(), job_text(), volume, Recorder(), url=NOBODY)
     assert caught.value.errno in {errno.ENOTDIR, errno.EEXIST}
+
+
+def test_training_for_several_nodes_keeps_its_batch_on_one() -> None:
+    """What two nodes take in at a step, one takes in with twice the passes: the same key, the same training."""
+    two = job({"spec.training": {"nodes": 2, "gpusPerNode": 0, "gradientAccumulationSteps": 4}})
+    stage = PlannedStage(StageName.TRAIN, StageState.READY, runtime=_processes(two))
+    runtime = _config(two, Volume(Path("/nowhere")), stage, NOBODY).runtime
+    made = runtime["nodes"] * runtime["processesPerNode"] * runtime["perDeviceTrainBatchSize"]
+    assert runtime["nodes"] == 1
+    assert made * runtime["gradientAccumulationSteps"] == two.spec.training.global_batch_size

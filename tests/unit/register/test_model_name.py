@@ -111,3 +111,21 @@ def test_one_model_has_one_canonical_name(one: str, other: str) -> None:
 def test_namespaces_stay_apart() -> None:
     """The default namespace of another registry is not left out."""
     assert model_name.canonical("h/library/m") != model_name.canonical("m")
+
+
+REGISTERED = {"bot:v1": {"digest": "aa"}, "Bot:v1-q8_0": {"digest": "bb"}}
+
+
+@pytest.mark.parametrize(
+    ("there", "still"),
+    [
+        ({"bot:v1": "aa", "bot:v1-q8_0": "bb", "other:latest": "cc"}, True),
+        ({"bot:v1": "aa"}, False),
+        ({"bot:v1": "aa", "bot:v1-q8_0": "zz"}, False),
+        ({}, False),
+    ],
+)
+def test_registered_models_are_still_there(there: dict[str, str], still: bool) -> None:
+    """Every name must be there, in whatever spelling, with the digest that it was registered with."""
+    models = {name: {"digest": digest} for name, digest in there.items()}
+    assert model_name.still_there(REGISTERED, models) is still

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith_stages.register.modelfile import modelfile
+from tunesmith_stages.register.modelfile import dropped, modelfile
 
 
 def test_only_what_is_given_is_written() -> None:
@@ -38,3 +38,19 @@ def test_text_that_cannot_be_quoted_is_refused(fields: dict[str, Any]) -> None:
     """A line that ends with three quotation marks would end the text early, so it is an error."""
     with pytest.raises(ValueError, match="must not end with"):
         modelfile("./model.gguf", {}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("value", "lost"),
+    [
+        ('You are "Tunny".\n\tBe\r\nbrief. é 你好，世界 \U0001f469', []),
+        ("a\u200db\u200dc", ["\u200d"]),
+        ("wide\u3000blank, hard\u00a0blank", ["\u3000", "\u00a0"]),
+        (["a", "b\x00"], ["\x00"]),
+        (0.7, []),
+        (None, []),
+    ],
+)
+def test_what_a_modelfile_loses_is_known(value: Any, lost: list[str]) -> None:
+    """Characters that Ollama's parser drops from a Modelfile are found, wherever they stand."""
+    assert dropped(value) == lost

@@ -10,7 +10,7 @@ from tunesmith.core.manifests.child import Child, child_metadata
 from tunesmith.core.manifests.config import config_map
 from tunesmith.core.manifests.options import pod_options
 from tunesmith.core.manifests.pod import pod_template
-from tunesmith.core.manifests.storage import storage_of
+from tunesmith.core.manifests.storage import effective_storage
 from tunesmith.core.manifests.training import service
 
 Object = dict[str, Any]
@@ -23,7 +23,7 @@ def child_manifests(child: Child, settings: Settings) -> tuple[Object, ...]:
         ManifestError: what the FineTuneJob says about its pods cannot be, or is too large.
     """
     options = pod_options(child, settings)
-    template = pod_template(child, storage_of(child.job, child.namespace, settings), settings, options)
+    template = pod_template(child, effective_storage(child.job, child.namespace, settings), settings, options)
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -21,7 +21,14 @@ _MAX_SECONDS = 600
 
 
 def log_reader_pod(
-    job: FineTuneJob, uid: str, namespace: str, *, image: str, storage: Storage, arguments: Sequence[str] = ()
+    job: FineTuneJob,
+    uid: str,
+    namespace: str,
+    *,
+    image: str,
+    storage: Storage,
+    pull_secrets: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return a pod that prints logs of a job and ends; it can change nothing on the volume.
 
@@ -31,10 +38,13 @@ def log_reader_pod(
         namespace: where it is.
         image: the stages' image.
         storage: the volume that the job uses.
+        pull_secrets: Secrets with the registry's credentials, besides those that the job names.
         arguments: of ``tunesmith_stages.logs``, such as stage and attempt.
     """
     overrides = job.spec.pods.default.model_dump(mode="json", by_alias=True, exclude_none=True)
-    placement = {name: overrides[name] for name in ("imagePullSecrets", "nodeSelector", "tolerations")}
+    placement = {name: overrides[name] for name in ("nodeSelector", "tolerations")}
+    secrets = dict.fromkeys([*pull_secrets, *(item["name"] for item in overrides["imagePullSecrets"])])
+    placement["imagePullSecrets"] = [{"name": name} for name in secrets]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -42,7 +52,7 @@ def log_reader_pod(
             "generateName": f"{job.metadata.name[:30].rstrip('-')}-{LOGS}-",
             "namespace": namespace,
             "labels": {**common_labels(LOGS), keys.JOB_LABEL: job.metadata.name},
-            "ownerReferences": owned_by(job, uid),
+            "ownerReferences": _goes_with(job, uid),
         },
         "spec": {
             "restartPolicy": "Never",
@@ -71,3 +81,9 @@ def log_reader_pod(
             "volumes": [claim_volume(storage), {"name": "scratch", "emptyDir": {"sizeLimit": "100Mi"}}],
         },
     }
+
+
+def _goes_with(job: FineTuneJob, uid: str) -> list[dict[str, Any]]:
+    """Return the owner reference. People create this pod: only who may set the owner's finalizers may block it."""
+    (owner,) = owned_by(job, uid)
+    return [{name: owner[name] for name in ("apiVersion", "kind", "name", "uid")}]

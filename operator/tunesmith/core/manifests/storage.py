@@ -12,7 +12,7 @@ from tunesmith.core.manifests.places import VOLUME
 Object = dict[str, Any]
 
 
-def storage_of(job: FineTuneJob, namespace: str, settings: Settings) -> Storage:
+def effective_storage(job: FineTuneJob, namespace: str, settings: Settings) -> Storage:
     """Return the volume of a job: as the administrator says, then as the job says.
 
     A folder that the administrator gives to the namespace is not left: the job's own `subPath` lies below it.

@@ -1,0 +1,150 @@
+"""Logs of pods that are there, as long as they are: printed once, or followed until their programs end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from tunesmith.api import keys
+from tunesmith.cli.kubectl.errors import is_passing
+from tunesmith.kube.cluster import PODS, ApiError, Object
+from tunesmith.kube.client import KubeCluster
+
+_LONGEST_LINE = 1 << 20
+_LONGEST_PAUSE = 10.0
+_TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\S+) ")
+_LOST = (b"unable to retrieve container logs for ", b"failed to try resolving symlinks in path ")
+"""What a node says, as if it were the log, when it has removed the container already."""
+
+
+class LogGoneError(Exception):
+    """The pod is there, its log is not any more."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pod's log, and how its lines are told from those of others."""
+
+    namespace: str
+    pod: str
+    prefix: bytes = b""
+
+
+async def pods_of(cluster: KubeCluster, namespace: str, uid: str, attempt: str) -> list[Object]:
+    """Return the pods of one attempt at a stage of the FineTuneJob `uid`, in the order of nodes and times.
+
+    Args:
+        cluster: the cluster.
+        namespace: the FineTuneJob's.
+        uid: the FineTuneJob's.
+        attempt: name of the attempt's Kubernetes Job, or of a pod.
+    """
+    pods = await cluster.find(PODS, namespace, labels=f"{keys.UID_LABEL}={uid}")
+    found = [pod for pod in pods if attempt in {_job_name(pod), pod["metadata"]["name"]}]
+    return sorted(found, key=lambda pod: (index_of(pod), str(pod["metadata"].get("creationTimestamp", ""))))
+
+
+def index_of(pod: Mapping[str, Any]) -> int:
+    """Return which of the pods that work together it is."""
+    return int((pod["metadata"].get("annotations") or {}).get("batch.kubernetes.io/job-completion-index") or 0)
+
+
+def has_started(pod: Mapping[str, Any]) -> bool:
+    """Tell whether the pod's program has begun: then it has a log."""
+    return bool(_state(pod).keys() & {"running", "terminated"}) or has_ended(pod)
+
+
+def has_ended(pod: Mapping[str, Any]) -> bool:
+    """Tell whether the pod's program has ended."""
+    return "terminated" in _state(pod) or (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def _state(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    containers = (pod.get("status") or {}).get("containerStatuses") or [{}]
+    state: Mapping[str, Any] = containers[0].get("state") or {}
+    return state
+
+
+def _job_name(pod: Mapping[str, Any]) -> str:
+    return str((pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", ""))
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+async def print_log(cluster: KubeCluster, source: Source, tail: int | None, to: BinaryIO) -> None:
+    """Print what a pod has written so far.
+
+    Raises:
+        LogGoneError: its node has removed it already.
+        ApiError: it cannot be read.
+    """
+    query = {} if tail is None else {"tailLines": str(tail)}
+    first = True
+    async with aclosing(cluster.stream_log(source.namespace, source.pod, query)) as pieces:
+        async for line in lines(pieces):
+            if first and line.startswith(_LOST):
+                raise LogGoneError
+            first = False
+            to.write(source.prefix + line)
+    to.flush()
+
+
+async def follow_log(cluster: KubeCluster, source: Source, tail: int | None, to: BinaryIO) -> None:
+    """Print what a pod has written and goes on to write, until it ends; a broken connection is taken up again.
+
+    Raises:
+        LogGoneError: its node has removed it already.
+        ApiError: it may not be read.
+    """
+    query = {"follow": "true", "timestamps": "true"} | ({} if tail is None else {"tailLines": str(tail)})
+    last, pause = b"", 0.5
+    while True:
+        try:
+            async with aclosing(cluster.stream_log(source.namespace, source.pod, query)) as pieces:
+                async for time, line in _timed(lines(pieces)):
+                    if not last and line.startswith(_LOST):
+                        raise LogGoneError
+                    if time and time <= last:
+                        continue
+                    last, pause = time or last, 0.5
+                    to.write(source.prefix + line)
+                    to.flush()
+            pod = await cluster.get(PODS, source.namespace, source.pod)
+            if pod is None or has_ended(pod):
+                return
+        except ApiError as error:
+            if error.status == 404:
+                return
+            if not is_passing(error):
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        if last:
+            query.pop("tailLines", None)
+            query["sinceTime"] = last.decode("ascii")
+
+
+async def lines(pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    """Yield lines with their ends. One that is very long comes in parts; the last one gets an end."""
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line + b"\n"
+        if len(rest) > _LONGEST_LINE:
+            yield rest
+            rest = b""
+    if rest:
+        yield rest + b"\n"
+
+
+async def _timed(timed_lines: AsyncIterator[bytes]) -> AsyncIterator[tuple[bytes, bytes]]:
+    """Yield the time that the node put before each line, and the line; no time if there is none."""
+    async for line in timed_lines:
+        match = _TIME.match(line)
+        yield (match[1], line[match.end() :]) if match else (b"", line)

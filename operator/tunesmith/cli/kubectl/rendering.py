@@ -1,0 +1,120 @@
+"""A page about a FineTuneJob as people see it, as JSON, and as one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith.cli.kubectl.page import Page, StageRow
+from tunesmith.core.progress import duration
+
+_WIDE = 240
+_COLOURS = {"Succeeded": "green", "Running": "cyan", "Pending": "yellow", "Unknown": "yellow", "Failed": "red"}
+_VERSION_DIGITS = 12
+
+
+def output() -> Console:
+    """Return standard output. What is no terminal has no width that lines must be broken for."""
+    console = Console(emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
+
+
+def as_json(page: Page) -> str:
+    """Return a page as JSON."""
+    return json.dumps(asdict(page), indent=2, ensure_ascii=False)
+
+
+def as_text(page: Page) -> RenderableType:
+    """Return a page for people."""
+    parts: list[RenderableType] = [_headline(page)]
+    if page.stages:
+        head = ("STAGE", "STATE", "ATTEMPT", "DURATION", "CACHED", "REASON")
+        parts += ["", _table(head, (_stage_cells(stage) for stage in page.stages))]
+    if progress := progress_in_words(page.progress):
+        parts += ["", Text(f"PROGRESS  {page.progress.get('stage', '')} {progress}")]
+    if page.artifacts:
+        rows = ((made.type, size(made.bytes), made.model, made.path) for made in page.artifacts)
+        parts += ["", _table(("TYPE", "SIZE", "MODEL", "PATH ON THE VOLUME"), rows)]
+    if page.servers:
+        parts += ["", _table(("SERVER", "MODELS"), ((item.name, ", ".join(item.models)) for item in page.servers))]
+    if page.sources:
+        sources = (
+            (item.name, item.place, item.version[:_VERSION_DIGITS], "" if item.bytes is None else size(item.bytes))
+            for item in page.sources
+        )
+        parts += ["", _table(("SOURCE", "FROM", "VERSION", "SIZE"), sources)]
+    return Group(*parts)
+
+
+def as_line(page: Page) -> str:
+    """Return where a job stands on one line."""
+    progress = progress_in_words(page.progress)
+    message = " ".join(part for part in (page.message, f"→ {page.hint}" if page.hint else "") if part)
+    goes_on = not page.ready and not page.stalled and progress
+    said = f"{page.progress.get('stage', '')} {progress}" if goes_on else message
+    return printable(f"{page.reason}: {said}").replace("\n", " ")
+
+
+def progress_in_words(progress: Mapping[str, Any]) -> str:
+    """Return how far a stage is, its newest figures, and the time that is left."""
+    parts = [str(progress.get("text", ""))]
+    if progress.get("total"):
+        parts.append(f"({progress.get('done', 0):,}/{progress['total']:,} {progress.get('of', '')})".replace(" )", ")"))
+    figures = {"loss": "loss", "evalLoss": "eval loss", "learningRate": "lr"}
+    parts += [f"{word} {progress[name]}" for name, word in figures.items() if progress.get(name)]
+    if progress.get("tokensPerSecond"):
+        parts.append(f"{progress['tokensPerSecond']} tok/s")
+    if progress.get("eta"):
+        parts.append(f"ETA {progress['eta']}")
+    return printable("  ".join(filter(None, parts)))
+
+
+def size(count: int) -> str:
+    """Return a size in bytes as people say it."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def printable(text: str) -> str:
+    """Return a text without what would control the terminal: others have a hand in it."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
+def _headline(page: Page) -> RenderableType:
+    colour = "green" if page.ready else "red" if page.stalled else "yellow"
+    head = Text.assemble(
+        (page.name, "bold"), f"  in namespace {page.namespace}:  ", (printable(page.reason), f"bold {colour}")
+    )
+    lines = [head, *([Text(f"  {printable(page.message)}")] if page.message else [])]
+    return Group(*lines, *([Text(f"  → {printable(page.hint)}")] if page.hint else []))
+
+
+def _stage_cells(stage: StageRow) -> tuple[str | Text, ...]:
+    reason = stage.reason + (f", next try at {stage.next_attempt}" if stage.next_attempt else "")
+    return (
+        stage.name,
+        Text(stage.state, style=_COLOURS.get(stage.state, "dim")),
+        str(stage.attempt or ""),
+        "" if stage.seconds is None else duration(stage.seconds),
+        "yes" if stage.cached else "",
+        reason,
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str | Text, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in head:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
+    return table

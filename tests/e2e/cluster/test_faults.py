@@ -1,0 +1,109 @@
+"""What a cluster does to a job: the operator dies, pods are evicted, objects are deleted."""
+
+from __future__ import annotations
+
+import time
+
+from e2e.cluster.jobs import small_job
+from support.installed import RELEASE, Installed, Team, until
+
+CHAIN = ["fetch", "prepare", "rehearse", "train", "convert", "quantize", "register"]
+LONG = {"maxSteps": 4000, "loggingSteps": 1, "checkpoint": {"saveSteps": 5}}
+"""A training that only ends because it is stopped."""
+
+
+def test_an_evicted_training_goes_on_from_its_checkpoint(faults: Team) -> None:
+    """The Eviction API ends the training's Pod; the next one goes on from the newest checkpoint, not from the start."""
+    faults.apply(small_job("evicted", {"maxSteps": 60, "loggingSteps": 1, "checkpoint": {"saveSteps": 5}}))
+    pod = faults.wait_running("evicted", "train")
+    name = pod["metadata"]["name"]
+    checkpoints = faults.volume / "stages" / "train"
+    until(lambda: list(checkpoints.glob("*.checkpoints/step-*/COMPLETE")), 200, lambda: "no checkpoint was written")
+    evict(faults, name)
+    until(lambda: other_than(faults, "evicted", name), 120, lambda: "no Pod took its place")
+    faults.wait_for("evicted", "Succeeded")
+    logs = [path.read_text() for path in sorted((faults.volume / "runs" / "evicted" / "logs").glob("train.*"))]
+    progress = list((faults.volume / "stages" / "train").glob("*/progress.jsonl"))
+    assert len(logs) == 2
+    assert any("going on from step" in path.read_text(encoding="utf-8") for path in progress)
+    assert "failures" not in faults.stage("evicted", "train")
+
+
+def evict(team: Team, pod: str) -> None:
+    team.cluster.kubectl(
+        "create",
+        "--raw",
+        f"/api/v1/namespaces/{team.namespace}/pods/{pod}/eviction",
+        "--filename=-",
+        objects={
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": team.namespace},
+        },
+    )
+
+
+def other_than(team: Team, job: str, pod: str) -> bool:
+    return any(
+        item["metadata"]["name"] != pod and item["status"].get("phase") in {"Running", "Succeeded"}
+        for item in team.pods(job, "train")
+    )
+
+
+def test_an_operator_killed_ten_times_makes_everything_once(faults: Team, installed: Installed) -> None:
+    """SIGKILL, ten times within one run: one result, no stage twice, nothing left over."""
+    faults.apply(small_job("killed"))
+    for number in range(10):
+        (leader,) = [pod for pod in installed.operator_pods() if not pod["metadata"].get("deletionTimestamp")][:1]
+        name = leader["metadata"]["name"]
+        faults.cluster.kubectl(
+            "delete", "pod", name, "--namespace", RELEASE, "--force", "--grace-period=0", "--wait=false"
+        )
+        until(lambda dead=name: leads(faults, dead), 90, lambda: "no other operator took over")  # type: ignore[misc]
+        if number % 3 == 0:
+            time.sleep(4)  # some of them get to do something
+    faults.wait_for("killed", "Succeeded")
+    assert sorted(faults.stages("killed")) == sorted(CHAIN)
+    assert all(faults.stage("killed", stage)["attempts"] == 1 for stage in CHAIN)
+    owner = faults.job("killed")["metadata"]["uid"]
+    for kind in ("jobs", "configmaps", "services"):
+        ours = [
+            item for item in faults.get(kind)["items"] if "tunesmith.dev/job" in (item["metadata"].get("labels") or {})
+        ]
+        owners = {item["metadata"]["ownerReferences"][0]["uid"] for item in ours}
+        known = {item["metadata"]["uid"] for item in faults.get("finetunejobs")["items"]}
+        assert owners <= known, f"{kind} without a FineTuneJob"
+        assert owner in owners or kind != "jobs"
+
+
+def leads(team: Team, dead: str) -> bool:
+    """Tell whether another Pod than the dead one holds the Lease."""
+    lease = team.cluster.get("lease", "--namespace", RELEASE)["items"][0]
+    return str(lease["spec"]["holderIdentity"]) != dead
+
+
+def test_deleted_in_the_middle_nothing_is_left(faults: Team) -> None:
+    """`kubectl delete` while the training runs: Jobs, Pods and ConfigMaps are gone with the FineTuneJob."""
+    faults.apply(small_job("deleted", LONG))
+    faults.wait_running("deleted", "train")
+    faults.delete("deleted")
+
+    def gone() -> bool:
+        selector = "--selector=tunesmith.dev/job=deleted"
+        return not faults.get("jobs,pods,configmaps,services", selector)["items"]
+
+    until(gone, 120, lambda: "objects of the deleted job are left")
+
+
+def test_suspended_and_resumed(faults: Team) -> None:
+    """`suspend` stops the training and gives its place back; resumed, it goes on from its checkpoint."""
+    job = small_job("paused", {"maxSteps": 40, "loggingSteps": 1, "checkpoint": {"saveSteps": 5}, "seed": 7})
+    faults.apply(job)
+    faults.wait_running("paused", "train")
+    job["spec"]["suspend"] = True
+    faults.apply(job)
+    faults.wait_for("paused", "Suspended", timeout=120)
+    until(lambda: not faults.pods("paused", "train"), 120, lambda: "the training's Pod is still there")
+    job["spec"]["suspend"] = False
+    faults.apply(job)
+    faults.wait_for("paused", "Succeeded")
