@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,20 +42,20 @@ from tunesmith.core.decide import Subject, World, decide
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT / "tests")  # instead of this folder: hack/testcluster has a module of this one's name
 
+import control_plane as programs_of_the_plane  # noqa: E402 - hack/testcluster, on the path since support.cluster
+
 from support.cluster import ApiServer, api_server  # noqa: E402
 from support.ollama_server import free_port  # noqa: E402
-
-import control_plane as programs_of_the_plane  # noqa: E402 - hack/testcluster, on the path since support.cluster
 
 NAMESPACE = "bench"
 RATE = 10
 CONNECTIONS = 16
 RESTARTS = 3
-LONGEST = 600
+LONGEST = 180
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 FINETUNEJOBS = f"/apis/{keys.GROUP}/{keys.VERSION}/namespaces/{NAMESPACE}/{keys.PLURAL}"
-METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=1"
-TABLE = "application/json;as=Table;g=meta.k8s.io;v=1"
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+TABLE = "application/json;as=Table;g=meta.k8s.io;v=v1"
 SETTINGS = {
     "stageImage": "tunesmith-stages:bench",
     "leaseNamespace": NAMESPACE,
@@ -150,6 +150,7 @@ class Client:
         """Remember when each object's first Job was seen, for ever."""
         headers = {"Accept": METADATA_ONLY}
         async with self.session.get(JOBS, params={"watch": "true"}, headers=headers) as answer:
+            answer.raise_for_status()
             async for line in answer.content:
                 now = time.monotonic()
                 if line.startswith(b'{"type":"ADDED"'):
@@ -167,12 +168,13 @@ class Client:
     async def have_status(self, status: str, count: int) -> None:
         """Wait until so many FineTuneJobs show `status`, as ``kubectl get`` does."""
         async with asyncio.timeout(LONGEST):
-            while (await self._statuses()).count(status) < count:
+            while (await self._statuses()).count(status) < count:  # noqa: ASYNC110 - asks the server
                 await asyncio.sleep(1)
 
     async def _statuses(self) -> list[str]:
         params, headers = {"includeObject": "None"}, {"Accept": TABLE}
         async with self.session.get(FINETUNEJOBS, params=params, headers=headers) as answer:
+            answer.raise_for_status()
             table = await answer.json()
         column = [item["name"] for item in table["columnDefinitions"]].index("Status")
         return [row["cells"][column] for row in table["rows"]]
@@ -188,10 +190,10 @@ async def connected(server: ApiServer) -> AsyncIterator[Client]:
     none = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(server.url, connector=connector, timeout=none, read_bufsize=2**20) as session:
         client = Client(session)
-        watch = asyncio.create_task(client.watch())
-        yield client
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:  # a watch that fails ends the benchmark
+            watch = group.create_task(client.watch())
+            yield client
+            watch.cancel()
 
 
 async def at_pace(client: Client, items: list[Object], rate: int) -> None:
@@ -246,6 +248,7 @@ class Run:
 
 def run(make: Callable[[str], Object], count: int, rate: int) -> Run:
     """Create `count` objects on a new cluster, `rate` a second or, if that is 0, in a burst."""
+    print(f"{make.__name__}, {count} {f'at {rate} a second' if rate else 'in a burst'}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with api_server(folder / "cluster") as server:
@@ -301,7 +304,7 @@ class Operator:
 
     server: ApiServer
     folder: Path
-    process: psutil.Popen | None = None
+    process: psutil.Popen = field(init=False)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -321,19 +324,16 @@ class Operator:
 
     def kill(self) -> None:
         """End it as a crash does."""
-        assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def cpu(self) -> float:
         """Return the CPU seconds that it has used."""
-        assert self.process is not None
         used = self.process.cpu_times()
         return float(used.user + used.system)
 
     def memory(self) -> float:
         """Return its resident MB."""
-        assert self.process is not None
         return float(self.process.memory_info().rss) / 1e6
 
 

@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -92,6 +92,7 @@ class Operator:
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
+            identity=cast("Any", platform.node()),  # kopf would look up the name of the user, and a uid may have none
         )
         tasks = [asyncio.create_task(item) for item in (*beside, stream)]
         try:

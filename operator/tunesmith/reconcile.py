@@ -14,12 +14,13 @@ from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.parse import InvalidJobError, parse_object
 from tunesmith.api.settings import Settings
+from tunesmith.api.status import State
 from tunesmith.core import policy
 from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, observe_job
 from tunesmith.core.progress import checkpoint_seconds, read_progress
-from tunesmith.core.record import ACTIVE, State, read_records
+from tunesmith.core.record import ACTIVE, read_records
 from tunesmith.core.times import seconds_between, to_text
 from tunesmith.kube.cache import Cache, Key, claims
 from tunesmith.kube.cluster import CONFIG_MAPS, EVENTS, FINETUNEJOBS, JOBS, SERVICES, ApiError, Cluster, Object
@@ -34,6 +35,8 @@ _LOG_INTERVAL = 10.0
 _LOG_LINES = 40
 _LONGEST_LOG_INTERVAL = 300.0
 _REFUSED_POLL = 15.0
+_MAX_ANNOTATION = 1024
+"""Characters of an annotation that the status remembers."""
 AT_ONCE = 0.0
 
 
@@ -288,8 +291,8 @@ def _subject(job: FineTuneJob, item: Object) -> Subject:
         namespace=meta["namespace"],
         generation=int(meta.get("generation", 1)),
         status=item.get("status") or {},
-        retry=annotations.get(keys.RETRY_ANNOTATION, ""),
-        refresh=annotations.get(keys.REFRESH_ANNOTATION, ""),
+        retry=annotations.get(keys.RETRY_ANNOTATION, "")[:_MAX_ANNOTATION],
+        refresh=annotations.get(keys.REFRESH_ANNOTATION, "")[:_MAX_ANNOTATION],
     )
 
 

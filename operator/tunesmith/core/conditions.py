@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from tunesmith.api.status import State
 from tunesmith.core.decide import Draft, known_inputs
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.model import StageState
-from tunesmith.core.record import ACTIVE, StageRecord, State, write_record
+from tunesmith.core.record import ACTIVE, StageRecord, write_record
 from tunesmith.core.times import to_text
 from tunesmith_stages import model_name
 from tunesmith_stages.contract import StageName

@@ -13,12 +13,13 @@ from typing import Any
 
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
+from tunesmith.api.status import State
 from tunesmith.core import retries
 from tunesmith.core.manifests import Child, ManifestError, child_manifests, child_name
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
-from tunesmith.core.record import ACTIVE, StageRecord, State, UnitRecord, as_result, read_records
+from tunesmith.core.record import ACTIVE, StageRecord, UnitRecord, as_result, read_records
 from tunesmith.core.times import to_time
 from tunesmith_stages.contract import (
     KEY_DIGITS,

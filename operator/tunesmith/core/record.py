@@ -8,25 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from tunesmith.api.status import State
 from tunesmith_stages.contract import StageName, StageResult
-
-
-class State(StrEnum):
-    """Where a stage of a FineTuneJob stands."""
-
-    WAITING = "Waiting"
-    """An earlier stage must come first, or it must wait until it is tried again."""
-    PENDING = "Pending"
-    """Its Job is there, but no program runs."""
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-    UNKNOWN = "Unknown"
-    """It ended, but what came of it must be looked up on the volume."""
-
 
 ACTIVE = frozenset({State.PENDING, State.RUNNING, State.UNKNOWN})
 """States in which a Kubernetes Job is expected to be there."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from tunesmith.api.status import State
 from tunesmith.core.observe import ObservedJob
-from tunesmith.core.record import StageRecord, State
+from tunesmith.core.record import StageRecord
 from tunesmith.core.times import seconds_between, to_text
 from tunesmith_stages.contract import FAILURE_CLASSES, Failure
 

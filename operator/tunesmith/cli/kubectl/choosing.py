@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.api.status import State
 from tunesmith.cli.kubectl.errors import SaidError
-from tunesmith.core.record import ACTIVE, State
+from tunesmith.core.record import ACTIVE
 
 Status = Mapping[str, Any]
 

@@ -55,5 +55,7 @@ async def _namespaces_with(cluster: Cluster, name: str) -> list[str]:
 
 def _suggestion(name: str, there: list[str]) -> str:
     similar = difflib.get_close_matches(name, there, n=1)
-    listed = ", ".join(there[:_MOST_NAMES]) + (f" and {len(there) - _MOST_NAMES} more" if len(there) > _MOST_NAMES else "")
+    listed = ", ".join(there[:_MOST_NAMES]) + (
+        f" and {len(there) - _MOST_NAMES} more" if len(there) > _MOST_NAMES else ""
+    )
     return (f"Did you mean {similar[0]}? " if similar else "") + f"There are: {listed}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tunesmith.api.parse import InvalidJobError, parse_object
 from tunesmith.api.pods import Storage
@@ -130,9 +130,12 @@ async def _wait_until_started(cluster: KubeCluster, pod: Object, tell: Callable[
     loop = asyncio.get_running_loop()
     last = loop.time() + _MOST_SECONDS_TO_START
     while loop.time() < last:
-        current: dict[str, Any] | None = pod
-        with suppress_passing():
+        current: Object | None = pod
+        try:
             current = await cluster.get(PODS, meta["namespace"], meta["name"])
+        except ApiError as error:
+            if not is_passing(error):
+                raise
         if current is None:
             raise SaidError(f"Pod {meta['name']} was deleted before it had read the logs.", "Try again.")
         if has_started(current):
@@ -142,7 +145,9 @@ async def _wait_until_started(cluster: KubeCluster, pod: Object, tell: Callable[
             tell(f"Pod {meta['name']} waits: {waiting.reason}: {waiting.message}")
             told = waiting.reason
         await asyncio.sleep(_POLL)
-    raise SaidError(f"Pod {meta['name']} did not start within {_MOST_SECONDS_TO_START} s.", f"Last seen: {told or '-'}.")
+    raise SaidError(
+        f"Pod {meta['name']} did not start within {_MOST_SECONDS_TO_START} s.", f"Last seen: {told or '-'}."
+    )
 
 
 async def _failure(cluster: KubeCluster, namespace: str, name: str) -> str | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tunesmith.api import keys
-from tunesmith.core.record import State
+from tunesmith.api.status import State
 from tunesmith.core.times import seconds_between, to_text
 
 Object = Mapping[str, Any]
@@ -161,7 +161,7 @@ def _sources(item: Object) -> Iterable[SourceRow]:
     """Yield the sources of the spec, each with the version that was found and its size."""
     spec, status = item["spec"], item.get("status") or {}
     versions = {source["name"]: source.get("version", "") for source in status.get("sources") or ()}
-    fetched = next((stage for stage in status.get("stages") or () if stage["name"] == "fetch"), {})
+    fetched: Object = next((stage for stage in status.get("stages") or () if stage["name"] == "fetch"), {})
     sizes = {unit["name"]: unit.get("bytes", 0) for unit in fetched.get("units") or ()}
     named = [("base", spec["model"]), *((f"dataset:{dataset['name']}", dataset) for dataset in spec["datasets"])]
     for name, source in named:

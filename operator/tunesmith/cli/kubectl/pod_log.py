@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from tunesmith.api import keys
 from tunesmith.cli.kubectl.errors import is_passing
-from tunesmith.kube.cluster import PODS, ApiError, Object
 from tunesmith.kube.client import KubeCluster
+from tunesmith.kube.cluster import PODS, ApiError, Object
 
 _LONGEST_LINE = 1 << 20
 _LONGEST_PAUSE = 10.0
