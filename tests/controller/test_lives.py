@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from controller.conftest import Life
+from controller.conftest import SETTINGS, Life
 from support.fake_cluster import failure
+from tunesmith.api.settings import Settings
 from tunesmith.api.status import FineTuneJobStatus
+from tunesmith.kube.cluster import Object
 from tunesmith_stages.contract import ExitCode
 
 CHAIN = ["fetch", "prepare", "rehearse", "train", "convert", "quantize", "register"]
@@ -315,6 +317,54 @@ def test_what_holds_a_pod_up_is_said_and_clears_itself(life: Life, case: str) ->
     life.cluster.remove(pod)
     life.run()
     assert life.ready() == ("True", "Succeeded")
+
+
+def held_up(life: Life, stage: str, **status: Any) -> Object:
+    """Have the Pod of a stage's Job held up; return the Job."""
+    life.run(until=stage)
+    (job,) = life.unfinished(stage)
+    life.programs.pending(job, **status)
+    life.look()
+    return job
+
+
+def test_an_image_that_cannot_be_pulled_is_mended_by_the_administrator(life: Life) -> None:
+    """With another image in the settings the Job that waits for the first one is replaced by one that can run."""
+    life.apply()
+    first = held_up(life, "fetch", **WAITING["no image"][0])
+    life.wait(60)
+    assert [job["metadata"]["name"] for job in life.cluster.jobs("fetch")] == [first["metadata"]["name"]]
+    life.settings = Settings.model_validate({**SETTINGS, "stageImage": "registry.example/tunesmith-stages:2"})
+    life.restart()
+    life.look()
+    life.cluster.remove(first)
+    life.wait(5)
+    (second,) = life.cluster.jobs("fetch")
+    assert second["spec"]["template"]["spec"]["containers"][0]["image"].endswith(":2")
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.cluster.status("bot")["image"].endswith(":2")
+    assert life.stage("fetch")["attempts"] == 2
+    assert "failures" not in life.stage("fetch")
+
+
+def test_a_training_that_fits_on_no_node_is_mended_by_an_edit(life: Life) -> None:
+    """Other resources for a Pod that cannot be scheduled: its Job is replaced, and nothing before it runs again."""
+    life.apply()
+    first = held_up(life, "train", **WAITING["no GPU"][0])
+    fetched = life.cluster.jobs("fetch")[0]["metadata"]["uid"]
+    small = {"train": {"resources": {"requests": {"memory": "1Gi"}}}}
+    life.cluster.edit("bot", lambda item: item["spec"].update(pods=small))
+    life.look()
+    assert life.unfinished("train") == [], "no second one before the first is gone"
+    life.cluster.remove(first)
+    life.wait(5)
+    (second,) = life.unfinished("train")
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    assert second["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"] == "1Gi"
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert [job["metadata"]["uid"] for job in life.cluster.jobs("fetch")] == [fetched]
 
 
 REFUSED = {

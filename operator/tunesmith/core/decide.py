@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from tunesmith.api import keys as names
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import State
 from tunesmith.core import retries
 from tunesmith.core.manifests import Child, ManifestError, child_manifests, child_name
 from tunesmith.core.model import Plan, PlannedStage, StageState
-from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase
+from tunesmith.core.observe import NO_IMAGE, NOTHING_YET, ObservedJob, Phase
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
 from tunesmith.core.record import ACTIVE, StageRecord, UnitRecord, as_result, read_records
 from tunesmith.core.times import to_time
@@ -147,7 +148,8 @@ def _open(subject: Subject, world: World, settings: Settings, now: datetime) -> 
         pins = {}
         records[StageName.FETCH] = replace(records[StageName.FETCH], units=(), state=State.WAITING)
     running = any(record.state in ACTIVE for record in records.values())
-    fresh = not status.get("image") or ((asked_again or edited) and not running)
+    unpullable = any(job.waiting is not None and job.waiting.reason == NO_IMAGE for job in world.jobs)
+    fresh = not status.get("image") or unpullable or ((asked_again or edited) and not running)
     stamped = {} if fresh else status.get("recipes") or {}
     draft = Draft(
         subject,
@@ -383,9 +385,10 @@ def _with_units(record: StageRecord, found: Iterable[UnitRecord], stage: Planned
 
 
 def _stop_unwanted(draft: Draft) -> None:
-    """Delete child Jobs that make what is not wanted any more; everything, if the job is suspended.
+    """Delete child Jobs that make what is not wanted any more, or that are held up and would be made differently now.
 
-    Where the keys of a stage are not known (an earlier stage has changed), what runs goes on until they are.
+    Everything, if the job is suspended. Where the keys of a stage are not known (an earlier stage has changed), what
+    runs goes on until they are.
     """
     unwanted = []
     for job in draft.world.jobs:
@@ -394,12 +397,29 @@ def _stop_unwanted(draft: Draft) -> None:
         stage = draft.plan.stage(job.stage)
         wanted = {unit.key for unit in stage.missing}
         outdated = bool(stage.units) and not set(job.keys) <= wanted
-        if outdated or draft.subject.job.spec.suspend:
+        if outdated or draft.subject.job.spec.suspend or _would_differ(draft, stage, job):
             unwanted.append(job.name)
             record = draft.records[job.stage]
             if record.job == job.name and record.state in ACTIVE:
                 draft.records[job.stage] = retries.interrupted(record, job, draft.now, "it is not wanted any more")
     draft.delete = tuple(unwanted)
+
+
+def _would_differ(draft: Draft, stage: PlannedStage, job: ObservedJob) -> bool:
+    """Tell whether a Job that something holds up would be another one now: another image, other resources, a queue.
+
+    So what holds it up can be mended by an edit of the job or of the administrator's settings.
+    """
+    if job.waiting is None or job.waiting == NOTHING_YET or not job.keys:
+        return False
+    units = tuple(unit for unit in stage.units if unit.key in job.keys)
+    record = draft.records[stage.name]
+    child = _child(draft, replace(stage, missing=units), job.attempt, record, lookup=job.lookup)
+    try:
+        made = child_manifests(child, draft.settings)[-1]
+    except ManifestError:
+        return False
+    return bool(made["metadata"]["annotations"][names.MANIFEST_ANNOTATION] != job.manifest)
 
 
 def _go_on(draft: Draft) -> None:
@@ -426,7 +446,8 @@ def _go_on(draft: Draft) -> None:
     if (due := to_time(record.next_attempt)) is not None and due > draft.now:
         draft.wake((due - draft.now).total_seconds())
         return
-    if any(job.stage is stage.name and job.keys == keys and job.phase is Phase.DELETING for job in draft.world.jobs):
+    ending = (job for job in draft.world.jobs if job.phase is Phase.DELETING or job.name in draft.delete)
+    if any(job.stage is stage.name and job.keys == keys for job in ending):
         draft.wake(_DELETION_POLL)
         draft.waits_for = ("Stopping", "the Job before it is still ending")
         return
@@ -446,13 +467,7 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
         return
     there = [job.attempt for job in draft.world.jobs if job.stage is stage.name and job.keys == record.keys]
     attempt = max(record.attempts, *there, 0) + 1 if there else record.attempts + 1
-    child = _child(
-        draft,
-        stage,
-        attempt,
-        deadline=None if deadline is None else max(1, deadline - record.elapsed),
-        grace=retries.grace_seconds(record.save_seconds) if stage.name is StageName.TRAIN else None,
-    )
+    child = _child(draft, stage, attempt, record)
     if not _create(draft, child):
         return
     draft.records[stage.name] = replace(
@@ -472,7 +487,7 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
 
 
 def _look_up(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
-    child = _child(draft, stage, record.attempts, lookup=True)
+    child = _child(draft, stage, record.attempts, record, lookup=True)
     if _named(draft, child_name(child), lookup=True) is None:
         _create(draft, child)
 
@@ -491,12 +506,13 @@ def _child(
     draft: Draft,
     stage: PlannedStage,
     attempt: int,
+    record: StageRecord,
     *,
-    deadline: int | None = None,
-    grace: int | None = None,
     lookup: bool = False,
 ) -> Child:
     subject = draft.subject
+    trains = stage.name is StageName.TRAIN
+    deadline = subject.job.spec.active_deadline_seconds if trains else None
     return Child(
         job=subject.job,
         uid=subject.uid,
@@ -506,8 +522,8 @@ def _child(
         later=later_units(subject.job, stage.name),
         known=known_inputs(draft),
         image=draft.image,
-        deadline=deadline,
-        grace=grace,
+        deadline=None if deadline is None else max(1, deadline - record.elapsed),
+        grace=retries.grace_seconds(record.save_seconds) if trains else None,
         lookup=lookup,
     )
 

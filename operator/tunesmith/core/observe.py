@@ -58,6 +58,8 @@ class ObservedJob:
     """The Pod whose log tells the progress, once its program runs."""
     started: str = ""
     finished: str = ""
+    manifest: str = ""
+    """Digest of all that it was made from."""
 
 
 def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = ()) -> ObservedJob | None:
@@ -95,6 +97,7 @@ def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = 
         pod=leader["metadata"]["name"] if leader and phase is Phase.RUNNING else "",
         started=_started(leader) or status.get("startTime") or "",
         finished=_finished(leader) or status.get("completionTime") or "",
+        manifest=notes.get(keys.MANIFEST_ANNOTATION, ""),
     )
 
 
@@ -233,6 +236,8 @@ def _failure_of_container(ended: Object) -> Failure:
 
 # --- why nothing runs ------------------------------------------------------------------------------------------------
 
+NO_IMAGE = "ImagePullBackOff"
+"""Reason while a node cannot get the image."""
 NOTHING_YET = Waiting("Pending", "its Pod is being created or started")
 """What is said as long as nothing tells why nothing runs."""
 _QUEUED = Waiting("Queued", "the queue has not admitted the training yet")
@@ -257,7 +262,7 @@ def waiting_of_pod(pod: Object, events: Sequence[Object] = ()) -> Waiting | None
     held_up = (_container(pod).get("state") or {}).get("waiting") or {}
     reason, message = str(held_up.get("reason", "")), str(held_up.get("message", ""))
     if reason in {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}:
-        return Waiting("ImagePullBackOff", f"{_container(pod).get('image', '')}: {message or reason}")
+        return Waiting(NO_IMAGE, f"{_container(pod).get('image', '')}: {message or reason}")
     if reason == "CreateContainerConfigError":
         return Waiting("ConfigNotFound", message)
     if reason and reason not in {"ContainerCreating", "PodInitializing"}:

@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from e2e.cluster.jobs import small_job
-from support.installed import Team, own, until, volume_of
+from support.chart import CHART
+from support.installed import IMAGES, RELEASE, Installed, Team, own, until, volume_of
 
 
 def test_a_wrong_column_stalls_within_half_a_minute(inputs: Team) -> None:
@@ -100,6 +101,24 @@ def test_a_model_name_that_another_job_has(inputs: Team) -> None:
     assert inputs.jobs("second") == []
     inputs.delete("first")
     inputs.wait_for("second", "DryRunSucceeded", timeout=180)
+
+
+def test_an_image_that_cannot_be_pulled_is_mended_by_an_upgrade(inputs: Team, installed: Installed) -> None:
+    """The job waits and names the image; with the right one in the chart's values it goes on by itself."""
+    tag = IMAGES[1].rpartition(":")[2]
+    try:
+        set_stages_tag(installed, "nowhere")
+        inputs.apply(dry(small_job("no-image")))
+        assert "tunesmith-stages:nowhere" in inputs.wait_for("no-image", "ImagePullBackOff", timeout=90)
+        assert not inputs.stalled("no-image")
+    finally:
+        set_stages_tag(installed, tag)
+    inputs.wait_for("no-image", "DryRunSucceeded", timeout=180)
+
+
+def set_stages_tag(installed: Installed, tag: str) -> None:
+    change = ("--reuse-values", "--set", f"image.stages.tag={tag}", "--wait")
+    installed.helm.must("upgrade", "tunesmith", CHART, "--namespace", RELEASE, *change)
 
 
 def dry(job: dict[str, Any]) -> dict[str, Any]:

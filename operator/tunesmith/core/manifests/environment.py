@@ -53,9 +53,8 @@ def places() -> dict[str, str]:
 
 
 def _trust(network: Network) -> dict[str, str]:
-    """Name the administrator's certificates to OpenSSL, httpx and requests."""
-    file = f"{CONFIG}/{CA_FILE}"
-    return {"SSL_CERT_FILE": file, "REQUESTS_CA_BUNDLE": file} if network.ca_bundle else {}
+    """Name the administrator's certificates to the program, which trusts them besides the public authorities."""
+    return {"TUNESMITH_CA_FILE": f"{CONFIG}/{CA_FILE}"} if network.ca_bundle else {}
 
 
 def _hubs(child: Child, network: Network) -> dict[str, str]:

@@ -12,8 +12,11 @@ from tunesmith.core.manifests.options import pod_options
 from tunesmith.core.manifests.pod import pod_template
 from tunesmith.core.manifests.storage import effective_storage
 from tunesmith.core.manifests.training import service
+from tunesmith_stages.contract import digest_of
 
 Object = dict[str, Any]
+
+_DIGEST_CHARACTERS = 16
 
 
 def child_manifests(child: Child, settings: Settings) -> tuple[Object, ...]:
@@ -24,13 +27,12 @@ def child_manifests(child: Child, settings: Settings) -> tuple[Object, ...]:
     """
     options = pod_options(child, settings)
     template = pod_template(child, effective_storage(child.job, child.namespace, settings), settings, options)
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": child_metadata(child, _queue(child)),
-        "spec": {**_job_spec(child), "template": template},
-    }
     config = config_map(child, settings, grace=options["terminationGracePeriodSeconds"])
+    spec = {**_job_spec(child), "template": template}
+    meta = child_metadata(child, _queue(child))
+    digest = digest_of([meta["labels"], config["data"], spec])[:_DIGEST_CHARACTERS]
+    meta["annotations"][keys.MANIFEST_ANNOTATION] = digest
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
     return (config, service(child), job) if child.nodes > 1 else (config, job)
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.api import keys
-from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.pods import Storage
 from tunesmith.api.settings import BUILT_IN_PODS
-from tunesmith.core.manifests.child import common_labels, owned_by
+from tunesmith.core.manifests.child import common_labels
 from tunesmith.core.manifests.environment import places
 from tunesmith.core.manifests.places import SCRATCH, VOLUME
 from tunesmith.core.manifests.pod import CONTAINER_SECURITY
 from tunesmith.core.manifests.storage import claim_mount, claim_volume, pod_security
 
 LOGS = "logs"
+_JOB_CHARACTERS = 30
 _MAX_SECONDS = 600
 """Whoever asked may be gone."""
 
 
 def log_reader_pod(
-    job: FineTuneJob,
-    uid: str,
-    namespace: str,
+    job: Mapping[str, Any],
+    suffix: str,
     *,
     image: str,
     storage: Storage,
@@ -33,26 +32,22 @@ def log_reader_pod(
     """Return a pod that prints logs of a job and ends; it can change nothing on the volume.
 
     Args:
-        job: the FineTuneJob.
-        uid: its uid.
-        namespace: where it is.
+        job: the FineTuneJob as the API server has it. It need not be valid: its logs are there all the same.
+        suffix: ends the pod's name; who creates the pod knows the name even if the server's answer is lost.
         image: the stages' image.
-        storage: the volume that the job uses.
+        storage: the volume that the job uses, and as whom.
         pull_secrets: Secrets with the registry's credentials, besides those that the job names.
         arguments: of ``tunesmith_stages.logs``, such as stage and attempt.
     """
-    overrides = job.spec.pods.default.model_dump(mode="json", by_alias=True, exclude_none=True)
-    placement = {name: overrides[name] for name in ("nodeSelector", "tolerations")}
-    secrets = dict.fromkeys([*pull_secrets, *(item["name"] for item in overrides["imagePullSecrets"])])
-    placement["imagePullSecrets"] = [{"name": name} for name in secrets]
+    meta = job["metadata"]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "generateName": f"{job.metadata.name[:30].rstrip('-')}-{LOGS}-",
-            "namespace": namespace,
-            "labels": {**common_labels(LOGS), keys.JOB_LABEL: job.metadata.name},
-            "ownerReferences": _goes_with(job, uid),
+            "name": f"{meta['name'][:_JOB_CHARACTERS].rstrip('-.')}-{LOGS}-{suffix}",
+            "namespace": meta["namespace"],
+            "labels": {**common_labels(LOGS), keys.JOB_LABEL: meta["name"]},
+            "ownerReferences": _goes_with(meta),
         },
         "spec": {
             "restartPolicy": "Never",
@@ -60,7 +55,7 @@ def log_reader_pod(
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            **{name: value for name, value in placement.items() if value},
+            **_placement(job, pull_secrets),
             "securityContext": pod_security(storage),
             "containers": [
                 {
@@ -68,7 +63,7 @@ def log_reader_pod(
                     "image": image,
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["python", "-m", "tunesmith_stages.logs"],
-                    "args": ["--volume", VOLUME, "--job", job.metadata.name, *arguments],
+                    "args": ["--volume", VOLUME, "--job", meta["name"], *arguments],
                     "env": [{"name": name, "value": value} for name, value in places().items()],
                     "resources": BUILT_IN_PODS.lookup.resources.model_dump(mode="json"),
                     "securityContext": CONTAINER_SECURITY,
@@ -83,7 +78,16 @@ def log_reader_pod(
     }
 
 
-def _goes_with(job: FineTuneJob, uid: str) -> list[dict[str, Any]]:
+def _placement(job: Mapping[str, Any], pull_secrets: Sequence[str]) -> dict[str, Any]:
+    """Return where the pod may run and how its image is pulled, as the job says for all of its pods."""
+    said = (job["spec"].get("pods") or {}).get("default") or {}
+    secrets = dict.fromkeys([*pull_secrets, *(item["name"] for item in said.get("imagePullSecrets") or ())])
+    placement = {name: said.get(name) for name in ("nodeSelector", "tolerations")}
+    placement["imagePullSecrets"] = [{"name": name} for name in secrets]
+    return {name: value for name, value in placement.items() if value}
+
+
+def _goes_with(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the owner reference. People create this pod: only who may set the owner's finalizers may block it."""
-    (owner,) = owned_by(job, uid)
-    return [{name: owner[name] for name in ("apiVersion", "kind", "name", "uid")}]
+    owner = {"apiVersion": f"{keys.GROUP}/{keys.VERSION}", "kind": keys.KIND, "name": meta["name"], "uid": meta["uid"]}
+    return [owner]
