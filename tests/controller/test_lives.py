@@ -493,6 +493,38 @@ def test_the_same_work_of_two_jobs_is_done_once(life: Life) -> None:
     assert life.ready() == ("True", "Succeeded")
 
 
+def test_a_new_job_waits_for_the_pods_of_a_deleted_one(life: Life) -> None:
+    """Kubernetes removes a Job before its Pods have ended: until they have, nothing else writes where they write."""
+    life.apply()
+    life.run(until="train")
+    (job,) = life.unfinished("train")
+    pod = life.programs.start(job)
+    ftj = life.cluster.of_kind("FineTuneJob")[0]
+    for item in (job, ftj):
+        life.hear("DELETED", item)
+        life.cluster.objects = {key: value for key, value in life.cluster.objects.items() if value is not item}
+    life.apply()
+    life.run()
+    assert life.ready() == ("False", "MadeElsewhere")
+    life.cluster.remove(pod)
+    life.wait(11)
+    assert life.unfinished("train")
+
+
+@pytest.mark.parametrize(
+    ("model", "quantizations"),
+    [("bot:v1-q8_0", ["Q4_K_M"]), ("library/bot:v1", ["F16"]), ("registry.ollama.ai/library/BOT:v1", ["Q4_K_M"])],
+)
+def test_a_name_that_another_job_serves_by_another_spelling(life: Life, model: str, quantizations: list[str]) -> None:
+    """The further names of each quantization count, and all that the server takes for the same name."""
+    life.apply({"spec.ollama.model": "bot:v1", "spec.export": {"quantizations": ["Q4_K_M", "Q8_0"]}})
+    life.clock.forward(2)
+    change = {"spec.ollama.model": model, "spec.export": {"quantizations": quantizations}}
+    life.apply(change, name="second")
+    life.look()
+    assert life.ready("second") == ("False", "ModelNameTaken")
+
+
 def test_progress_comes_from_the_running_programs_log(life: Life) -> None:
     """Percent, loss and the time that is left are read from the last lines that the program wrote."""
     life.apply()

@@ -205,6 +205,7 @@ class Programs:
                 "name": f"{meta['name']}-{number}",
                 "namespace": meta["namespace"],
                 "labels": dict(job["spec"]["template"]["metadata"]["labels"]),
+                "annotations": dict(job["spec"]["template"]["metadata"]["annotations"]),
                 "ownerReferences": [{"uid": meta["uid"]}],
             },
             "status": {"phase": "Pending", **status},

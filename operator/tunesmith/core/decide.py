@@ -453,7 +453,10 @@ def _go_on(draft: Draft) -> None:
         return
     others = sorted(set(draft.world.made_elsewhere(keys).values()))
     if others:
-        draft.waits_for = ("MadeElsewhere", f"FineTuneJob {others[0]} makes the same now; its result is used")
+        draft.waits_for = (
+            "MadeElsewhere",
+            f"Pods of FineTuneJob {others[0]} work on the same now; what they leave is used",
+        )
         draft.wake(10)
         return
     _start(draft, stage, record)

@@ -6,11 +6,12 @@ Only what decisions need is kept. An older state never replaces a newer one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.api import keys
 from tunesmith.kube.cluster import Object
+from tunesmith_stages.model_name import canonical, live_names
 
 
 class Key(NamedTuple):
@@ -54,7 +55,7 @@ class Cache:
         self.finetunejobs: dict[Key, Object] = {}
         self._jobs: dict[str, dict[str, Object]] = defaultdict(dict)  # FineTuneJob's uid -> name -> Job
         self._pods: dict[str, dict[str, Object]] = defaultdict(dict)  # FineTuneJob's uid -> name -> Pod
-        self._makers: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)  # namespace, unit -> owner, Job
+        self._makers: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)  # namespace, unit -> owner, name
         self._claims: dict[tuple[str, str], set[Key]] = defaultdict(set)  # server, model -> FineTuneJobs
 
     # --- FineTuneJobs
@@ -72,15 +73,12 @@ class Cache:
         return True
 
     def drop_finetunejob(self, item: Mapping[str, Any]) -> None:
-        """Forget a FineTuneJob that is gone, unless another one has taken its name."""
+        """Forget a FineTuneJob that is gone, unless another one has taken its name. Its Pods may still be ending."""
         key = key_of(item)
         known = self.finetunejobs.get(key)
         if known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]:
             self._unclaim(key)
             del self.finetunejobs[key]
-        uid = item["metadata"]["uid"]
-        self._jobs.pop(uid, None)
-        self._pods.pop(uid, None)
 
     def _unclaim(self, key: Key) -> None:
         if key in self.finetunejobs:
@@ -91,25 +89,33 @@ class Cache:
 
     def put_job(self, item: Mapping[str, Any]) -> bool:
         """Remember a child Job; tell whether it is news."""
-        for maker in _makes(item):
-            self._makers[maker].add((_owner(item), item["metadata"]["name"]))
+        self._add_maker(item)
         return _put(self._jobs, item)
 
     def put_pod(self, item: Mapping[str, Any]) -> bool:
         """Remember a child Pod; tell whether it is news."""
+        self._add_maker(item)
         return _put(self._pods, item)
 
     def drop_job(self, item: Mapping[str, Any]) -> None:
         """Forget a child Job that is gone."""
-        for maker in _makes(item):
-            self._makers[maker].discard((_owner(item), item["metadata"]["name"]))
-            if not self._makers[maker]:
-                del self._makers[maker]
         _drop(self._jobs, item)
+        self._remove_maker(item)
 
     def drop_pod(self, item: Mapping[str, Any]) -> None:
         """Forget a child Pod that is gone."""
         _drop(self._pods, item)
+        self._remove_maker(item)
+
+    def _add_maker(self, item: Mapping[str, Any]) -> None:
+        for unit in _makes(item):
+            self._makers[unit].add((_owner(item), item["metadata"]["name"]))
+
+    def _remove_maker(self, item: Mapping[str, Any]) -> None:
+        for unit in _makes(item):
+            self._makers[unit].discard((_owner(item), item["metadata"]["name"]))
+            if not self._makers[unit]:
+                del self._makers[unit]
 
     def jobs_of(self, uid: str) -> list[Object]:
         """Return the child Jobs of a FineTuneJob, the newest attempt first."""
@@ -129,13 +135,16 @@ class Cache:
         return name in self._jobs.get(uid, {})
 
     def made_elsewhere(self, namespace: str, uid: str, units: Iterable[str]) -> dict[str, str]:
-        """Return, by unit key, another FineTuneJob of the namespace whose Job makes that unit now."""
+        """Return, by unit key, another FineTuneJob of the namespace whose Job or Pod makes that unit now.
+
+        It may be one that is deleted already: Kubernetes removes a Job before its Pods have ended.
+        """
         found = {}
         for unit in units:
             for owner, name in self._makers.get((namespace, unit), ()):
-                job = self._jobs.get(owner, {}).get(name)
-                if owner != uid and job is not None and _is_active(job):
-                    found[unit] = str(job["metadata"]["labels"][keys.JOB_LABEL])
+                maker = self._jobs.get(owner, {}).get(name) or self._pods.get(owner, {}).get(name)
+                if owner != uid and maker is not None and _is_active(maker):
+                    found[unit] = str(maker["metadata"]["labels"][keys.JOB_LABEL])
         return found
 
     def claimants(self, server: str, model: str) -> list[Object]:
@@ -162,28 +171,36 @@ class Cache:
                 self.drop_finetunejob(item)
                 changed.add(key)
         owners = {item["metadata"]["uid"]: key for key, item in self.finetunejobs.items()}
-        for store, items in ((self._jobs, list(jobs)), (self._pods, list(pods))):
-            changed |= {owners[uid] for uid in _replace(store, items) if uid in owners}
-        return changed
+        news = _replace(self._jobs, list(jobs), self.put_job, self.drop_job)
+        news |= _replace(self._pods, list(pods), self.put_pod, self.drop_pod)
+        return changed | {owners[uid] for uid in news if uid in owners}
 
 
 def claims(item: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the pairs of server and model that a FineTuneJob wants to serve; the tag is written out."""
-    ollama = (item.get("spec") or {}).get("ollama") or {}
-    model = str(ollama.get("model", ""))
-    whole = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
-    return [(str(server), whole.lower()) for server in ollama.get("servers") or ()]
+    """Return the pairs of server and model that a FineTuneJob wants to serve, one for each quantization.
+
+    Models have the form by which the server tells them apart.
+    """
+    spec = item.get("spec") or {}
+    ollama, export = spec.get("ollama") or {}, spec.get("export") or {}
+    names = live_names(str(ollama.get("model", "")), export.get("quantizations") or [""])
+    models = [canonical(name) for name in names.values()]
+    return [(str(server), model) for server in ollama.get("servers") or () for model in models]
 
 
-def _makes(job: Mapping[str, Any]) -> list[tuple[str, str]]:
-    units = (job["metadata"].get("annotations") or {}).get(keys.KEYS_ANNOTATION, "").split(",")
-    return [(job["metadata"]["namespace"], unit) for unit in units if unit]
+def _makes(child: Mapping[str, Any]) -> list[tuple[str, str]]:
+    units = (child["metadata"].get("annotations") or {}).get(keys.KEYS_ANNOTATION, "").split(",")
+    return [(child["metadata"]["namespace"], unit) for unit in units if unit]
 
 
-def _is_active(job: Mapping[str, Any]) -> bool:
-    conditions = (job.get("status") or {}).get("conditions") or ()
+def _is_active(child: Mapping[str, Any]) -> bool:
+    """Tell whether a Job or Pod has not ended, and will not just go away."""
+    status = child.get("status") or {}
+    if "phase" in status:
+        return status["phase"] not in {"Succeeded", "Failed"}
+    conditions = status.get("conditions") or ()
     ended = any(item["type"] in {"Complete", "Failed"} and item["status"] == "True" for item in conditions)
-    return not ended and not job["metadata"].get("deletionTimestamp")
+    return not ended and not child["metadata"].get("deletionTimestamp")
 
 
 def _owner(item: Mapping[str, Any]) -> str:
@@ -214,19 +231,26 @@ def _put(store: dict[str, dict[str, Object]], item: Mapping[str, Any]) -> bool:
 
 
 def _drop(store: dict[str, dict[str, Object]], item: Mapping[str, Any]) -> None:
-    siblings, name = store.get(_owner(item), {}), item["metadata"]["name"]
+    owner, name = _owner(item), item["metadata"]["name"]
+    siblings = store.get(owner, {})
     if name in siblings and siblings[name]["metadata"]["uid"] == item["metadata"]["uid"]:
         del siblings[name]
+        if not siblings:
+            del store[owner]
 
 
-def _replace(store: dict[str, dict[str, Object]], items: list[Object]) -> set[str]:
+def _replace(
+    store: dict[str, dict[str, Object]],
+    items: list[Object],
+    put: Callable[[Object], bool],
+    drop: Callable[[Object], None],
+) -> set[str]:
     """Take over a full list; return the owners of what was not known or is gone."""
     newest = max((_version(item) for item in items), default=0)
     there = {item["metadata"]["uid"] for item in items}
-    changed = {_owner(item) for item in items if _put(store, item)}
-    for owner, siblings in store.items():
-        for name, item in list(siblings.items()):
-            if item["metadata"]["uid"] not in there and _version(item) <= newest:
-                del siblings[name]
-                changed.add(owner)
+    changed = {_owner(item) for item in items if put(item)}
+    for item in [item for siblings in store.values() for item in siblings.values()]:
+        if item["metadata"]["uid"] not in there and _version(item) <= newest:
+            drop(item)
+            changed.add(_owner(item))
     return changed

@@ -37,7 +37,7 @@ async def connect() -> AsyncIterator[KubeCluster]:
         config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    configuration.retries = 0  # what is tried again, and when, is for the work queue to say
+    # Its `retries` stays None: what is tried again is for the work queue to say. 0 would mean: server errors, for ever.
     async with ApiClient(configuration) as client:
         yield KubeCluster(client)
 
@@ -119,20 +119,18 @@ class KubeCluster:
         async for piece in self._stream(_path(PODS, namespace, pod) + "/log", query, silence=5 * 60):
             yield piece
 
-    async def watch(
-        self, resource: Resource, namespace: str, name: str, version: str
-    ) -> AsyncGenerator[tuple[str, Object]]:
-        """Yield what happens to one object after its resource version: ``ADDED``, ``MODIFIED`` or ``DELETED``, and it.
+    async def watch(self, resource: Resource, namespace: str, name: str) -> AsyncGenerator[tuple[str, Object]]:
+        """Yield what happens to one object from now on: ``ADDED``, ``MODIFIED`` or ``DELETED``, and it.
 
-        It ends after a minute; whoever wants to know more begins anew with the last version.
+        If it is there it comes at once, as if it had just been added. It ends after a minute; whoever wants to know
+        more begins anew.
 
         Raises:
-            ApiError: it cannot be watched, or the version is too old (status 410).
+            ApiError: it cannot be watched, or not any further.
         """
         query = {
             "watch": "true",
             "fieldSelector": f"metadata.name={name}",
-            "resourceVersion": version,
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
         rest = b""

@@ -89,7 +89,6 @@ async def connect_to(context: Context) -> AsyncIterator[KubeCluster]:
             loaded = time.monotonic()
 
     configuration.refresh_api_key_hook = renew  # type: ignore[assignment]
-    configuration.retries = 0
     async with client:
         yield KubeCluster(client)
 
