@@ -12,6 +12,10 @@ PYTHON := .venv/bin/python
 NAME ?= Tunny
 CRD := charts/tunesmith/files/tunesmith.dev_finetunejobs.yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# `make e2e KUBECONFIG=...` tests on that cluster; one that happens to be in the environment is never touched.
+ifeq ($(origin KUBECONFIG),command line)
+export TUNESMITH_TEST_KUBECONFIG := $(abspath $(KUBECONFIG))
+endif
 
 .PHONY: help
 help: ## List the commands
@@ -88,7 +92,7 @@ chart-docs: env ## Make the chart's README again, from its template and the comm
 	@$$($(PYTHON) hack/toolchain/charts.py helm-docs) --chart-search-root=charts --sort-values-order=file --log-level=warning
 
 .PHONY: e2e
-e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the tests of the real chain only, on this machine and on a cluster (TUNESMITH_TEST_KUBECONFIG: on yours)
+e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the tests of the real chain only, on this machine and on a cluster (KUBECONFIG=... on yours)
 	@$(PYTHON) -m pytest --durations=10 tests/e2e $(PYTEST_ARGS)
 
 .PHONY: integration

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import ssl
 import subprocess
 import sys
@@ -28,13 +27,12 @@ sys.path.append(str(ROOT / "hack" / "toolchain"))
 import llama_cpp  # noqa: E402 - scripts, not a package that is installed
 import ollama  # noqa: E402
 from base_image import ensure_base  # noqa: E402
+from debian_packages import ensure_packages  # noqa: E402
 from dockerfile import inputs_digest  # noqa: E402
 from making import run_main, tell  # noqa: E402
 from tied import tied  # noqa: E402
 
 from tunesmith import __version__  # noqa: E402
-from tunesmith_stages.contract import ExitCode  # noqa: E402
-from tunesmith_stages.program import StageError  # noqa: E402
 from tunesmith_stages.tools import run_tool, toolchain_folder  # noqa: E402
 
 LABEL = "dev.tunesmith.inputs"
@@ -59,13 +57,8 @@ def images(names: Sequence[str]) -> list[str]:
     Raises:
         StageError: a tool is missing, or a build failed; the message holds its last lines.
     """
-    if not shutil.which("buildah"):
-        raise StageError(
-            ExitCode.MISSING_INPUT,
-            "the images cannot be built: there is no buildah on PATH",
-            reason="BuildahMissing",
-            hint="Install it (Debian, Ubuntu: apt-get install buildah debootstrap), or use Docker: images/README.md.",
-        )
+    hint = "Install them, or build the images with Docker: images/README.md."
+    ensure_packages("building the images", ("buildah", "debootstrap"), hint=hint)
     base = _build(_base())
     return [_build(IMAGES[name](base)) for name in names]
 

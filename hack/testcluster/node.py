@@ -41,6 +41,10 @@ def sign_node(plane: ControlPlane) -> None:
 # --- containers ------------------------------------------------------------------------------------------------------
 
 
+NETWORK_PLUGINS = "containernetworking-plugins"
+"""Debian package of the network plugins for containers."""
+
+
 def cni_folder() -> Path | None:
     """Return the folder with the network plugins for containers, if one is installed."""
     return next((folder for folder in _CNI_FOLDERS if (folder / "bridge").is_file()), None)

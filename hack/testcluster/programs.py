@@ -121,8 +121,7 @@ def _check_go(program: Program) -> None:
             ExitCode.MISSING_INPUT,
             f"{program.name} {program.version} cannot be built: there is no `go` on PATH",
             reason="GoMissing",
-            hint="Install Go 1.26 or newer (see go.dev/doc/install), or let TUNESMITH_TEST_KUBECONFIG name the "
-            "kubeconfig of a cluster that runs: then none is built.",
+            hint="Install Go 1.26 or newer (see go.dev/doc/install).",
         )
 
 

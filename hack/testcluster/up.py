@@ -24,7 +24,7 @@ from debian_packages import ensure_packages
 from layout import Layout
 from load_image import built_id, load
 from making import run_main, tell
-from node import PAUSE_IMAGE
+from node import NETWORK_PLUGINS, PAUSE_IMAGE, cni_folder
 from running import alone, is_up, record, stop
 
 from tunesmith_stages.contract import ExitCode
@@ -32,6 +32,19 @@ from tunesmith_stages.program import StageError
 from tunesmith_stages.tools import run_tool
 
 _MACHINE = Path(__file__).with_name("machine.py")
+_PROGRAMS = (
+    "buildah",
+    "containerd",
+    "ctr",
+    "ip",
+    "iptables",
+    "mount",
+    "nsenter",
+    "openssl",
+    "runc",
+    "unshare",
+)
+_ELSEWHERE = "To test on a cluster that runs already: `make e2e KUBECONFIG=...`."
 _NAMESPACES = ("--net", "--mount", "--propagation=slave", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
@@ -46,12 +59,13 @@ def up(layout: Layout) -> None:
             ExitCode.NO_PERMISSION,
             "the test cluster makes namespaces, mounts and cgroups, which only the machine's root may do",
             reason="NotRoot",
-            hint="Run it as root, or let TUNESMITH_TEST_KUBECONFIG name the kubeconfig of a cluster that runs.",
+            hint=f"Run it as root. {_ELSEWHERE}",
         )
     with alone(layout):
         if is_up(layout):
             return
-        ensure_packages()
+        plugins = () if cni_folder() else (NETWORK_PLUGINS,)
+        ensure_packages("the test cluster", _PROGRAMS, plugins, hint=_ELSEWHERE)
         for program in programs.PROGRAMS.values():
             programs.ensure(program)
         _ensure_pause_image()
