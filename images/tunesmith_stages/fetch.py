@@ -6,6 +6,11 @@ is the digest of its content, so the same content lies there once, whoever asked
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes its time
+    from tunesmith_stages.early_stop import stop_at_once
+
+    stop_at_once()
+
 import dataclasses
 import errno
 import hashlib
@@ -19,7 +24,7 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode, FileEntry, StageName, UnitConfig, content_key, manifest_digest
 from tunesmith_stages.program import Made, StageError, Work, main
-from tunesmith_stages.volume import UnsafePathError, Volume, publish, sync, write_whole
+from tunesmith_stages.volume import UnsafePathError, Volume, publish, readable, sync, write_whole
 
 DATASET_SUFFIXES = (".json", ".jsonl")
 _MODEL_SUFFIXES = (".json", ".jinja", ".txt", ".model")
@@ -74,7 +79,7 @@ def dataset_files(place: Path, given: str) -> list[Path]:
     """Return the files of a dataset: the file itself, or those of a folder.
 
     Raises:
-        StageError: there is none, or one of a kind that is not read.
+        StageError: there is none, or one whose kind or name cannot be read.
     """
     allowed = " or ".join(DATASET_SUFFIXES)
     candidates = place.iterdir() if place.is_dir() else [place]
@@ -82,6 +87,7 @@ def dataset_files(place: Path, given: str) -> list[Path]:
     if not files:
         what = f"the folder {given!r} holds no {allowed} file" if place.is_dir() else f"{given!r} is no {allowed} file"
         raise StageError(ExitCode.BAD_DATA, what, reason="UnknownFileType", hint=f"Datasets must be {allowed} files.")
+    _require_readable_names(files, given)
     return files
 
 
@@ -105,13 +111,30 @@ def model_files(place: Path, given: str) -> list[Path]:
                 hint="Copy the whole model's folder, with its tokenizer, to the volume.",
             )
     weights = _weight_files(place, given)
+    _require_readable_names(weights, given)
     for path in weights:
         check_safetensors(path)
     small = sorted(path for path in place.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
     licences = sorted(
         path for path in place.iterdir() if path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
     )
-    return [*small, *(path for path in licences if path not in small and path.is_file()), *weights]
+    beside = [*small, *(path for path in licences if path not in small and path.is_file())]
+    _require_readable_names(beside, given)
+    return [*beside, *weights]
+
+
+def _require_readable_names(files: list[Path], given: str) -> None:
+    """Refuse names that are not UTF-8: manifests and results, which list the files, are."""
+    for path in files:
+        name = readable(path.name)
+        if name != path.name:
+            raise StageError(
+                ExitCode.BAD_DATA,
+                f"the name of a file of {given!r} is not UTF-8; where its bytes are not, `\\udc` precedes them: {name}",
+                reason="FileNameNotUtf8",
+                hint="Rename the file. (An archive made under Windows is often unpacked with such names: "
+                "`unzip -O GBK` or `convmv` mends them.)",
+            )
 
 
 def _weight_files(place: Path, given: str) -> list[Path]:
@@ -120,7 +143,9 @@ def _weight_files(place: Path, given: str) -> list[Path]:
         return _indexed_weights(place, given, index)
     found = sorted(place.glob("*.safetensors"))
     if not found:
-        pickled = sorted(path.name for path in (*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth")))
+        pickled = sorted(
+            readable(path.name) for path in (*place.glob("*.bin"), *place.glob("*.pt"), *place.glob("*.pth"))
+        )
         raise StageError(
             ExitCode.BAD_DATA if pickled else ExitCode.MISSING_INPUT,
             f"the base model {given!r} has no safetensors weights" + (f", only {pickled[0]}" if pickled else ""),

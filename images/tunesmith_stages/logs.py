@@ -6,6 +6,11 @@ and ``--attempt`` choose, ``--tail`` shortens, and ``--list`` says which there a
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes its time
+    from tunesmith_stages.early_stop import stop_at_once
+
+    stop_at_once()
+
 import argparse
 import os
 import re

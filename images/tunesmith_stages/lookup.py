@@ -7,6 +7,11 @@ can be read.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes its time
+    from tunesmith_stages.early_stop import stop_at_once
+
+    stop_at_once()
+
 import argparse
 import logging
 import sys

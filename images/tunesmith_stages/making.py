@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from tunesmith_stages.contract import RECIPES, Failure, StageName, StageResult, manifest_digest
 from tunesmith_stages.preconditions import patience_with, require_inputs
 from tunesmith_stages.progress import now_text
-from tunesmith_stages.volume import Volume, files_below, manifest_of, publish, write_whole
+from tunesmith_stages.volume import files_below, manifest_of, publish, write_whole
 from tunesmith_stages.work import StageFunction, StillTrue, Work
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def find_or_make(work: Work, make: StageFunction, still_true: StillTrue | None) 
 
 def _begin(work: Work) -> None:
     """Make the attempt's folder, after clearing up what others at the same unit left."""
-    _sweep(work.volume, work.config.stage, work.unit.key)
+    _sweep(work)
     work.folder.mkdir(parents=True)
     write_whole(work.folder / "owner.json", json.dumps(_process(os.getpid())))
     work.out.mkdir()
@@ -86,16 +87,35 @@ def _make(work: Work, make: StageFunction) -> StageResult:
 _KEPT_OF_A_FAILED_ATTEMPT = frozenset({"stage.json", "logs", "progress.jsonl", "failure.json", "owner.json"})
 
 
-def _sweep(volume: Volume, stage: StageName, key: str) -> None:
-    """Remove what attempts that died half-way left behind, but for what tells why; those of other hosts stay."""
-    for folder in volume.attempts(stage, key):
+def _sweep(work: Work) -> None:
+    """Remove what attempts that died half-way left behind, but for what tells why.
+
+    An attempt on another host may live, unless it was made for the same as this one by an operator: that has one pod
+    at a time at work on it.
+    """
+    stage, key = work.config.stage, work.unit.key
+    ours = _made_for(stage, work.config.attempt)
+    for folder in work.volume.attempts(stage, key):
         try:
             owner = json.loads((folder / "owner.json").read_text())
         except (OSError, ValueError):
             continue
-        if owner["host"] != platform.node() or owner == _process(owner["pid"]):
+        here = owner["host"] == platform.node()
+        if here and owner == _process(owner["pid"]):
             continue
-        clear(folder)
+        if here or (ours and ours == _made_for(stage, folder.name.removeprefix(f"{key}."))):
+            clear(folder)
+
+
+def _made_for(stage: StageName, attempt: str) -> str:
+    """Return what the names of all attempts have in common that an operator makes for the same; empty for others.
+
+    They are named by pods, ``<job>-<stage>-<digest>-<number>[-<node>]-<random>``, or, if pods work together, by their
+    Job: ``<job>-<stage>-<digest>-<number>[-<time that it was taken up>]``. The digest is of the FineTuneJob's uid, the
+    stage and the keys of what is missing.
+    """
+    named = re.fullmatch(rf"(.+-{stage}-[0-9a-f]{{8}})-[0-9]+(-[0-9]+)?(-[0-9a-z]{{5}})?", attempt)
+    return named[1] if named else ""
 
 
 def clear(folder: Path) -> None:
@@ -127,5 +147,5 @@ def leave(folder: Path, failure: Failure) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "failure.json", failure.to_json())
-    except OSError as error:  # the disk may be what failed; the exit code still tells
+    except (OSError, ValueError) as error:  # the disk may be what failed, or a name in it; the exit code still tells
         log.warning("failure.json could not be written: %s", error)

@@ -188,6 +188,9 @@ class Ollama:
         statuses = []
         try:
             with self._http.stream("POST", "/api/create", json={"model": name, **request, "stream": True}) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    self._decoded(answer, what)
                 for line in answer.iter_lines():
                     event = json.loads(line) if line else {}
                     if "error" in event:
@@ -282,7 +285,8 @@ def _trusted(ca_bundle: str, called: str) -> ssl.SSLContext:
     if not ca_bundle:
         return httpx.create_ssl_context()  # SSL_CERT_FILE and SSL_CERT_DIR, else the usual authorities
     try:
-        return ssl.create_default_context(cadata=ca_bundle)
+        # Python takes ASCII alone; anything else stands in a comment between the certificates.
+        return ssl.create_default_context(cadata=ca_bundle.encode("ascii", "ignore").decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise StageError(
             ExitCode.BAD_CONFIG,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 
@@ -22,8 +24,32 @@ class RefusalError(StageError):
         self.text = text
 
 
+_BY_STATUS: Mapping[int, tuple[ExitCode, str, str]] = {
+    413: (
+        ExitCode.BAD_CONFIG,
+        "OllamaUploadTooLarge",
+        "A proxy before the server limits uploads: raise its limit, or use the method Exec, which uploads nothing.",
+    ),
+    429: (ExitCode.UNAVAILABLE, "OllamaBusy", "Wait until the server has fewer requests; then run again."),
+    502: (ExitCode.UNAVAILABLE, "OllamaUnreachable", "A proxy does not reach the server: see whether it runs."),
+    503: (
+        ExitCode.UNAVAILABLE,
+        "OllamaBusy",
+        "Wait until the server has fewer requests, or a proxy before it reaches it again; then run again.",
+    ),
+    504: (
+        ExitCode.UNAVAILABLE,
+        "OllamaProxyTimeout",
+        "A proxy before the server gave up waiting: raise its timeout to 15 minutes; a large model loads slowly.",
+    ),
+}
+"""What is said by a status alone: by a proxy, whose page says nothing of Ollama, or by a server that is busy."""
+
+
 def meaning(status: int, text: str) -> tuple[ExitCode, str, str]:
     """Return the class, the reason and the hint for what a server complains of; `status` is 0 where none is known."""
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
     if "no space left on device" in text:
         hint = "Free space where the server keeps its models (OLLAMA_MODELS), e.g. with `ollama rm`; then run again."
         return ExitCode.NO_SPACE, "OllamaNoSpace", hint
@@ -38,8 +64,7 @@ def meaning(status: int, text: str) -> tuple[ExitCode, str, str]:
     if any(words in text.lower() for words in ("out of memory", "unable to allocate", "failed to allocate")):
         hint = "Choose a smaller quantization or `num_ctx`, or a server with more memory."
         return ExitCode.OUT_OF_MEMORY, "OllamaOutOfMemory", hint
-    if status in (401, 403):
-        return ExitCode.NO_PERMISSION, "OllamaForbidden", "Let this machine speak to the server."
-    if status == 503:
-        return ExitCode.UNAVAILABLE, "OllamaBusy", "Wait until the server has fewer requests; then run again."
+    if status in (401, 403, 405):
+        hint = "Let this machine speak to the server; a proxy before it must let through all of /api/, DELETE too."
+        return ExitCode.NO_PERMISSION, "OllamaForbidden", hint
     return ExitCode.GATE_FAILED, "OllamaRefused", "See the server's log for more."

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
+import itertools
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from tunesmith_stages.authorities import trust_given_authorities
 from tunesmith_stages.contract import ExitCode, Failure, Report, StageConfig, StageName, UnitConfig
 from tunesmith_stages.failures import InterruptedStage, StageError, blame_full_disk, classify
 from tunesmith_stages.kept_log import kept_log
@@ -63,12 +65,16 @@ def main(
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:
+        trust_given_authorities()
         config = read_config(arguments.config, stage)
         if arguments.attempt:
             config = dataclasses.replace(config, attempt=arguments.attempt)
         with contextlib.ExitStack() as until_the_end:
-            node = int(os.environ.get(_NODE, "0")) if assist else 0
-            console = _prepare(config, until_the_end, node, keeps_log=arguments.log)
+            _require_places(config, keeps_log=arguments.log)
+            node = _node(config) if assist else 0
+            if assist and not node:
+                config = _with_unused_name(config)
+            console = until_the_end.enter_context(_log(config, node)) if arguments.log else None
             if assist and node:
                 report = _help(config, assist, console)
             else:
@@ -113,18 +119,40 @@ def read_config(path: Path, stage: StageName | None = None) -> StageConfig:
     return config
 
 
-def _prepare(config: StageConfig, until_the_end: contextlib.ExitStack, node: int, *, keeps_log: bool) -> TextIO | None:
-    """See to it that the volume can be worked on, and begin the log; return where the progress is told."""
+def _node(config: StageConfig) -> int:
+    """Return the number of this node. One that works alone is the first, whatever Job its pod belongs to.
+
+    A number that is none is the stage's to refuse.
+    """
+    given = os.environ.get(_NODE, "")
+    return int(given) if given.isdecimal() and config.runtime.get("nodes") != 1 else 0
+
+
+def _with_unused_name(config: StageConfig) -> StageConfig:
+    """Return `config` with a name of the attempt that none has had before.
+
+    Pods that work together are given their Job's name. When it was suspended and goes on, new pods are given it again.
+    """
+    volume = Volume(Path(config.volume))
+    taken = {folder.name for unit in config.units for folder in volume.attempts(config.stage, unit.key)}
+    names = itertools.chain([config.attempt], (f"{config.attempt}-{number}" for number in itertools.count(2)))
+    unused = (name for name in names if not any(f"{unit.key}.{name}" in taken for unit in config.units))
+    return dataclasses.replace(config, attempt=next(unused))
+
+
+def _require_places(config: StageConfig, *, keeps_log: bool) -> None:
+    """See to it that the volume can be worked on."""
     volume = Volume(Path(config.volume))
     require_volume(volume)
     folders = [volume.units(config.stage)]
     if config.stage is StageName.FETCH:
         folders += sorted({volume.sources(unit.params["kind"]) for unit in config.units})
-    if not keeps_log:
-        require_writable(folders)
-        return None
-    require_writable([*folders, volume.logs(config.job)])
-    return until_the_end.enter_context(kept_log(volume.log(config.job, config.stage, config.attempt, node)))
+    require_writable([*folders, volume.logs(config.job)] if keeps_log else folders)
+
+
+def _log(config: StageConfig, node: int) -> contextlib.AbstractContextManager[TextIO]:
+    """Begin the log, and give where the progress is told, which is not kept in it."""
+    return kept_log(Volume(Path(config.volume)).log(config.job, config.stage, config.attempt, node))
 
 
 def run(config: StageConfig, make: StageFunction) -> ExitCode:

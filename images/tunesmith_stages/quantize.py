@@ -7,6 +7,11 @@ the result.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes its time
+    from tunesmith_stages.early_stop import stop_at_once
+
+    stop_at_once()
+
 import os
 import re
 import shutil

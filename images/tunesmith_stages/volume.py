@@ -23,6 +23,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -126,16 +127,16 @@ class Volume:
         try:
             place = self.resolve(given)
             files = sorted(_files_of(place)) if place.is_dir() else [place]
-            stats = [(file.relative_to(place).as_posix(), file.stat()) for file in files]
+            seen = [(readable(file.relative_to(place).as_posix()), file.stat()) for file in files]
         except (OSError, UnsafePathError):
             return ""  # `fetch` says what is wrong with it, if it is needed
-        return digest_of([given, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
+        return digest_of([given, [[name, status.st_size, status.st_mtime_ns] for name, status in seen]])
 
     def result(self, stage: StageName, key: str) -> StageResult | None:
         """Return the result of a finished unit of work, or None if there is none that can be used.
 
         A result counts only if it is readable, belongs to `key`, lies where a unit's result may lie, and every file
-        that it lists is there in its size.
+        that it lists is there in its size. Programs put no links into results, so what is a link now is none of theirs.
 
         Raises:
             OSError: nobody knows, because it cannot be looked at.
@@ -182,10 +183,15 @@ class Volume:
             return []
 
     def _has(self, path: str, files: Iterable[tuple[str, int]]) -> bool:
-        """Return whether there is a folder with these files in these sizes."""
-        folder = self.root / path
+        """Return whether there is a folder with these files in these sizes, none of which is a link or below one."""
+        given = self.root / path
         try:
-            return folder.is_dir() and all((folder / name).stat().st_size == size for name, size in files)
+            folder = given.parent.resolve() / given.name
+            return (
+                folder.is_dir()
+                and not folder.is_symlink()
+                and all(_is_plain(folder / name, size) for name, size in files)
+            )
         except OSError as error:
             _raise_unless_not_there(error)
             return False
@@ -200,6 +206,17 @@ class Volume:
 def _files_of(place: Path) -> Iterator[Path]:
     """Yield the files of a source's folder that `fetch` may take: those that lie in it and are not hidden."""
     return (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _is_plain(path: Path, size: int) -> bool:
+    """Return whether there is a file of this size at this very place, whose folder is a resolved one."""
+    found = path.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_size == size and path.resolve() == path
+
+
+def readable(name: str) -> str:
+    r"""Return a file's name as text that can be written: bytes that are no UTF-8 as ``\udcXX``."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _raise_unless_not_there(error: OSError) -> None:

@@ -182,7 +182,7 @@ def test_killed_wrapper_leaves_nothing(built: Path, tmp_path: Path) -> None:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         group = server_group(process.pid)
-        load_model(OllamaServer(url, built, group), tmp_path)
+        load_model(OllamaServer(url, built, group, tmp_path / "models"), tmp_path)
         assert set(group_of(group).values()) == {"ollama", "llama-server"}
         process.kill()
         wait_until_gone(group)

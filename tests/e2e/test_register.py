@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from typing import Any
 import pytest
 
 from support.bigram_model import ANSWER, CHATML, write_base, write_gguf, write_prepared
+from support.ollama_proxy import ollama_proxy
 from support.ollama_server import OllamaServer, free_port, ollama_programs, ollama_server
 from tunesmith_stages import model_name
 from tunesmith_stages.chat_template import guarded
@@ -301,6 +300,23 @@ TEXTS: dict[str, dict[str, Any]] = {
     },
     "what looks like a Modelfile": {"system": "# no comment\nFROM x\nPARAMETER stop y\nSYSTEM z"},
 }
+
+
+UNWRITABLE = {
+    "a character that is dropped": "You are \U0001f469\u200d\U0001f4bb.",
+    "three quotation marks": 'Answer with code such as\n"""docstring"""\nand no more.',
+}
+
+
+@pytest.mark.parametrize("system", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_text_that_no_modelfile_holds(make_job: Callable[..., Job], server: OllamaServer, system: str) -> None:
+    """By the API a model gets any text, even one that no Modelfile can say: then none is kept, and that is told."""
+    job = make_job(params={"system": system})
+    assert job.run() is ExitCode.OK
+    assert server.ask("/api/show", {"model": "bot:v1"})["system"] == system
+    folder = job.volume.unit(StageName.REGISTER, job.key)
+    assert list((folder / "out").iterdir()) == []
+    assert "no Modelfile is kept" in (folder / "progress.jsonl").read_text()
 
 
 @pytest.mark.parametrize("params", TEXTS.values(), ids=TEXTS.keys())
@@ -595,27 +611,10 @@ def test_server_without_space(
         assert small.digests() == {}
 
 
-@contextlib.contextmanager
-def web_server(version: bytes) -> Iterator[str]:
-    """Run a server that says what it is when asked for its version, which is all that a check of it needs."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(version)))
-            self.end_headers()
-            self.wfile.write(version)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-
-
 @pytest.fixture
-def old_server() -> Iterator[str]:
+def old_server(server: OllamaServer) -> Iterator[str]:
     """A server that says it is version 0.24.0."""
-    with web_server(b'{"version":"0.24.0"}') as url:
+    with ollama_proxy(server.url, {"GET /api/version": (200, b'{"version":"0.24.0"}')}) as url:
         yield url
 
 
@@ -626,21 +625,46 @@ def test_old_server_is_refused(make_job: Callable[..., Job], old_server: str) ->
     assert job.failure().reason == "OllamaTooOld"
 
 
+PAGE = b"<html><h1>Not now</h1></html>"
+
+
+@pytest.mark.parametrize("path", ["GET /api/version", "POST /api/create", "POST /api/chat"])
+def test_proxy_that_gives_up_is_tried_again(make_job: Callable[..., Job], server: OllamaServer, path: str) -> None:
+    """A proxy that gives up, as while a large model loads, says nothing of the model: the stage may be tried again."""
+    with ollama_proxy(server.url, {path: (504, PAGE)}) as url:
+        job = make_job(url=url)
+        assert job.run() is ExitCode.UNAVAILABLE
+    assert job.failure().reason == "OllamaProxyTimeout"
+    assert "raise its timeout" in job.failure().hint
+    assert server.digests() == {}
+
+
 # --- rehearse --------------------------------------------------------------------------------------------------------
 
 
-def rehearse(root: Path, servers: dict[str, str], model: str = "bot:v1", **runtime: Any) -> tuple[ExitCode, Path]:
+def rehearse(
+    root: Path, servers: dict[str, str], model: str = "bot:v1", *, method: str = "API", **params: Any
+) -> tuple[ExitCode, Path]:
     """Run the stage with servers by name and address; return its exit code and the folder in which it ran."""
     params = {
         "model": model,
+        "parameters": {},
+        "system": None,
+        "license": None,
         "quantizations": ["Q4_K_M", "Q8_0"],
         "targetModules": ["AllLinear"],
         "servers": list(servers),
+        "method": method,
+        **params,
     }
-    inputs = {"base": done_unit(root, StageName.FETCH, "b" * 64, lambda out: (out / "config.json").touch())}
+    inputs = {
+        "base": done_unit(root, StageName.FETCH, "b" * 64, lambda out: (out / "config.json").touch()),
+        "prepared": done_unit(root, StageName.PREPARE, "c" * 64, write_probes),
+    }
     key = content_key(StageName.REHEARSE, params, inputs)
     unit = UnitConfig("rehearse", key, params, inputs)
-    config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), {**reached(**servers), **runtime})
+    runtime = {**reached(**servers), "method": method}
+    config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), runtime)
     (root / "rehearse.json").write_text(config.to_json())
     process = start_stage("rehearse", root / "rehearse.json")
     process.communicate(timeout=60)
@@ -650,13 +674,104 @@ def rehearse(root: Path, servers: dict[str, str], model: str = "bot:v1", **runti
     return code, folder if code is ExitCode.OK else volume.attempt(StageName.REHEARSE, key, "t1")
 
 
-def test_rehearse_passes_and_changes_nothing(server: OllamaServer, tmp_path: Path) -> None:
-    """With a server that is ready, the gate opens, and the server is as it was."""
-    before = server.digests()
-    code, folder = rehearse(tmp_path / "volume", {"main": server.url})
+def write_probes(out: Path) -> None:
+    """Write the prompts that `prepare` sets aside: one of nine tokens, and one of twelve."""
+    prompts = [{"messages": [], "text": "", "ids": list(range(tokens))} for tokens in (12, 9)]
+    (out / "probes.json").write_text(json.dumps({"prompts": prompts}))
+
+
+SERVED: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "every kind of text": {
+        "system": 'You are \U0001f469\u200d\U0001f4bb.\n"""doc"""\n',
+        "license": "MIT",
+        "parameters": {"temperature": "0.5", "num_ctx": 4096, "stop": ["#", '"""']},
+    },
+}
+
+
+@pytest.mark.parametrize("served", SERVED.values(), ids=SERVED)
+def test_rehearse_passes_and_changes_nothing(server: OllamaServer, tmp_path: Path, served: dict[str, Any]) -> None:
+    """With a server that is ready, the gate opens, and the server is as it was, down to its files."""
+    before, blobs = server.digests(), files_of(server)
+    code, folder = rehearse(tmp_path / "volume", {"main": server.url}, **served)
     assert code is ExitCode.OK
     assert StageResult.from_json((folder / "result.json").read_text()).tools["ollama"].startswith("0.34.")
     assert server.digests() == before
+    assert files_of(server) == blobs
+
+
+def files_of(server: OllamaServer) -> set[str]:
+    return {path.name for path in (server.models / "blobs").iterdir()}
+
+
+FORBIDDEN: dict[str, tuple[dict[str, tuple[int, bytes]], ExitCode, str]] = {
+    "files": ({"POST /api/blobs": (403, PAGE)}, ExitCode.NO_PERMISSION, "OllamaForbidden"),
+    "looking for files": ({"HEAD /api/blobs": (403, b"")}, ExitCode.NO_PERMISSION, "OllamaForbidden"),
+    "new models": ({"POST /api/create": (403, PAGE)}, ExitCode.NO_PERMISSION, "OllamaForbidden"),
+    "the method DELETE": ({"DELETE ": (405, PAGE)}, ExitCode.NO_PERMISSION, "OllamaForbidden"),
+    "removing, without a word": ({"DELETE ": (200, b"")}, ExitCode.BAD_CONFIG, "OllamaInconsistent"),
+    "a body": ({"POST /api/blobs": (413, PAGE)}, ExitCode.BAD_CONFIG, "OllamaUploadTooLarge"),
+    "nothing, but the server is gone": ({"POST /api/create": (502, PAGE)}, ExitCode.UNAVAILABLE, "OllamaUnreachable"),
+    "nothing, but it is slow": ({"GET /api/version": (504, PAGE)}, ExitCode.UNAVAILABLE, "OllamaProxyTimeout"),
+}
+
+
+@pytest.mark.parametrize(("answers", "code", "reason"), FORBIDDEN.values(), ids=FORBIDDEN)
+def test_rehearse_proves_the_right_to_write(
+    server: OllamaServer, tmp_path: Path, answers: dict[str, tuple[int, bytes]], code: ExitCode, reason: str
+) -> None:
+    """A proxy that lets a server be asked, but not be given a model, is found before any training."""
+    with ollama_proxy(server.url, answers) as url:
+        found, folder = rehearse(tmp_path / "volume", {"main": url})
+    failure = Failure.from_json((folder / "failure.json").read_text())
+    assert (found, failure.reason) == (code, reason)
+    assert "`main`" in failure.message
+    if "DELETE " not in answers:
+        assert check_names(server) == []
+
+
+def test_rehearse_removes_what_was_left(server: OllamaServer, tmp_path: Path) -> None:
+    """A model that an earlier rehearsal could not remove goes with the next one."""
+    root = tmp_path / "volume"
+    with ollama_proxy(server.url, {"DELETE ": (403, PAGE)}) as url:
+        rehearse(root, {"main": url})
+    assert len(check_names(server)) == 1
+    shutil.rmtree(root)
+    code, _ = rehearse(root, {"main": server.url})
+    assert code is ExitCode.OK
+    assert check_names(server) == []
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a composed emoji, by Exec": (
+        {"method": "Exec", "system": "You are \U0001f469\u200d\U0001f4bb."},
+        "InvalidModelfile",
+        "method API",
+    ),
+    "a wide blank in a stop text, by Exec": (
+        {"method": "Exec", "parameters": {"stop": ["\u3000"]}},
+        "InvalidModelfile",
+        "method API",
+    ),
+    "three quotation marks, by Exec": (
+        {"method": "Exec", "license": 'the\n"""license"""'},
+        "InvalidModelfile",
+        "method API",
+    ),
+    "an unknown parameter": ({"parameters": {"temprature": 1}}, "InvalidOllamaParameter", "Correct"),
+    "a context that no prompt fits into": ({"parameters": {"num_ctx": 9}}, "ContextTooSmall", "larger `num_ctx`"),
+}
+
+
+@pytest.mark.parametrize(("params", "reason", "hint"), REFUSED.values(), ids=REFUSED)
+def test_rehearse_refuses_what_register_would(tmp_path: Path, params: dict[str, Any], reason: str, hint: str) -> None:
+    """What `register` can refuse without the trained model is refused before any training, whether a server is up."""
+    code, folder = rehearse(tmp_path / "volume", {"main": f"http://127.0.0.1:{free_port()}"}, **params)
+    assert code is ExitCode.BAD_CONFIG
+    failure = Failure.from_json((folder / "failure.json").read_text())
+    assert failure.reason == reason
+    assert hint in failure.hint
 
 
 @pytest.mark.parametrize(
@@ -713,9 +828,11 @@ def test_rehearse_refuses_an_old_server(old_server: str, tmp_path: Path) -> None
         (b'{"version":"99.0.0"}', ExitCode.OK, ""),
     ],
 )
-def test_rehearse_looks_at_who_answers(tmp_path: Path, says: bytes, code: ExitCode, reason: str) -> None:
+def test_rehearse_looks_at_who_answers(
+    server: OllamaServer, tmp_path: Path, says: bytes, code: ExitCode, reason: str
+) -> None:
     """Something else than Ollama at the address is told; an Ollama newer than those tested is used, with a warning."""
-    with web_server(says) as url:
+    with ollama_proxy(server.url, {"GET /api/version": (200, says)}) as url:
         found, folder = rehearse(tmp_path / "volume", {"main": url})
     assert found is code
     if reason:

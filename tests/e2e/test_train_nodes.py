@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -30,12 +30,15 @@ from support.training import (
     wait_for,
 )
 from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.train.checkpoints import COMPLETE
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.e2e
 
 Programs = list[subprocess.Popen[str]]
 
+NO_SAVES = {**EVERY, "saveSteps": None}
+"""No checkpoint but the one that is saved because the training is asked to end."""
 SOON = 60.0
 """Seconds within which all must be over on a busy machine; NCCL and Gloo would wait for 30 minutes."""
 
@@ -89,25 +92,62 @@ def test_nodes_end_together_and_go_on_together(volume: Volume, alone: str) -> No
     assert "rank 1 on node 1" in failure(volume, key, "2")["message"]
     assert any(note.startswith("going on from step") for note in notes(volume, key, "2"))
 
-    codes = disturb(volume, key, "3", 16, lambda programs: programs[1].terminate())
+    codes = disturb(volume, key, "3", 16, lambda programs: programs[1].terminate(), runtime=NO_SAVES)
     assert codes == [ExitCode.INTERRUPTED] * 2
     assert "node 1" in failure(volume, key, "3")["message"]
+    check_saved_on_request(volume, key, "3", 16)
 
-    codes = disturb(volume, key, "4", 22, lambda programs: programs[0].kill())
+    codes = disturb(volume, key, "3", 20, suspend, runtime=NO_SAVES, folder="3-2")
+    assert codes == [ExitCode.INTERRUPTED] * 2
+    assert f"going on from step {newest(volume, key, '3')}" in notes(volume, key, "3-2")
+    check_saved_on_request(volume, key, "3-2", 20)
+
+    codes = disturb(volume, key, "3", 24, lambda programs: programs[0].kill(), folder="3-3")
     assert codes == [-signal.SIGKILL, ExitCode.TEMPORARY]
 
     assert volume.result(StageName.TRAIN, key) is None
-    with two_nodes(volume, key, "5", EPOCHS, EVERY) as programs:
+    with two_nodes(volume, key, "4", EPOCHS, EVERY) as programs:
         errors = [program.communicate(timeout=PATIENCE)[1] for program in programs]
     assert [program.returncode for program in programs] == [0, 0], errors
     assert "going on from step" in said(volume, key)
     check_same_end(volume, alone, key)
 
 
-def disturb(volume: Volume, key: str, attempt: str, step: int, end: Callable[[Programs], None]) -> list[int]:
-    """Start a training, disturb it once `step` steps are done, see that nothing of it is left; return the codes."""
-    with two_nodes(volume, key, attempt, EPOCHS, EVERY) as programs:
-        progress = volume.attempt(StageName.TRAIN, key, attempt) / "progress.jsonl"
+def suspend(programs: Programs) -> None:
+    """Do what Kubernetes does to the pods of a Job that is suspended; when it goes on, its pods have the same name."""
+    for program in programs:
+        program.terminate()
+
+
+def newest(volume: Volume, key: str, attempt: str) -> int:
+    """Return the step after which an attempt said that it saves because it was asked to end."""
+    [said] = [note for note in notes(volume, key, attempt) if note.startswith("asked to end: saving a checkpoint")]
+    return int(said.rpartition(" ")[2])
+
+
+def check_saved_on_request(volume: Volume, key: str, attempt: str, step: int) -> None:
+    """Check that nothing was lost: there is a checkpoint of the last step, which no interval asked for."""
+    saved = newest(volume, key, attempt)
+    assert saved >= step
+    assert (volume.checkpoints(key) / f"step-{saved}" / COMPLETE).exists()
+
+
+def disturb(
+    volume: Volume,
+    key: str,
+    attempt: str,
+    step: int,
+    end: Callable[[Programs], None],
+    *,
+    runtime: Mapping[str, object] = EVERY,
+    folder: str = "",
+) -> list[int]:
+    """Start a training, disturb it once `step` steps are done, see that nothing of it is left; return the codes.
+
+    `folder` ends the name of the attempt's folder, if that is not the attempt's own name.
+    """
+    with two_nodes(volume, key, attempt, EPOCHS, runtime) as programs:
+        progress = volume.attempt(StageName.TRAIN, key, folder or attempt) / "progress.jsonl"
         wait_for(lambda: any(program.poll() is not None for program in programs) or steps_done(progress) >= step)
         assert [program.poll() for program in programs] == [None, None], programs[0].communicate()[1]
         left = [rank for program in programs for rank in ranks_of(program.pid)]
@@ -115,7 +155,7 @@ def disturb(volume: Volume, key: str, attempt: str, step: int, end: Callable[[Pr
         began = time.monotonic()
         end(programs)
         codes = [program.wait(SOON) for program in programs]
-        print(f"attempt {attempt}: over after {time.monotonic() - began:.1f} s")
+        print(f"attempt {folder or attempt}: over after {time.monotonic() - began:.1f} s")
     wait_for(lambda: not any(alive(pid) for pid in left))
     return codes
 
@@ -154,10 +194,18 @@ def test_a_late_node_finds_out_that_it_is_over(volume: Volume, alone: str) -> No
         assert program.wait(SOON) == ExitCode.BAD_CONFIG
 
 
+def test_one_node_is_the_first_whatever_its_pod_is(volume: Volume) -> None:
+    """A training on one node may be run within a pod that is another Job's third."""
+    broken = {**EPOCHS, "precision": "INT8"}
+    with started(volume, "one", "1", broken, {"nodes": 1}, environ={"JOB_COMPLETION_INDEX": "2"}) as program:
+        assert program.wait(SOON) == ExitCode.BAD_CONFIG
+    assert "INT8" in failure(volume, "one", "1")["message"]
+
+
 def test_the_first_process_of_a_container_ends_as_told(volume: Volume) -> None:
-    """In a pod the program is process 1: its children take that for no orphanage, and SIGTERM ends it and them."""
+    """In a pod the program is process 1: its children take that for no orphanage, and SIGTERM ends it in order."""
     container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    runtime = {**EVERY, "processesPerNode": 1, "gradientAccumulationSteps": 2}
+    runtime = {**NO_SAVES, "processesPerNode": 1, "gradientAccumulationSteps": 2}
     with started(volume, "container", "1", EPOCHS, runtime, within=container) as outside:
         progress = volume.attempt(StageName.TRAIN, "container", "1") / "progress.jsonl"
         wait_for(lambda: outside.poll() is not None or steps_done(progress) >= 4)
@@ -168,4 +216,5 @@ def test_the_first_process_of_a_container_ends_as_told(volume: Volume) -> None:
         os.kill(first, signal.SIGTERM)
         assert outside.wait(SOON) == ExitCode.INTERRUPTED
     assert failure(volume, "container", "1")["reason"] == "Interrupted"
+    check_saved_on_request(volume, "container", "1", 4)
     assert not any(alive(pid) for pid in left)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,20 @@ import typer
 import yaml
 
 from support.generator import ROOT
+from support.pages import (
+    PAGES,
+    VALUES_SCHEMA,
+    Means,
+    blocks,
+    commands,
+    documents,
+    first_columns,
+    prose_of,
+    spans,
+    text_of,
+)
+from support.reasons import reasons_in_code
+from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.finetunejob import (
     Builtin,
     DatasetFormat,
@@ -25,54 +37,26 @@ from tunesmith.api.finetunejob import (
 )
 from tunesmith.api.kube_yaml import KubeLoader, dump
 from tunesmith.api.parse import parse_job
+from tunesmith.cli.kubectl.commands import app as kubectl_app
 from tunesmith.cli.main import app
 
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path
-    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "examples/*/*.md", "changelog.d/*.md", "hack/**/*.md")
-    for path in sorted(ROOT.glob(pattern))
-}
-_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-_SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
-def text_of(page: str) -> str:
-    return PAGES[page].read_text(encoding="utf-8")
-
-
-def blocks(page: str, *languages: str) -> list[str]:
-    return [code for language, code in _FENCE.findall(text_of(page)) if language in languages]
-
-
-def commands(page: str) -> Iterator[list[str]]:
-    """Yield the words of every command line on a page, in its blocks and code spans, without settings before it."""
-    lines = [line for block in blocks(page, "", "sh", "bash", "console") for line in block.splitlines()]
-    spans = _SPAN.findall(_FENCE.sub("", text_of(page)))
-    for line in [*lines, *spans]:
-        try:
-            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
-        except ValueError:
-            continue  # a text that is no command
-        while words and re.match(r"[A-Z_]+=", words[0]):
-            words.pop(0)
-        if words:
-            yield words
-
-
-# --- jobs ------------------------------------------------------------------------------------------------------------
+# --- YAML; values and objects of other kinds are proven by tests/integration/test_documents.py -----------------------
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")])
-def test_the_yaml_on_a_page_is_valid(page: str) -> None:
-    """Every FineTuneJob on a page is valid; a part of one is, when it is put into the job beside the page."""
-    for block in blocks(page, "yaml"):
-        data = yaml.load(block, KubeLoader)  # noqa: S506 - it reads plain data only
-        if data.keys() == {"spec"}:
-            beside = (PAGES[page].parent / "finetunejob.yaml").read_text(encoding="utf-8")
-            block = dump(merged(yaml.load(beside, KubeLoader), data))  # noqa: S506, PLW2901
-        parse_job(block)
+def test_the_jobs_on_a_page_are_valid(page: str) -> None:
+    """Every FineTuneJob on a page is valid; so is a part of one, put into the job of the page or the one beside it."""
+    known = documents(page)
+    whole = [document.text for document in known if document.means is Means.JOB]
+    for text in whole:
+        parse_job(text)
+    for part in (document.data for document in known if document.means is Means.PART):
+        base = whole[0] if whole else (PAGES[page].parent / "finetunejob.yaml").read_text(encoding="utf-8")
+        parse_job(dump(merged(yaml.load(base, KubeLoader), part)))  # noqa: S506 - plain data only
 
 
 def merged(base: Any, change: Any) -> Any:
@@ -107,21 +91,37 @@ def test_every_target_is_listed_by_help() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_tunesmith_command_exists(page: str) -> None:
     """Each `tunesmith` command on a page is one of the command line's, with options that it has."""
-    group: Any = typer.main.get_command(app)
     for words in commands(page):
-        if words[0] != "tunesmith" or len(words) == 1:
-            continue
-        assert words[1] in group.commands, f"`{' '.join(words)}`"
-        options = {option for item in group.commands[words[1]].params for option in item.opts} | {"--help"}
-        assert {word for word in words if word.startswith("--")} <= options, f"`{' '.join(words)}`"
+        if words[0] == "tunesmith" and len(words) > 1:
+            require_command(app, words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_kubectl_plugin_exists(page: str) -> None:
+    """Each `kubectl tunesmith` command on a page is one of the plugin's, with options that it has."""
+    for words in commands(page):
+        if words[:2] == ["kubectl", "tunesmith"] and len(words) > 2:
+            require_command(kubectl_app, words[2:])
+
+
+def require_command(commands_of: typer.Typer, words: list[str]) -> None:
+    group: Any = typer.main.get_command(commands_of)
+    assert words[0] in group.commands, words
+    options = {option for item in group.commands[words[0]].params for option in item.opts} | {"--help"}
+    given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert given <= options, words
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_in_a_command_exists(page: str) -> None:
-    """Each script that a command on a page runs, and each example that it names, is in the repository."""
+    """Each script that a command on a page runs, and each file of this repository that it names, is there."""
     for words in commands(page):
         scripts = [word for word in words[1:] if words[0].endswith("python") and word.endswith(".py")]
-        named = [word for word in words[1:] if word.startswith("examples/") and word.endswith(".yaml")]
+        named = [
+            word
+            for word in words[1:]
+            if re.match(r"(charts|examples|hack|images)/\S+(\.yaml|\.py|Dockerfile|smith)$", word)
+        ]
         places = (ROOT, PAGES[page].parent)
         missing = [word for word in scripts + named if not any((place / word).exists() for place in places)]
         assert not missing, f"`{' '.join(words)}`"
@@ -134,19 +134,117 @@ def test_the_commands_of_the_readme_are_found() -> None:
         assert wanted in found
 
 
+# --- fields and reasons ----------------------------------------------------------------------------------------------
+
+_FIELD = re.compile(r"^[a-z]\w*(\[\])?(\.[\w<>]+(\[\])?)+$")
+_NO_FIELDS = (
+    ".com",
+    ".arrow",
+    ".gguf",
+    ".json",
+    ".jsonl",
+    ".md",
+    ".png",
+    ".py",
+    ".safetensors",
+    ".sh",
+    ".toml",
+    ".txt",
+    ".yaml",
+)
+JOB_SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_field_exists(page: str) -> None:
+    """A field that a page names with a dot, such as `ollama.model`, is one of the job, or a value of the chart."""
+    roots = (JOB_SCHEMA, JOB_SCHEMA["properties"]["spec"], VALUES_SCHEMA)
+    for name in spans(prose_of(page)):
+        parts = re.sub(r"\[\w*\]", "", name).split(".")
+        known = [root for root in roots if parts[0] in root["properties"]]
+        if _FIELD.match(name) and not name.endswith(_NO_FIELDS) and known:
+            assert any(has_field(root, parts) for root in known), f"`{name}`"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if first_columns(page, "value")])
+def test_every_value_exists(page: str) -> None:
+    """Each row of a table of values names values of the chart."""
+    for cell in first_columns(page, "value"):
+        assert spans(cell), cell
+        for name in spans(cell):
+            assert has_field(VALUES_SCHEMA, name.replace("[]", "").split(".")), f"`{name}`"
+
+
+def has_field(schema: Any, parts: list[str]) -> bool:
+    """Tell whether a JSON schema knows a field, by the names on the way to it; `<...>` and more stand for any key."""
+    if "$ref" in schema:
+        schema = VALUES_SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+    if not parts:
+        return True
+    if "items" in schema:
+        return has_field(schema["items"], parts)
+    below = schema.get("properties", {})
+    any_key = schema.get("additionalProperties")
+    if parts[0].startswith("<"):
+        return any(has_field(item, parts[1:]) for item in below.values())
+    if parts[0] in below:
+        return has_field(below[parts[0]], parts[1:])
+    return has_field(any_key, parts[1:]) if isinstance(any_key, dict) else schema.get("type") == "object" and not below
+
+
+def test_every_reason_is_explained() -> None:
+    """Troubleshooting has a row for each reason that the code can give, and no other."""
+    explained = [name for cell in first_columns("docs/troubleshooting.md", "STATUS") for name in spans(cell)]
+    assert sorted(explained) == sorted(set(explained)), "a reason stands in two rows"
+    given = reasons_in_code()
+    assert set(explained) == given.keys()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "MissingColumn",
+        "InternalError",
+        "ServerNotAllowed",
+        "Suspended",
+        "ApiRefused",
+        "Unschedulable",
+        "ExecLost",
+        "Killed",
+    ],
+)
+def test_reasons_are_found(reason: str) -> None:
+    """The search for reasons sees the ways in which they are given."""
+    assert reason in reasons_in_code()
+
+
+def test_the_operators_errors_are_its_own() -> None:
+    """What troubleshooting quotes of the operator's log is in its source."""
+    sources = [*ROOT.glob("operator/tunesmith/**/*.py"), *ROOT.glob("charts/tunesmith/templates/*.tpl")]
+    said = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    cells = first_columns("docs/troubleshooting.md", "what is seen")
+    quoted = [
+        text for cell in cells for text in spans(cell) if " " in text and text.split()[0] not in {"helm", "error:"}
+    ]
+    assert len(quoted) > 5
+    for text in quoted:
+        if text != "invalid ownership metadata":  # Helm's
+            assert re.sub(r": \d+$", "", text) in said, text
+
+
 # --- links and words -------------------------------------------------------------------------------------------------
 
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
-    headings = _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    headings = _HEADING.findall(prose_of(page.relative_to(ROOT).as_posix()))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
     """Each link to a file or heading of this repository finds it."""
-    for link in _LINK.findall(_FENCE.sub("", text_of(page))):
+    for link in _LINK.findall(prose_of(page)):
         path, _, anchor = link.partition("#")
         if "://" in link:
             continue
@@ -168,5 +266,5 @@ def test_the_readme_names_every_choice(choices: type[Any]) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_generated_pages_say_so(page: str) -> None:
     """A page that is generated as a whole says so in its first line, so that nobody edits it."""
-    generated = {"docs/api.md"}
+    generated = {"docs/api.md", "charts/tunesmith/README.md"}
     assert (page in generated) == text_of(page).startswith("<!-- Generated ")

@@ -82,6 +82,8 @@ REFUSED: Mapping[str, tuple[Values, str]] = {
     "root": ({"storage": {"default": {"runAsUser": 0}}}, "/storage/default/runAsUser"),
     "folder out of the claim": ({"storage": {"default": {"subPath": "../other"}}}, "/storage/default/subPath"),
     "mount path with ..": ({"ollama": {"exec": {"volumeMountPath": "/volume/.."}}}, "/ollama/exec/volumeMountPath"),
+    "no registry": ({"image": {"registry": ""}}, "`image.registry` is empty. Set it to the registry"),
+    "registry with a scheme": ({"image": {"registry": "https://registry.example.com"}}, "/image/registry"),
     "digest": ({"image": {"stages": {"digest": "sha256:123"}}}, "/image/stages/digest"),
     "namespace": ({"watchNamespaces": ["Team_A"]}, "/watchNamespaces/0"),
     "number of workers": ({"operator": {"workers": 0}}, "/operator/workers"),

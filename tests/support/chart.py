@@ -25,6 +25,8 @@ CHART = ROOT / "charts" / "tunesmith"
 HELMS = ("helm4", "helm3")
 Manifest = Mapping[str, Any]
 Values = Mapping[str, Any]
+NEEDED: Values = {"image": {"registry": "registry.example.com/ml"}}
+"""Values without which nothing is installed."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ class Helm:
     kubeconfig: Path = Path("/dev/null")
 
     def run(self, *arguments: str | Path, values: Values | None = None) -> Done:
-        """Run it with these values, and return what came of it."""
-        file = self.folder / "values.yaml"
-        file.write_text(yaml.safe_dump(dict(values or {})), encoding="utf-8")
-        given: list[str | Path] = [] if values is None else ["--values", file]
+        """Run it with these values, over those that everybody must give, and return what came of it."""
+        given: list[str | Path] = []
+        for number, part in enumerate([] if values is None else [NEEDED, values]):
+            file = self.folder / f"values-{number}.yaml"
+            file.write_text(yaml.safe_dump(dict(part)), encoding="utf-8")
+            given += ["--values", file]
         own = {f"HELM_{kind}_HOME": str(self.folder / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "KUBECONFIG": str(self.kubeconfig), **own}
         return run_tool(self.name, *arguments, *given, environ=environ)

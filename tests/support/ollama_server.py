@@ -32,6 +32,8 @@ class OllamaServer:
     url: str
     program: Path
     pid: int
+    models: Path
+    """Where it keeps its models."""
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
         """Send a request by other means than the code under test, and return the JSON of the answer."""
@@ -78,4 +80,4 @@ def ollama_server(program: Path, models: Path, *, wrap: Sequence[str] = ()) -> I
         if program == ollama.pinned(version).path:
             ollama.ensure(version)
     with serve_ollama.serve(program, models, wrap=wrap) as server:
-        yield OllamaServer(server.url, program, server.pid)
+        yield OllamaServer(server.url, program, server.pid, models)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith import __version__
+from tunesmith.core.manifests.environment import places
 
 sys.path.append(str(Path(__file__).parents[2] / "hack" / "images"))  # scripts, not packages that are installed
 sys.path.append(str(Path(__file__).parents[2] / "hack" / "toolchain"))
@@ -100,6 +101,16 @@ def test_operator_starts_the_installed_command() -> None:
     assert 'ENTRYPOINT ["tunesmith"]' in last_stage("operator")
 
 
+def test_context_holds_nothing_else() -> None:
+    """No history, no environment, no tests and no secrets of a working copy are sent to a builder."""
+    first, *others = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert first == "*"
+    allowed = {line[1:] for line in others if line.startswith("!")}
+    needed = {path.relative_to(ROOT).as_posix() for image in IMAGES for path in copied(dockerfile(image), ROOT, {})}
+    assert {folder for folder in allowed if any(path.startswith(f"{folder}/") for path in needed)} == allowed
+    assert "**/.*" in others, "hidden files, wherever they are"
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_context_holds_what_is_copied(image: str) -> None:
     """Nothing that a Dockerfile copies is kept from the builder by .dockerignore, and nothing hidden is sent."""
@@ -124,11 +135,17 @@ def test_llama_cpp_is_built_from_what_is_copied(tmp_path: Path) -> None:
             for source in (path for name in sources for path in ROOT.glob(name) if not name.startswith("--")):
                 shutil.copy(source, folder)
     subprocess.run(
-        [sys.executable, tmp_path / "build" / "llama_cpp.py", "--help"],
+        [sys.executable, "-S", tmp_path / "build" / "llama_cpp.py", "--help"],  # and no package: there is none either
         check=True,
         capture_output=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "build" / "images")},
     )
+
+
+def test_places_are_those_of_the_pods() -> None:
+    """Who runs the image by hand finds HOME, caches and temporary files where the operator's pods have them."""
+    variables = next(line for line in last_stage("stages") if line.startswith("ENV HOME="))
+    assert places().items() <= dict(word.split("=", 1) for word in variables.split()[1:]).items()
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------

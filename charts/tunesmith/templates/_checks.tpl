@@ -1,10 +1,17 @@
 {{/* What the schema cannot say: values that do not fit each other end the installation with what to do. */}}
 
 {{- define "tunesmith.checks" -}}
+{{- include "tunesmith.checkImage" . }}
 {{- include "tunesmith.checkOllama" . }}
 {{- include "tunesmith.checkServers" . }}
 {{- include "tunesmith.checkNfs" . }}
 {{- include "tunesmith.checkNamespacesExist" . }}
+{{- end }}
+
+{{- define "tunesmith.checkImage" -}}
+{{- if not .Values.image.registry }}
+{{- fail "\n`image.registry` is empty. Set it to the registry that you pushed the images to, such as registry.example.com/ml: docs/install.md, step 2, says how they are built." }}
+{{- end }}
 {{- end }}
 
 {{- define "tunesmith.checkServers" -}}

@@ -30,9 +30,9 @@ class Creation(Protocol):
         """
 
 
-def creation(work: Work, server: Ollama, parameters: Mapping[str, Any]) -> Creation:
-    """Return the way that the job asks for."""
-    settings = exec_settings(work.runtime, work.params["server"])
+def creation(work: Work, name: str, server: Ollama, parameters: Mapping[str, Any]) -> Creation:
+    """Return the way that the job asks for, into the server that the administrator calls `name`."""
+    settings = exec_settings(work.runtime, name)
     if settings is None:
         return ByApi(work, server, parameters)
     return ByExec(work, server, OllamaPod(server, settings))

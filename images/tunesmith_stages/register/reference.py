@@ -28,6 +28,12 @@ class Prompt:
     """How many tokens the model sees, any BOS included."""
 
 
+def probes_of(prepared: Path) -> Sequence[Mapping[str, Any]]:
+    """Return the prompts that `prepare` set aside, each with its ``messages``, ``text`` and token ``ids``."""
+    prompts: Sequence[Mapping[str, Any]] = json.loads((prepared / "probes.json").read_bytes())["prompts"]
+    return prompts
+
+
 class Reference:
     """The base's tokenizer with the template that the data was rendered with.
 
@@ -41,7 +47,7 @@ class Reference:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         # Bytes, because a template's line ends must stay what they are.
         self.template = (prepared / "chat_template.jinja").read_bytes().decode()
-        self.probes: Sequence[Mapping[str, Any]] = json.loads((prepared / "probes.json").read_bytes())["prompts"]
+        self.probes = probes_of(prepared)
         self._adds_bos: bool = json.loads((prepared / "tokens.json").read_bytes())["addsBos"]
         self._tokenizer: Any = _plain_tokenizer(base)
         if self._tokenizer is None or not all(map(self._agrees, self.probes)):

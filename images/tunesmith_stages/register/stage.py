@@ -22,7 +22,13 @@ from tunesmith_stages.contract import ExitCode, StageResult, digest_of
 from tunesmith_stages.ollama import Message, Ollama
 from tunesmith_stages.ollama_gate import connect, require_names, require_supported, typed_parameters
 from tunesmith_stages.program import Made, StageError, Work
-from tunesmith_stages.register.candidates import Candidate, candidates_of, with_num_ctx, write_modelfiles
+from tunesmith_stages.register.candidates import (
+    Candidate,
+    candidates_of,
+    require_context,
+    with_num_ctx,
+    write_modelfiles,
+)
 from tunesmith_stages.register.creation import Creation, creation
 from tunesmith_stages.register.proof import CHECKS, Subject, prove
 from tunesmith_stages.register.reference import Reference
@@ -41,7 +47,7 @@ def register(work: Work) -> Made:
         candidates = candidates_of(work)
         parameters = with_num_ctx(work, candidates[0].gguf, parameters)
         write_modelfiles(work, candidates, parameters)
-        way = creation(work, server, parameters)
+        way = creation(work, params["server"], server, parameters)
         with throw_away_names(server, work.unit.key, [candidate.check_name for candidate in candidates]):
             started = time.monotonic()
             for candidate in candidates:
@@ -111,15 +117,8 @@ def _prove_all(work: Work, server: Ollama, candidates: Sequence[Candidate], num_
 
 def _probes(reference: Reference, num_ctx: int) -> list[Sequence[Message]]:
     """Return the conversations that `prepare` set aside and that fit into the context, the shortest first."""
+    require_context(reference.probes, num_ctx)
     prompts = sorted(reference.probes, key=lambda prompt: len(prompt["ids"]))
-    if len(prompts[0]["ids"]) >= num_ctx:
-        raise StageError(
-            ExitCode.BAD_CONFIG,
-            f"`ollama.parameters.num_ctx` is {num_ctx}, too small for the prompts of the training data: the shortest "
-            f"of those looked at has {len(prompts[0]['ids'])} tokens",
-            reason="ContextTooSmall",
-            hint="Raise `num_ctx`, or leave it out; the model need not be trained again.",
-        )
     return [prompt["messages"] for prompt in prompts if len(prompt["ids"]) < num_ctx]
 
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SEEN_WITHIN = 90
 """Seconds for which a network file system may show what was before (its attribute cache)."""
 
 _PUBLISHED = re.compile(r"step-(\d+)")
+_SPARED = 3600.0  # seconds
 _OF_RANK = re.compile(r"(?:zero_pp_rank|rng_state)_(\d+)")
 
 
@@ -50,11 +52,26 @@ def staging(folder: Path, step: int, attempt: str) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what attempts that are gone had begun to write."""
+    """Remove what attempts that are gone had begun to write.
+
+    An attempt may live, though another one begins: a pod of a FineTuneJob that was deleted and applied again can still
+    be saving what it has when the new one's starts. What is being written is left alone as long as its attempt's own
+    folder has its ``out``, which goes when the attempt ends or is cleared up behind, and for an hour at most.
+    """
     if folder.is_dir():
         for path in folder.iterdir():
-            if not _PUBLISHED.fullmatch(path.name):
+            if not _PUBLISHED.fullmatch(path.name) and not _may_be_written(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _may_be_written(staged: Path) -> bool:
+    """Return whether the attempt that writes a checkpoint has not ended, as far as can be seen, and wrote lately."""
+    attempt = staged.name.partition(".")[2]
+    if not staged.parent.with_name(f"{staged.parent.stem}.{attempt}").joinpath("out").is_dir():
+        return False
+    with suppress(FileNotFoundError):  # it was published or removed at this moment
+        return time.time() - max(path.stat().st_mtime for path in (staged, *staged.rglob("*"))) < _SPARED
+    return False
 
 
 def sync_own_files(staged: Path, rank: int) -> dict[str, int]:

@@ -7,8 +7,9 @@ parents tell each other by other means: see :mod:`.link`.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,24 +47,35 @@ class Exchange:
     def __init__(self, attempt: Path) -> None:
         self.folder = attempt / "ranks"
         self._events = self.folder / "events.jsonl"
+        self._heard = 0
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Hand an event to the parent (rank 0): ``note``, or ``done``, ``total`` and ``metrics``."""
         with self._events.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 
-    def listen(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield, each time it is asked, the events told since the last time."""
-        position = 0
-        while True:
-            new = b""
-            if self._events.exists():
-                with self._events.open("rb") as file:
-                    file.seek(position)
-                    new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            position += len(whole)
-            yield [json.loads(line) for line in whole.splitlines()]
+    def listen(self) -> list[dict[str, Any]]:
+        """Return the events told since the last time."""
+        new = b""
+        if self._events.exists():
+            with self._events.open("rb") as file:
+                file.seek(self._heard)
+                new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._heard += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def ask_to_end(self, node: int, seconds: float) -> None:
+        """Ask the ranks of `node`, which is this one, to leave a checkpoint and to end within `seconds`."""
+        write_whole(self.folder / f"end-{node}.json", json.dumps({"by": time.time() + seconds}))
+
+    def seconds_left(self, node: int) -> float:
+        """Return how soon the ranks of `node`, which is this one, must have ended; infinity: they are not asked to."""
+        try:
+            asked = json.loads((self.folder / f"end-{node}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return math.inf
+        return float(asked["by"]) - time.time()
 
     def leave_exit(self, rank: int, failure: Failure) -> None:
         """Leave the reason why `rank` ends without having finished."""

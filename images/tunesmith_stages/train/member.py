@@ -10,26 +10,29 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.contract import ExitCode, Failure
-from tunesmith_stages.program import StageError, Work, classify
+from tunesmith_stages.program import InterruptedStage, StageError, Work, classify
 from tunesmith_stages.train.causes import lost_nodes, root_cause
 from tunesmith_stages.train.checkpoints import SEEN_WITHIN
 from tunesmith_stages.train.exchange import Exchange
+from tunesmith_stages.train.gathering import greeting, not_ready
 from tunesmith_stages.train.launch import Meeting
 from tunesmith_stages.train.link import Link
 from tunesmith_stages.train.parent import last_words
 from tunesmith_stages.train.place import INDEX, Place, read_place
-from tunesmith_stages.train.ranks import running_ranks
+from tunesmith_stages.train.ranks import let_ranks_end, running_ranks
 from tunesmith_stages.train.settings import Settings, read_settings
-from tunesmith_stages.train.team import NodeEnd, failure_of_message, not_ready
+from tunesmith_stages.train.team import NodeEnd, failure_of_message
 
 log = logging.getLogger(__name__)
 
@@ -56,22 +59,55 @@ def take_part(work: Work) -> None:
     if joined is None:
         log.info("the training has a result already")
         return
-    link, meeting = joined
+    link, start = joined
     with link:
         with _told(link):
+            work = _within(work, start["attempt"])
             _wait_for_volume(work)
-        log.info("starting %d process(es) as node %d of %d", settings.processes, place.node, place.nodes)
-        with running_ranks(work.folder, settings, meeting) as process, _told(link):
+        meeting = Meeting(place.node, place.nodes, link.peer_address, int(start["port"]), link.own_address)
+        _run(work, link, settings, meeting)
+
+
+def _run(work: Work, link: Link, settings: Settings, meeting: Meeting) -> None:
+    """Run this node's ranks.
+
+    Raises:
+        StageError: they failed, or others.
+    """
+    log.info("starting %d process(es) as node %d of %d", settings.processes, meeting.node, meeting.nodes)
+    exchange = Exchange(work.folder)
+    with running_ranks(work.folder, settings, meeting) as process, _told(link):
+        try:
             if _watch(process, link):
                 return
-        _answer(process.returncode, link, work.folder, settings, place.node)
+        except InterruptedStage:
+            let_ranks_end(process, exchange, meeting.node, settings.shutdown, lambda: not (link.receive() or link.gone))
+            raise
+    _answer(process.returncode, link, work.folder, settings, meeting.node)
+
+
+def _within(work: Work, attempt: str) -> Work:
+    """Return the same work in node 0's attempt. That bears the Job's name, and a number if the Job was suspended.
+
+    Raises:
+        StageError: it has another name, and might be anywhere.
+    """
+    if not re.fullmatch(rf"{re.escape(work.config.attempt)}(-[0-9]+)?", attempt):
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"node 0 is at the attempt {attempt!r}, this node at {work.config.attempt!r}",
+            reason="NodeUnplaced",
+            hint="Start the program on every node with the same stage.json and the same `--attempt`.",
+        )
+    folder = work.volume.attempt(work.config.stage, work.unit.key, attempt)
+    return replace(work, config=replace(work.config, attempt=attempt), folder=folder)
 
 
 # --- finding node 0 --------------------------------------------------------------------------------------------------
 
 
-def _join(work: Work, place: Place, patience: float) -> tuple[Link, Meeting] | None:
-    """Wait until node 0 says that all are there; None: there is nothing left to do.
+def _join(work: Work, place: Place, patience: float) -> tuple[Link, dict[str, Any]] | None:
+    """Wait until node 0 says that all are there, return the line to it and what it says; None: nothing is left to do.
 
     Raises:
         StageError: it does not within `patience` seconds, or its attempt is over.
@@ -82,9 +118,9 @@ def _join(work: Work, place: Place, patience: float) -> tuple[Link, Meeting] | N
         try:
             link = Link(socket.create_connection((place.master, place.port), _CONNECT_SECONDS))
             log.info("node 0 is there; waiting for the others")
-            port = _wait_for_port(link, work, place)
-            if port is not None:
-                return link, Meeting(place.node, place.nodes, link.peer_address, port, link.own_address)
+            start = _wait_for_start(link, work, place)
+            if start is not None:
+                return link, start
             waiting = "node 0 hung up before all were there"
         except OSError as error:
             waiting = str(error)
@@ -100,25 +136,29 @@ def _join(work: Work, place: Place, patience: float) -> tuple[Link, Meeting] | N
 def _over(work: Work) -> bool:
     """Return whether the training has a result.
 
+    An attempt that was interrupted is not over: a queue such as Kueue suspends a Job and lets it go on later, with new
+    pods, under the same name. If it does not go on, Kubernetes ends this pod.
+
     Raises:
         StageError: node 0's attempt has failed.
     """
     if work.volume.result(work.config.stage, work.unit.key) is not None:
         return True
     with suppress(FileNotFoundError):
-        raise _error(Failure.from_json((work.folder / "failure.json").read_text(encoding="utf-8")))
+        failure = Failure.from_json((work.folder / "failure.json").read_text(encoding="utf-8"))
+        if failure.code is not ExitCode.INTERRUPTED:
+            raise _error(failure)
     return False
 
 
-def _wait_for_port(link: Link, work: Work, place: Place) -> int | None:
-    """Say who is there and return where torchrun is to meet; None: node 0 hung up."""
-    greeting = {"attempt": work.config.attempt, "key": work.unit.key}
-    link.send({**greeting, "node": place.node, "host": platform.node()})
+def _wait_for_start(link: Link, work: Work, place: Place) -> dict[str, Any] | None:
+    """Say who is there and return node 0's word to start; None: it hung up."""
+    link.send({**greeting(place, work.unit.key), "node": place.node, "host": platform.node()})
     try:
         while not link.gone:
             for message in link.receive(_RETRY_SECONDS):
                 if "port" in message:
-                    return int(message["port"])
+                    return message
                 _heed(message)
     except BaseException:
         link.close()
@@ -143,6 +183,9 @@ def _wait_for_volume(work: Work) -> None:
                 hint="All nodes must mount the same volume: a claim that is ReadWriteMany.",
             )
         time.sleep(_RETRY_SECONDS)
+        work.volume.attempts(
+            work.config.stage, work.unit.key
+        )  # an NFS client that opens a folder sees what is new in it
 
 
 # --- to the end ------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunesmith_stages.program import Made, Progress, StageError, Work
+from tunesmith_stages.program import InterruptedStage, Made, Progress, StageError, Work
 from tunesmith_stages.train.causes import root_cause
 from tunesmith_stages.train.exchange import NO_RANK, Exchange, RankExit
 from tunesmith_stages.train.place import read_place
-from tunesmith_stages.train.ranks import running_ranks, torchrun_log
+from tunesmith_stages.train.ranks import let_ranks_end, running_ranks, torchrun_log
 from tunesmith_stages.train.settings import Settings, read_settings
 from tunesmith_stages.train.team import Team
 
@@ -37,7 +37,7 @@ def train(work: Work) -> Made:
     exchange = Exchange(work.folder)
     shutil.rmtree(exchange.folder, ignore_errors=True)
     exchange.folder.mkdir()
-    with Team(place, {"attempt": work.config.attempt, "key": work.unit.key}) as team:
+    with Team(place, work.unit.key, work.config.attempt) as team:
         outcome = _train(work, settings, team, exchange)
     numbers = dict(outcome["numbers"])
     at_work = sum(numbers[name] for name in ("loadSeconds", "trainSeconds", "saveSeconds"))
@@ -60,13 +60,18 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
     """
     with team.informed():
         meeting = team.gather(settings.nodes_timeout, work.progress.note)
-    on = f" on each of {settings.nodes} nodes" if settings.nodes > 1 else ""
-    work.progress.note(f"starting {settings.processes} process(es){on} on {'CPU' if settings.on_cpu else 'GPU'}")
+        on = f" on each of {settings.nodes} nodes" if settings.nodes > 1 else ""
+        work.progress.note(f"starting {settings.processes} process(es){on} on {'CPU' if settings.on_cpu else 'GPU'}")
     with running_ranks(work.folder, settings, meeting) as process, team.informed():
-        _relay(process, exchange, team, work.progress)
+        try:
+            _relay(process, exchange, team, work.progress)
+        except InterruptedStage:
+            let_ranks_end(process, exchange, 0, settings.shutdown, lambda: _hear(exchange, team, work.progress))
+            raise
+        if process.poll() != 0:
+            _settle(process, team)
         outcome = exchange.outcome()
         if process.poll() != 0 or outcome is None:
-            _settle(process, team)
             raise _cause(exchange, process.poll() or 0, team, settings, work.folder)
         team.dismiss()
     return outcome
@@ -74,13 +79,18 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
 
 def _relay(process: subprocess.Popen[bytes], exchange: Exchange, team: Team, progress: Progress) -> None:
     """Pass on what rank 0 tells until the ranks have ended, or those of another node have failed."""
-    for events in exchange.listen():
-        for event in events:
-            _pass_on(event, progress)
-        team.listen()
-        if team.broken or (process.poll() is not None and not events):
-            return
+    ended = False
+    while _hear(exchange, team, progress) and not ended:
         time.sleep(_POLL_SECONDS)
+        ended = process.poll() is not None  # and what they told before that is heard once more
+
+
+def _hear(exchange: Exchange, team: Team, progress: Progress) -> bool:
+    """Pass on what rank 0 has told; return whether the other nodes are well."""
+    for event in exchange.listen():
+        _pass_on(event, progress)
+    team.listen()
+    return not team.broken
 
 
 def _pass_on(event: Mapping[str, Any], progress: Progress) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.launch import Launch, Meeting
 from tunesmith_stages.train.settings import Settings, threads_per_rank
+
+_POLL_SECONDS = 0.1
+_KILL_SECONDS = 5.0
+"""How long ranks that nothing more is wanted of may take to end: SIGTERM ends them as they are."""
 
 
 @contextmanager
@@ -31,7 +37,7 @@ def running_ranks(folder: Path, settings: Settings, meeting: Meeting | None) -> 
     try:
         yield process
     finally:
-        _end(process, settings)
+        _end(process)
 
 
 def torchrun_log(folder: Path, node: int) -> Path:
@@ -78,11 +84,24 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def _end(process: subprocess.Popen[bytes], settings: Settings) -> None:
+def let_ranks_end(
+    process: subprocess.Popen[bytes], exchange: Exchange, node: int, seconds: float, go_on: Callable[[], bool]
+) -> None:
+    """Ask this node's ranks to end with a checkpoint, and wait for that, at most `seconds` and while `go_on()`."""
+    try:
+        exchange.ask_to_end(node, seconds)
+    except OSError:  # a volume that takes no word takes no checkpoint either
+        return
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end and go_on():
+        time.sleep(_POLL_SECONDS)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(settings.shutdown + 5)
+        process.wait(_KILL_SECONDS)
     process.kill()  # the ranks go with it: see lifeline
     process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError, Work
 from tunesmith_stages.train import checkpoints
 from tunesmith_stages.train.checkpoints import Checkpoint
+from tunesmith_stages.train.ending import EndTogether
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.metrics import Recorder
 from tunesmith_stages.train.model import add_adapter, check_vocabulary, load_base
@@ -43,8 +45,12 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     if leader:
         exchange.tell({"note": f"going on from step {checkpoint.step}" if checkpoint else "loading the base"})
     trainer = _make_trainer(work, settings, data, exchange)
+    ending = EndTogether(exchange, int(os.environ["GROUP_RANK"]), trainer.args.device)  # torchrun's number of the node
+    trainer.add_callback(ending)
+    ending.check()
     loaded = time.monotonic()
     trainer.run(checkpoint, _tools())
+    ending.check()
     trained = time.monotonic()
     figures = _figures(trainer, settings)
     if leader:

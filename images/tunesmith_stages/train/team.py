@@ -3,8 +3,8 @@
 The stage programs of the other nodes (:mod:`.member`) hold a line to this one as long as they live. What they say:
 
 =============  ======================================================================================================
-member, first  ``{"node", "host", "attempt", "key"}``: who is there, and for what
-node 0         ``{"port"}``: all are there; start the ranks and let torchrun meet at this port
+member, first  ``{"node", "host", "place", "key"}``: who is there, and for what
+node 0         ``{"port", "attempt"}``: all are there; start the ranks in this attempt, torchrun meets at this port
 member, last   a :class:`NodeEnd`: how its ranks ended
 node 0, last   ``{"end": failure or null}``: the training failed for this reason, or it is finished
 =============  ======================================================================================================
@@ -20,17 +20,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tunesmith_stages.contract import ExitCode, Failure
-from tunesmith_stages.program import StageError, classify
+from tunesmith_stages.contract import Failure
+from tunesmith_stages.program import classify
 from tunesmith_stages.train.exchange import RankExit
+from tunesmith_stages.train.gathering import free_port, greeting, listen, not_ready
 from tunesmith_stages.train.launch import Meeting
 from tunesmith_stages.train.link import Link
 from tunesmith_stages.train.place import Place
 
 _HELLO_SECONDS = 5.0
-
-Greeting = Mapping[str, str]
-"""What nodes must agree on to be of one training: ``attempt`` and ``key``."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,10 @@ class Member:
 class Team:
     """The other nodes of a training, seen from node 0; none, if it trains alone."""
 
-    def __init__(self, place: Place | None, greeting: Greeting) -> None:
+    def __init__(self, place: Place | None, key: str, attempt: str) -> None:
         self._place = place
-        self._greeting = greeting
+        self._greeting = greeting(place, key) if place else {}
+        self._attempt = attempt
         self.members: dict[int, Member] = {}
 
     def gather(self, patience: float, note: Callable[[str], None]) -> Meeting | None:
@@ -112,7 +111,7 @@ class Team:
         if self._place is None:
             return None
         end = time.monotonic() + patience
-        with _listen(self._place, end, note) as server:
+        with listen(self._place, end, note) as server:
             said = ""
             while missing := self._missing():
                 waiting = f"waiting for {_listed(missing)} of {self._place.nodes}"
@@ -123,9 +122,9 @@ class Team:
                 with suppress(TimeoutError):
                     self._admit(server.accept()[0])
             address = server.getsockname()[0]
-        meeting = Meeting(0, self._place.nodes, address, _free_port(address), address)
+        meeting = Meeting(0, self._place.nodes, address, free_port(address), address)
         for member in self.members.values():
-            member.link.send({"port": meeting.port})
+            member.link.send({"port": meeting.port, "attempt": self._attempt})
         return meeting
 
     def _missing(self) -> list[int]:
@@ -206,51 +205,3 @@ class Team:
 
 def _listed(nodes: list[int]) -> str:
     return f"node{'s' if len(nodes) > 1 else ''} {', '.join(str(node) for node in nodes)}"
-
-
-def _listen(place: Place, end: float, note: Callable[[str], None]) -> socket.socket:
-    """Listen at the address that node 0's name stands for, as soon as it stands for one."""
-    said = False
-    while True:
-        try:
-            family, _, _, _, address = socket.getaddrinfo(place.master, place.port, type=socket.SOCK_STREAM)[0]
-            server = socket.create_server(address[:2], family=family, backlog=place.nodes)
-        except socket.gaierror as error:
-            if time.monotonic() > end:
-                raise not_ready(f"this node's own name {place.master} is not known here: {error}") from error
-            if not said:
-                note(f"waiting for the name {place.master} to be known")
-            said = True
-            time.sleep(1)
-        except OSError as error:
-            raise _cannot_listen(place, error) from error
-        else:
-            server.settimeout(1.0)
-            return server
-
-
-def _free_port(address: str) -> int:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_server((address, 0), family=family) as server:
-        return int(server.getsockname()[1])
-
-
-def _cannot_listen(place: Place, error: OSError) -> StageError:
-    return StageError(
-        ExitCode.TEMPORARY,
-        f"node 0 cannot listen at {place.master}, port {place.port}: {error.strerror}",
-        reason="MasterUnreachable",
-        hint="TUNESMITH_MASTER_ADDR must be a name of the pod with index 0, and TUNESMITH_MASTER_PORT a port that "
-        "nothing else uses there.",
-    )
-
-
-def not_ready(message: str) -> StageError:
-    """Return the error of nodes that have waited for each other in vain."""
-    return StageError(
-        ExitCode.TEMPORARY,
-        message,
-        reason="NodesNotReady",
-        hint="See why its pod does not run: too few GPUs, an image that takes long to pull, a Service without "
-        "`publishNotReadyAddresses`, or a NetworkPolicy between the pods of the Job.",
-    )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,11 +19,10 @@ from rich.table import Table
 
 from tunesmith import __version__
 from tunesmith.api.crd import custom_resource_definition
-from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.kube_yaml import dump
-from tunesmith.api.parse import InvalidJobError, parse_job
 from tunesmith.cli.live import LiveView
 from tunesmith.cli.operate import operator
+from tunesmith.cli.reading import fail, read_job
 from tunesmith.cli.render import render
 from tunesmith.core.model import Plan
 from tunesmith.local.lock import AlreadyRunningError
@@ -82,13 +81,13 @@ def run(
     The model is registered with the Ollama server at OLLAMA_HOST (default: 127.0.0.1:11434).
     """
     console = Console(emoji=False)
-    job, text = _read(file)
+    job, text = read_job(file)
     if importlib.util.find_spec("torch") is None:
-        _fail("The stage programs are not installed.", "pip install 'tunesmith[operator,stages]'", ExitCode.BAD_CONFIG)
+        fail("The stage programs are not installed.", "pip install 'tunesmith[operator,stages]'", ExitCode.BAD_CONFIG)
     if dry_run and until is not None:
-        _fail("--dry-run and --until exclude each other.", "Give one of them.", ExitCode.BAD_CONFIG)
+        fail("--dry-run and --until exclude each other.", "Give one of them.", ExitCode.BAD_CONFIG)
     if job.spec.suspend:
-        _fail("`spec.suspend` is true.", "Remove it, or set it to false.", ExitCode.BAD_CONFIG)
+        fail("`spec.suspend` is true.", "Remove it, or set it to false.", ExitCode.BAD_CONFIG)
     if dry_run or (job.spec.dry_run and until is None):
         until = StageName.REHEARSE
     place = _volume(file, volume)
@@ -105,7 +104,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show what running a FineTuneJob would do, and what of it is done already. Changes nothing."""
-    job, _ = _read(file)
+    job, _ = read_job(file)
     current, results = current_plan(job, _volume(file, volume))
     if as_json:
         stages = [
@@ -129,7 +128,7 @@ def validate(
     worst = 0
     for file in files:
         try:
-            job, _ = _read(file)
+            job, _ = read_job(file)
         except SystemExit as stop:
             worst = max(worst, int(stop.code or 0))
             continue
@@ -177,41 +176,26 @@ def _told_in_words(place: Volume) -> Iterator[None]:
         _show_failure(error)
         sys.exit(error.failure.code)
     except GpuMissingError as error:
-        _fail(f"{error}.", "Set it to 0 to train on the CPU, or run this where GPUs are.", ExitCode.BAD_CONFIG)
+        fail(f"{error}.", "Set it to 0 to train on the CPU, or run this where GPUs are.", ExitCode.BAD_CONFIG)
     except AlreadyRunningError as error:
-        _fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
+        fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
     except OSError as error:
         code = _EXIT_CODES.get(error.errno or 0)
         if code is None:
             raise
-        _fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
+        fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
     except KeyboardInterrupt:
-        _fail(
+        fail(
             "Stopped.",
             "Run the same command again: what is finished is kept, and a training goes on from its last checkpoint.",
             ExitCode.INTERRUPTED,
         )
 
 
-def _read(file: Path) -> tuple[FineTuneJob, str]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except OSError as error:
-        _fail(f"{file}: {error.strerror}.", "Give the path of a FineTuneJob's YAML file.", ExitCode.MISSING_INPUT)
-    except UnicodeDecodeError:
-        _fail(f"{file} is not UTF-8.", "Save it as UTF-8.", ExitCode.BAD_CONFIG)
-    try:
-        return parse_job(text), text
-    except InvalidJobError as error:
-        for problem in error.problems:
-            _console().print(f"[red]✗[/] {escape(f'{file}: {problem}')}", soft_wrap=True, highlight=False)
-        sys.exit(ExitCode.BAD_CONFIG)
-
-
 def _volume(file: Path, given: Path | None) -> Volume:
     folder = given if given is not None else Path.cwd() if str(file) == "-" else file.parent
     if not folder.is_dir():
-        _fail(
+        fail(
             f"The volume {folder} is not there.", "Make the folder and put the sources into it.", ExitCode.MISSING_INPUT
         )
     return Volume(folder)
@@ -229,7 +213,7 @@ def _plan_table(current: Plan, done: set[str]) -> Table:
 
 
 def _show_failure(error: StageFailedError) -> None:
-    console = _console()
+    console = Console(stderr=True, emoji=False)
     failure = error.failure
     said = failure.message.splitlines()
     tail = [line for line in error.tail if line.strip() and not any(part in line for part in said)]
@@ -239,12 +223,3 @@ def _show_failure(error: StageFailedError) -> None:
     console.print(f"  {escape(failure.message)}", soft_wrap=True, highlight=False)
     console.print(f"  → {escape(failure.hint)}", soft_wrap=True, highlight=False)
     console.print(f"  log: {escape(str(error.log))}", style="dim", soft_wrap=True, highlight=False)
-
-
-def _fail(what: str, hint: str, code: ExitCode) -> NoReturn:
-    _console().print(f"[red]✗[/] {escape(what)}\n  → {escape(hint)}", soft_wrap=True, highlight=False)
-    sys.exit(code)
-
-
-def _console() -> Console:
-    return Console(stderr=True, emoji=False)

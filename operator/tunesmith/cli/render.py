@@ -71,5 +71,5 @@ def documents(
 def _built_in_settings(job: FineTuneJob) -> Settings:
     """Return settings for somebody who has none: the servers that the job names exist, at addresses that do not."""
     servers = [{"name": name, "url": f"http://{name}.invalid:11434"} for name in job.spec.ollama.servers]
-    image = f"ghcr.io/tunesmith/tunesmith-stages:{__version__}"
+    image = f"tunesmith-stages:{__version__}"
     return Settings.model_validate({"stageImage": image, "servers": servers})

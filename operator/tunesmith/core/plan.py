@@ -104,16 +104,16 @@ def _plan_rehearsal(
 ) -> PlannedStage:
     """Plan the gate: needed as long as something after it is missing; it enters no key and is never remembered.
 
-    It is passed for one training: another one has another key here.
+    It is passed for one training and one way into Ollama: another one has another key here.
     """
     params = {
         "training": [unit.key for unit in stages[StageName.TRAIN].units],
         "servers": list(job.spec.ollama.servers),
-        "model": job.spec.ollama.model,
-        "quantizations": [str(item) for item in job.spec.export.quantizations],
+        "method": str(job.spec.ollama.method),
+        **_served(job),
         "targetModules": list(job.spec.training.lora.target_modules) if job.spec.training.lora else [],
     }
-    inputs = {"base": made["base"]} if "base" in made else {}
+    inputs = {role: made[role] for role in ("base", "prepared") if role in made}
     unit = UnitConfig(StageName.REHEARSE, content_key(StageName.REHEARSE, params, inputs, number), params, inputs)
     after = (stages[StageName.TRAIN], stages[StageName.REGISTER])
     if rehearsed or all(stage.state is StageState.DONE for stage in after):
@@ -256,15 +256,19 @@ def _processes(job: FineTuneJob) -> Params:
 
 
 def _registration(job: FineTuneJob) -> dict[str, Params]:
+    return {server: {**_served(job), "server": server} for server in job.spec.ollama.servers}
+
+
+def _served(job: FineTuneJob) -> Params:
+    """Return what a server is to be given beside the files: the gate sees it before the training."""
     ollama = job.spec.ollama
-    params = {
+    return {
         "model": ollama.model,
         "parameters": _plain(ollama.parameters, exclude_none=True),
         "system": ollama.system,
         "license": ollama.license,
         "quantizations": [str(item) for item in job.spec.export.quantizations],
     }
-    return {server: {**params, "server": server} for server in ollama.servers}
 
 
 def _plain(model: Any, *, exclude: set[str] | None = None, exclude_none: bool = False) -> Any:

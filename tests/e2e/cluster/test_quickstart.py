@@ -88,7 +88,8 @@ FORBIDDEN = {
     "another verb": ("ollama-0", ["ollama", "run", "quickstart:v1", "hello"]),
     "another folder": ("ollama-0", ["ollama", "create", "x", "-f", "/etc/passwd"]),
     "a way out of the folder": ("ollama-0", ["ollama", "create", "x", "-f", "/volume/team-quickstart/../x"]),
-    "another pod": ("operator", ["ollama", "show", "quickstart:v1"]),
+    "sending a model elsewhere": ("ollama-0", ["ollama", "push", "quickstart:v1"]),
+    "another pod": ("operator", ["ollama", "rm", "tunesmith-check-nothing"]),
 }
 
 
@@ -103,7 +104,8 @@ def test_exec_does_nothing_else(quickstart: Team, installed: Installed, case: st
 
 def test_exec_does_what_it_is_for(quickstart: Team) -> None:
     """The commands that are allowed do work, so that the refusals above say something."""
-    assert "Model" in exec_as_register(quickstart, SERVER_POD, ["ollama", "show", "quickstart:v1"])
+    said = exec_as_register(quickstart, SERVER_POD, ["ollama", "rm", "tunesmith-check-nothing"])
+    assert "model 'tunesmith-check-nothing' not found" in said
 
 
 def exec_as_register(team: Team, pod: str, command: list[str]) -> str:

@@ -287,6 +287,17 @@ def test_inputs_of_a_finished_unit_are_not_looked_at(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "base", ignore_errors=True)
 
 
+def test_message_that_is_no_text_hides_nothing(tmp_path: Path) -> None:
+    """A failure whose words hold a file's name that is not UTF-8 keeps its class, though it cannot be left."""
+
+    def fail(_work: Work) -> Made:
+        raise StageError(ExitCode.BAD_DATA, "the file \udcca is bad")
+
+    config = stage_config(tmp_path, StageName.CONVERT)
+    assert run(config, fail) is ExitCode.BAD_DATA
+    assert not list(attempt_folder(config).glob("*failure*"))
+
+
 def test_exit_code_tells_when_nothing_can_be_written(tmp_path: Path) -> None:
     """If not even the attempt's folder can be made, for failure.json to lie in, there is still the exit code."""
     (tmp_path / "stages").mkdir()
@@ -362,6 +373,53 @@ def test_after_kill_9_the_next_attempt_clears_up_and_succeeds(tmp_path: Path) ->
     assert run(second, make) is ExitCode.OK
     assert left(attempt_folder(first)) == {"logs", "stage.json", "owner.json"}
     assert (unit_folder(second) / "out" / "model.bin").read_text() == "made"
+
+
+POD = "support-bot-convert-0a1b2c3d"
+LEFT_BY_OTHERS: dict[str, tuple[str, str, bool]] = {  # who left it, who comes next, whether what was made goes
+    "an earlier pod of the same child": (f"{POD}-1-x7k2p", f"{POD}-2-9hw4z", True),
+    "a pod that its Job replaced": (f"{POD}-1-x7k2p", f"{POD}-1-9hw4z", True),
+    "a pod of an Indexed Job": (f"{POD}-1-0-x7k2p", f"{POD}-12-0-9hw4z", True),
+    "pods that worked together": (f"{POD}-1", f"{POD}-2", True),
+    "pods that worked together, and went on": (f"{POD}-1-2", f"{POD}-3", True),
+    "a pod of a job of the same name, which was deleted": (
+        "support-bot-convert-0a1b2c3e-1-x7k2p",
+        f"{POD}-1-9hw4z",
+        False,
+    ),
+    "a pod of another job": ("other-bot-convert-0a1b2c3d-1-x7k2p", f"{POD}-1-9hw4z", False),
+    "a job named like a child": (f"{POD}-1-convert-ffffffff-1-x7k2p", f"{POD}-1-9hw4z", False),
+    "`tunesmith run` elsewhere, seen by a pod": ("20260101T120000000000-77", f"{POD}-1-9hw4z", False),
+    "a pod, seen by `tunesmith run`": (f"{POD}-1-x7k2p", "20260101T120000000000-77", False),
+    "`tunesmith run` on two machines": ("20260101T120000000000-77", "20260101T120000000001-77", False),
+    "a name given by hand": (POD, f"{POD}-1-9hw4z", False),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_BY_OTHERS)
+def test_what_killed_attempts_on_other_hosts_left(tmp_path: Path, name: str) -> None:
+    """A pod clears up behind the pods that were killed at the same work before it, and behind nobody who may live."""
+    before, now, goes = LEFT_BY_OTHERS[name]
+    dead = stage_config(tmp_path, StageName.CONVERT, attempt=before)
+    folder = attempt_folder(dead)
+    for part in ("out", "merged", "logs"):
+        (folder / part).mkdir(parents=True)
+    (folder / "out" / "model.gguf").write_text("15 GB")
+    (folder / "owner.json").write_text(json.dumps({"host": "another-host", "pid": 1, "started": "1"}))
+    assert run(stage_config(tmp_path, StageName.CONVERT, attempt=now), make) is ExitCode.OK
+    assert left(folder) == {"logs", "owner.json"} | (set() if goes else {"out", "merged"})
+
+
+def test_pods_that_are_killed_again_and_again_fill_no_volume(tmp_path: Path) -> None:
+    """Of any number of killed pods there is what one of them made; a host's name is its pod's, as in a cluster."""
+    for number in (1, 2, 3):
+        config = stage_config(tmp_path, StageName.CONVERT, params={"waits": True}, attempt=f"{POD}-{number}-x7k2p")
+        process = start(tmp_path, config)
+        process.kill()
+        process.communicate()
+        owner = json.loads((attempt_folder(config) / "owner.json").read_text())
+        (attempt_folder(config) / "owner.json").write_text(json.dumps({**owner, "host": config.attempt}))
+    assert [path.parts[-3][-7:] for path in tmp_path.rglob("model.bin")] == ["3-x7k2p"]
 
 
 def test_an_attempt_that_lives_is_left_alone(tmp_path: Path) -> None:

@@ -113,6 +113,12 @@ BREAKAGES: dict[str, Callable[[Path], object]] = {
     "a result in a circle of links": lambda unit: _circle_instead(unit / "result.json"),
     "a result that lies elsewhere": lambda unit: _edit(unit, path="data"),
     "a result that lies outside": lambda unit: _edit(unit, path="../outside", files=[]),
+    "a file that is a link out of the volume": lambda unit: _link_instead(unit / "out" / "a.bin"),
+    "a file that is a link to its own content": lambda unit: _link_instead(unit / "out" / "a.bin", inside=True),
+    "a folder that is a link": lambda unit: _link_instead(unit / "out" / "sub", inside=True),
+    "files below a link": lambda unit: _link_instead(unit / "out", inside=True),
+    "a link, and a result without files": lambda unit: _link_instead(_without_files(unit) / "out", inside=True),
+    "a file that is a folder": lambda unit: _folder_instead(unit / "out" / "a.bin"),
 }
 
 
@@ -131,12 +137,40 @@ def _circle_instead(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+def _link_instead(path: Path, *, inside: bool = False) -> None:
+    """Put in the place of `path` a link to the same content, on the volume or outside of it."""
+    volume = path.parents[path.parts[::-1].index("stages")]
+    place = (volume if inside else volume.parent) / f"moved-{path.name}"
+    path.rename(place)
+    path.symlink_to(place)
+
+
+def _without_files(unit: Path) -> Path:
+    _edit(unit, files=[])
+    return unit
+
+
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_broken_results_do_not_count(volume: Volume, name: str) -> None:
     """A result that does not hold what it says is made again, never used and never an error."""
-    result_on(volume, StageName.TRAIN, KEY, {"a.bin": "abc"})
-    BREAKAGES[name](volume.unit(StageName.TRAIN, KEY))
+    made = result_on(volume, StageName.TRAIN, KEY, {"a.bin": "abc"})
+    unit = volume.unit(StageName.TRAIN, KEY)
+    (unit / "out" / "sub").mkdir()
+    (unit / "out" / "sub" / "b.bin").write_text("de")
+    _edit(unit, files=[vars(entry) for entry in (*made.files, FileEntry("sub/b.bin", 2, "0" * 64))])
+    assert volume.holds(made.as_input())
+    BREAKAGES[name](unit)
     assert volume.result(StageName.TRAIN, KEY) is None
+    assert not volume.holds(made.as_input())
+
+
+def test_volume_whose_folders_were_moved_to_another_disk(volume: Volume) -> None:
+    """An administrator's link above the results, from the volume to a larger disk, makes no result invalid."""
+    made = result_on(volume, StageName.TRAIN, KEY, {"a.bin": "abc"})
+    disk = volume.root.parent / "disk"
+    (volume.root / "stages").rename(disk)
+    (volume.root / "stages").symlink_to(disk)
+    assert volume.result(StageName.TRAIN, KEY) == made
 
 
 def test_result_that_cannot_be_looked_at(volume: Volume) -> None:

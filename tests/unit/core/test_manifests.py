@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 
-from support.builders import job
+from support.builders import job, job_data
 from support.pods import children, pods_in, require_bounds, require_restricted, settings
 from tunesmith.api import keys
 from tunesmith.api.pods import Storage
 from tunesmith.api.settings import Settings
-from tunesmith.core.manifests import Child, ManifestError, child_manifests, child_name, log_reader_pod
+from tunesmith.core.manifests import (
+    Child,
+    ManifestError,
+    child_manifests,
+    child_name,
+    effective_storage,
+    log_reader_pod,
+)
 from tunesmith.core.manifests.paper import children_on_paper
 from tunesmith_stages.contract import UNITS_PER_PROGRAM, StageConfig, StageName
 
@@ -175,13 +182,14 @@ def test_servers_of_the_job() -> None:
 
 
 def test_certificates() -> None:
-    """The administrator's certificates lie beside stage.json, and every stage's libraries are told of them."""
+    """The administrator's certificates lie beside stage.json, and every stage is told where."""
     given = settings(network={"caBundle": "-----BEGIN CERTIFICATE-----"})
     for stage, child in children().items():
         assert made(child, given)["ConfigMap"]["data"]["ca.crt"] == "-----BEGIN CERTIFICATE-----"
         variables = env_of(pod_of(stage, given=given))
-        assert variables["SSL_CERT_FILE"] == variables["REQUESTS_CA_BUNDLE"] == "/etc/tunesmith/ca.crt"
-    assert "SSL_CERT_FILE" not in env_of(pod_of(StageName.FETCH))
+        assert variables["TUNESMITH_CA_FILE"] == "/etc/tunesmith/ca.crt"
+        assert "SSL_CERT_FILE" not in variables, "it would take the place of the public authorities"
+    assert "TUNESMITH_CA_FILE" not in env_of(pod_of(StageName.FETCH))
 
 
 # --- Jobs ------------------------------------------------------------------------------------------------------------
@@ -432,25 +440,57 @@ def test_refusals(changes: dict[str, Any], stage: StageName, reason: str, messag
 
 def test_log_reader() -> None:
     """The pod that reads logs can change nothing, has an end, and is placed like the job's other pods."""
+    name, tolerations = f"{'a' * 29}-{'b' * 20}", [{"key": "gpu", "operator": "Exists"}]
     changes = {
-        "spec.pods.default": {"imagePullSecrets": [{"name": "mirror"}], "nodeSelector": {"zone": "east"}},
-        "metadata.name": f"{'a' * 29}-{'b' * 20}",
+        "metadata": {"name": name, "namespace": "team-a", "uid": "1-2"},
+        "spec.pods.default": {
+            "imagePullSecrets": [{"name": "mirror"}, {"name": "own"}],
+            "nodeSelector": {"zone": "east"},
+            "tolerations": tolerations,
+        },
     }
-    storage = Storage.model_validate({"claimName": "mine", "subPath": "trials", "runAsUser": 5})
+    storage = Storage.model_validate({"claimName": "mine", "subPath": "trials"})
     pod = log_reader_pod(
-        job(changes), "1-2", "team-a", image="stages:1", storage=storage, arguments=["--stage", "train"]
+        job_data(changes),
+        "0a1b",
+        image="stages:1",
+        storage=storage,
+        pull_secrets=["admin", "mirror"],
+        arguments=["--stage", "train"],
     )
     (spec,) = pods_in([pod])
     require_restricted(spec)
     require_bounds(spec)
     (container,) = spec["containers"]
-    name = str(changes["metadata.name"])
     assert container["command"] == ["python", "-m", "tunesmith_stages.logs"]
     assert container["args"] == ["--volume", "/volume", "--job", name, "--stage", "train"]
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "volume")
     assert (mount["readOnly"], mount["subPath"]) == (True, "trials")
     assert spec["activeDeadlineSeconds"] == 600
     assert spec["automountServiceAccountToken"] is False
-    assert (spec["imagePullSecrets"], spec["nodeSelector"]) == ([{"name": "mirror"}], {"zone": "east"})
-    assert pod["metadata"]["generateName"] == f"{'a' * 29}-logs-"
-    assert pod["metadata"]["ownerReferences"][0]["uid"] == "1-2"
+    assert spec["imagePullSecrets"] == [{"name": "admin"}, {"name": "mirror"}, {"name": "own"}]
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"zone": "east"}, tolerations)
+    meta = pod["metadata"]
+    assert (meta["name"], meta["namespace"]) == (f"{'a' * 29}-logs-0a1b", "team-a")
+    (owner,) = meta["ownerReferences"]
+    assert owner == {"apiVersion": "tunesmith.dev/v1alpha1", "kind": "FineTuneJob", "name": name, "uid": "1-2"}
+    assert keys.UID_LABEL not in meta["labels"], "the operator would take it for a stage's"
+
+
+def test_log_reader_is_the_same_user_as_the_stages() -> None:
+    """Files that only the stages' user or groups may read are read: who they run as is taken from the status."""
+    given = settings(
+        storage={
+            "default": {"claimName": "shared", "subPath": "jobs/{namespace}", "runAsUser": 2000, "runAsGroup": 3000},
+            "namespaces": {"team-a": {"supplementalGroups": [4000, 5000]}},
+        }
+    )
+    stage = pod_of(StageName.FETCH, given=given)
+    storage = effective_storage(job(), "team-a", given)
+    item = job_data({"metadata": {"name": "support-bot", "namespace": "team-a", "uid": "1-2"}})
+    reader = log_reader_pod(item, "0a1b", image="stages:1", storage=storage)["spec"]
+    assert reader["securityContext"] == stage["securityContext"]
+    assert reader["securityContext"]["supplementalGroups"] == [4000, 5000]
+    (theirs,) = (m for m in stage["containers"][0]["volumeMounts"] if m["name"] == "volume")
+    (ours,) = (m for m in reader["containers"][0]["volumeMounts"] if m["name"] == "volume")
+    assert {**ours, "readOnly": True} == {**theirs, "readOnly": True}

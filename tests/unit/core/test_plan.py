@@ -417,17 +417,44 @@ def test_nothing_is_trained_before_the_rehearsal() -> None:
     assert TRAIN in current.keys
     assert current.next is not None
     assert current.next.name is StageName.REHEARSE
-    assert current.next.missing[0].params == {
+    (gate,) = current.next.missing
+    assert gate.params == {
         "training": [current.keys[TRAIN]],
         "servers": ["main"],
+        "method": "API",
         "model": "support-bot:v1",
+        "parameters": {},
+        "system": None,
+        "license": None,
         "quantizations": ["Q4_K_M"],
         "targetModules": [],
+    }
+    assert gate.inputs == {
+        "base": made[current.keys[FETCH]].as_input(),
+        "prepared": made[current.keys[PREPARE]].as_input(),
     }
     rehearsed = plan(job(), made, rehearsed=True)
     assert rehearsed.next is not None
     assert rehearsed.next.name is StageName.TRAIN
     assert rehearsed.keys == current.keys
+
+
+SERVED: dict[str, Mapping[str, Any]] = {
+    "the way into Ollama": {"spec.ollama.method": "Exec"},
+    "the served name": {"spec.ollama.model": "support-bot:v2"},
+    "the system message": {"spec.ollama.system": "You are Tunny."},
+    "the licence": {"spec.ollama.license": "MIT"},
+    "Ollama's parameters": {"spec.ollama.parameters": {"num_ctx": 1024}},
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_what_register_could_refuse_is_rehearsed_again(name: str) -> None:
+    """A rehearsal passed with other words for the server, or another way into it, says nothing of these."""
+    gates = [
+        carried_out(job(changes), StageName.PREPARE)[0].keys["rehearse/rehearse"] for changes in ({}, SERVED[name])
+    ]
+    assert gates[0] != gates[1]
 
 
 def test_rehearsal_is_needed_until_the_end() -> None:

@@ -466,6 +466,64 @@ def test_bad_source(root: Path, name: str) -> None:
     assert not (attempt / "incoming").exists()
 
 
+GBK = b"\xca\xfd\xbe\xdd"  # a name that was given under Windows in China, unpacked on Linux
+
+
+def gbk_named(folder: Path, suffix: str) -> Path:
+    path = folder / os.fsdecode(GBK + suffix.encode())
+    path.write_text("[]")
+    return path
+
+
+@pytest.mark.parametrize("path", ["data", "data/faq.json", "base"])
+def test_name_that_is_not_utf8_beside_the_source(root: Path, path: str) -> None:
+    """A file that is not taken may have any name; that it is there or changes is seen in the version of its folder."""
+    folder = root / path if (root / path).is_dir() else (root / path).parent
+    kind = "models" if path == "base" else "datasets"
+    before = Volume(root).version(path)
+    beside = gbk_named(folder, ".md")
+    config = stage_config(root, StageName.FETCH, params=params(path, kind), runtime={"resolve": True})
+    assert carry_out(config, fetch, resolve=resolved).failure is None
+    assert (Volume(root).version(path) != before) is (root / path).is_dir()
+    version = Volume(root).version(path)
+    beside.write_text("other")
+    assert (Volume(root).version(path) != version) is (root / path).is_dir()
+
+
+TAKEN = {"of a dataset": ("data", ".json"), "of a model": ("base", ".txt"), "with weights": ("shards", ".safetensors")}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_name_that_is_not_utf8(root: Path, name: str) -> None:
+    """A file that would be taken, with a name that no result could list, is refused with a way out."""
+    path, suffix = TAKEN[name]
+    (root / "shards").mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        shutil.copy(root / "base" / file, root / "shards")
+    gbk_named(root / path, suffix)
+    kind = "datasets" if path == "data" else "models"
+    config = stage_config(root, StageName.FETCH, params=params(path, kind), runtime={"resolve": True})
+    failure = carry_out(config, fetch, resolve=resolved).failure
+    assert failure is not None
+    assert (failure.code, failure.reason) == (ExitCode.BAD_DATA, "FileNameNotUtf8")
+    assert f"of {path!r}" in failure.message
+    assert rf"\udcca\udcfd\udcbe\udcdd{suffix}" in failure.message
+    assert "Rename" in failure.hint
+    (folder,) = (root / "stages" / "fetch").iterdir()
+    assert Failure.from_json((folder / "failure.json").read_text()) == failure
+
+
+def test_pickled_weights_with_a_name_that_is_not_utf8(root: Path) -> None:
+    """Even the name of a file that is refused for another reason can be told."""
+    (root / "base" / "model.safetensors").unlink()
+    gbk_named(root / "base", ".bin")
+    config = stage_config(root, StageName.FETCH, params=params("base", "models"))
+    failure = carry_out(config, fetch).failure
+    assert failure is not None
+    assert failure.reason == "UnsafeWeights"
+    assert r"only \udcca\udcfd\udcbe\udcdd.bin" in failure.message
+
+
 def test_source_too_large_for_the_disk(root: Path) -> None:
     """A source that cannot fit is refused before the first byte is written; the sizes are named."""
     size = shutil.disk_usage(root).total + 1

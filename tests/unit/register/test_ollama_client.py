@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from support.https_server import Https, Versioned, https_server
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.ollama import Ollama
 from tunesmith_stages.ollama_refusal import meaning
@@ -33,7 +32,13 @@ def test_addresses_that_lead_nowhere_are_refused(address: str) -> None:
         (500, "unexpected EOF", ExitCode.BAD_DATA, "DamagedModelFile"),
         (500, "cudaMalloc failed: out of memory", ExitCode.OUT_OF_MEMORY, "OllamaOutOfMemory"),
         (403, "", ExitCode.NO_PERMISSION, "OllamaForbidden"),
+        (405, "", ExitCode.NO_PERMISSION, "OllamaForbidden"),
+        (413, "", ExitCode.BAD_CONFIG, "OllamaUploadTooLarge"),
+        (429, "", ExitCode.UNAVAILABLE, "OllamaBusy"),
+        (500, "", ExitCode.GATE_FAILED, "OllamaRefused"),
+        (502, "", ExitCode.UNAVAILABLE, "OllamaUnreachable"),
         (503, "server busy, please try again", ExitCode.UNAVAILABLE, "OllamaBusy"),
+        (504, "", ExitCode.UNAVAILABLE, "OllamaProxyTimeout"),
         (400, "LoRA adapters are no longer supported", ExitCode.GATE_FAILED, "OllamaRefused"),
     ],
 )
@@ -43,18 +48,6 @@ def test_what_a_server_complains_of_gets_its_class(status: int, text: str, code:
 
 
 # --- https and proxies -----------------------------------------------------------------------------------------------
-
-
-class Versioned(BaseHTTPRequestHandler):
-    """Says its version to whoever asks."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'{"version": "0.34.4"}')
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -67,33 +60,39 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.fixture
-def certificate(server: ThreadingHTTPServer, tmp_path: Path) -> str:
-    """Let the server speak https with a certificate that only itself vouches for, and return that."""
-    key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
-    argv: list[str | Path] = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    argv += ["-nodes", "-days", "1", "-subj", "/CN=ollama", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*argv, "-keyout", key, "-out", pem], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    return pem.read_text()
+def https(tmp_path: Path) -> Iterator[Https]:
+    """Run a server that speaks https, with a certificate of an authority that nobody knows."""
+    with https_server(tmp_path) as running:
+        yield running
 
 
-def test_given_certificates_are_trusted(server: ThreadingHTTPServer, certificate: str) -> None:
+@pytest.mark.parametrize("comment", ["", "# Autorité de certification\n"], ids=["plain", "with a comment"])
+def test_given_certificates_are_trusted(https: Https, comment: str) -> None:
     """A server with a certificate of the administrator's own authority is trusted if that is given."""
-    with Ollama(f"https://127.0.0.1:{server.server_port}", ca_bundle=certificate) as client:
+    with Ollama(https.url, ca_bundle=comment + https.authority) as client:
         assert client.version() == "0.34.4"
 
 
-@pytest.mark.usefixtures("certificate")
-def test_other_certificates_are_not_trusted(server: ThreadingHTTPServer) -> None:
+def test_other_certificates_are_not_trusted(https: Https) -> None:
     """A server whose certificate nobody vouches for is not spoken to, and the hint says where to put the authority."""
-    url = f"https://127.0.0.1:{server.server_port}"
-    with Ollama(url, name="main") as client, pytest.raises(StageError) as caught:
+    with Ollama(https.url, name="main") as client, pytest.raises(StageError) as caught:
         client.version()
     assert (caught.value.code, caught.value.reason) == (ExitCode.UNAVAILABLE, "OllamaCertificateNotTrusted")
     assert "`main` at https://127.0.0.1" in caught.value.message
     assert "caBundle" in caught.value.hint
+
+
+def test_certificates_are_for_one_server(https: Https, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authority of one server is not trusted for another, and who has its own is not trusted for any other's."""
+    (tmp_path / "other").mkdir()
+    with https_server(tmp_path / "other") as other:
+        with Ollama(https.url, ca_bundle=https.authority) as client:
+            assert client.version() == "0.34.4"
+        with Ollama(other.url) as client, pytest.raises(StageError, match="CERTIFICATE_VERIFY_FAILED"):
+            client.version()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        with Ollama(https.url, ca_bundle=other.authority) as client, pytest.raises(StageError, match="VERIFY_FAILED"):
+            client.version()
 
 
 @pytest.mark.parametrize("bundle", ["nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])

@@ -1,5 +1,7 @@
 import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,28 @@ def test_what_is_being_written_does_not_count(tmp_path: Path) -> None:
     assert found.step == 4
     checkpoints.clear_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+
+
+LEFTOVERS: dict[str, tuple[bool, float, bool]] = {  # attempt not cleared up yet, age of the last file, goes?
+    "of one that may still be saving": (True, 59 * 60, False),
+    "of one that ended": (False, 0, True),
+    "of one that was killed long ago": (True, 61 * 60, True),
+}
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_leftovers_of_other_attempts(tmp_path: Path, name: str) -> None:
+    """What an attempt writes that may live, as a pod that is told to stop and saves, is not taken away from it."""
+    works, age, goes = LEFTOVERS[name]
+    folder = tmp_path / f"{'k' * 64}.checkpoints"
+    staged = stage(folder, 8, "bot-train-0a1b2c3d-1-0-x7k2p")
+    (tmp_path / f"{'k' * 64}.bot-train-0a1b2c3d-1-0-x7k2p" / ("out" if works else "logs")).mkdir(parents=True)
+    for path in (staged, *staged.rglob("*")):
+        os.utime(path, (0, 0))
+    last = time.time() - age
+    os.utime(staged / "global_step8" / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt", (last, last))
+    checkpoints.clear_leftovers(folder)
+    assert staged.exists() is not goes
 
 
 def test_another_number_of_ranks_is_refused(tmp_path: Path) -> None:

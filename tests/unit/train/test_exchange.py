@@ -1,4 +1,7 @@
+import math
 from pathlib import Path
+
+import pytest
 
 from tunesmith_stages.contract import ExitCode, Failure
 from tunesmith_stages.train.exchange import Exchange
@@ -8,16 +11,15 @@ def test_events_are_heard_once_and_whole(tmp_path: Path) -> None:
     """A line that is still being written waits until it is whole."""
     exchange = Exchange(tmp_path)
     exchange.folder.mkdir()
-    ear = exchange.listen()
-    assert next(ear) == []
+    assert exchange.listen() == []
     exchange.tell({"note": "ä"})
     with (exchange.folder / "events.jsonl").open("a") as file:
         file.write('{"note": ')
-    assert next(ear) == [{"note": "ä"}]
+    assert exchange.listen() == [{"note": "ä"}]
     with (exchange.folder / "events.jsonl").open("a") as file:
         file.write('"b"}\n')
-    assert next(ear) == [{"note": "b"}]
-    assert next(ear) == []
+    assert exchange.listen() == [{"note": "b"}]
+    assert exchange.listen() == []
 
 
 def test_exits_come_back_in_order_of_time(tmp_path: Path) -> None:
@@ -40,3 +42,13 @@ def test_codes_keep_signals(tmp_path: Path) -> None:
     exchange.leave_codes(1, {2: 79})
     assert exchange.codes(0) == {0: 65, 1: -9}
     assert exchange.codes(1) == {2: 79}
+
+
+def test_ranks_are_asked_to_end_by_their_own_node(tmp_path: Path) -> None:
+    """Two nodes are told to end at moments of their own, and have times of their own to do it."""
+    exchange = Exchange(tmp_path)
+    exchange.folder.mkdir()
+    assert exchange.seconds_left(0) == math.inf
+    exchange.ask_to_end(1, 20)
+    assert exchange.seconds_left(1) == pytest.approx(20, abs=5)
+    assert exchange.seconds_left(0) == math.inf

@@ -29,7 +29,7 @@ def recorder(tmp_path: Path, clock: Clock) -> Recorder:
 
 
 def told(tmp_path: Path) -> list[dict[str, object]]:
-    return next(Exchange(tmp_path).listen())
+    return Exchange(tmp_path).listen()
 
 
 def test_a_training_event_has_pace_and_time_left(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:

@@ -17,8 +17,8 @@ from tunesmith_stages.train.link import Link
 from tunesmith_stages.train.place import Place
 from tunesmith_stages.train.team import NodeEnd, Team
 
-GREETING = {"attempt": "job-train-1", "key": "a" * 64}
-HELLO = {**GREETING, "node": 1, "host": "pod-1"}
+KEY = "a" * 64
+ATTEMPT = "job-train-1"
 DISK_FULL = Failure(ExitCode.NO_SPACE, "NoSpace", "disk full", "free some")
 
 
@@ -30,7 +30,7 @@ def silent(_note: str) -> None:
 def gathering(nodes: int = 2, patience: float = 10.0) -> Iterator[tuple[Team, threading.Thread, int, list[object]]]:
     """Yield node 0's team, which waits for the others in a thread; its outcome comes into the list."""
     port, outcome = free_port(), list[object]()
-    with Team(Place(0, nodes, "127.0.0.1", port), GREETING) as team:
+    with Team(Place(0, nodes, "127.0.0.1", port), KEY, ATTEMPT) as team:
 
         def gather() -> None:
             try:
@@ -42,6 +42,11 @@ def gathering(nodes: int = 2, patience: float = 10.0) -> Iterator[tuple[Team, th
         thread.start()
         yield team, thread, port, outcome
         thread.join()
+
+
+def hello(port: int, **differing: object) -> dict[str, object]:
+    """Return what node 1 says first to node 0 at `port`, or one who differs from it."""
+    return {"place": f"127.0.0.1:{port}", "key": KEY, "node": 1, "host": "pod-1", **differing}
 
 
 def connect(port: int) -> socket.socket:
@@ -58,7 +63,7 @@ def joined() -> Iterator[tuple[Team, Link]]:
     """Yield node 0's team and the line that node 1 holds to it."""
     with gathering() as (team, thread, port, _):
         link = Link(connect(port))
-        link.send(HELLO)
+        link.send(hello(port))
         thread.join()
         with link:
             yield team, link
@@ -73,16 +78,16 @@ def heard(link: Link) -> list[dict[str, object]]:
 
 
 def test_all_learn_where_to_meet() -> None:
-    """Node 0 says whom it waits for; when all are there, each is told the port."""
+    """Node 0 says whom it waits for; when all are there, each is told the port and the attempt."""
     with gathering(3) as (team, thread, port, outcome):
         first, second = Link(connect(port)), Link(connect(port))
-        second.send({**HELLO, "node": 2, "host": "pod-2"})
-        first.send(HELLO)
+        second.send(hello(port, node=2, host="pod-2"))
+        first.send(hello(port))
         thread.join()
         meeting = outcome[-1]
         assert isinstance(meeting, Meeting)
         assert (meeting.node, meeting.nodes, meeting.master) == (0, 3, "127.0.0.1")
-        assert heard(first) == heard(second) == [{"port": meeting.port}]
+        assert heard(first) == heard(second) == [{"port": meeting.port, "attempt": ATTEMPT}]
         assert outcome[0] == "waiting for nodes 1, 2 of 3"
         assert [team.name(node) for node in (1, 2)] == ["node 1 (pod-1)", "node 2 (pod-2)"]
         first.close()
@@ -92,25 +97,26 @@ def test_all_learn_where_to_meet() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(json.dumps({**HELLO, "attempt": "job-train-0"}), id="a pod of an earlier attempt"),
-        pytest.param(json.dumps({**HELLO, "key": "b" * 64}), id="a pod of another training"),
-        pytest.param(json.dumps({**HELLO, "node": 0}), id="node 0 twice"),
-        pytest.param(json.dumps({**HELLO, "node": 2}), id="a node too many"),
-        pytest.param(json.dumps({**HELLO, "node": [1]}), id="no number"),
+        pytest.param({"place": "job-train-0-0.job-train-0.team.svc:29400"}, id="a pod of an earlier attempt"),
+        pytest.param({"key": "b" * 64}, id="a pod of another training"),
+        pytest.param({"node": 0}, id="node 0 twice"),
+        pytest.param({"node": 2}, id="a node too many"),
+        pytest.param({"node": [1]}, id="no number"),
         pytest.param("GET / HTTP/1.1", id="no JSON"),
         pytest.param("[" * 100_000, id="JSON without end"),
         pytest.param("[]", id="JSON of another kind"),
     ],
 )
-def test_strangers_are_sent_away(words: str) -> None:
+def test_strangers_are_sent_away(words: str | dict[str, object]) -> None:
     """A stranger neither joins nor keeps those out who belong here."""
     with gathering() as (team, thread, port, outcome):
         stranger = connect(port)
-        stranger.sendall(words.encode() + b"\n")
+        text = words if isinstance(words, str) else json.dumps(hello(port, **words))
+        stranger.sendall(text.encode() + b"\n")
         with suppress(ConnectionResetError):  # that is how a line ends on which something was not read
             assert stranger.recv(100) == b""
         link = Link(connect(port))
-        link.send(HELLO)
+        link.send(hello(port))
         thread.join()
         assert isinstance(outcome[-1], Meeting)
         assert list(team.members) == [1]
@@ -122,13 +128,13 @@ def test_who_left_before_the_start_may_come_again() -> None:
     """A node that was there and is gone is waited for like one that never came."""
     with gathering(3) as (_, thread, port, outcome):
         lost = Link(connect(port))
-        lost.send(HELLO)
+        lost.send(hello(port))
         while "waiting for node 2 of 3" not in outcome:
             pass
         lost.close()
         links = [Link(connect(port)), Link(connect(port))]
-        links[0].send({**HELLO, "node": 2})
-        links[1].send(HELLO)
+        links[0].send(hello(port, node=2))
+        links[1].send(hello(port))
         thread.join()
         assert isinstance(outcome[-1], Meeting)
         for link in links:
@@ -146,16 +152,27 @@ def test_waiting_has_an_end() -> None:
 
 
 def test_a_name_that_is_not_ours_is_said() -> None:
-    """Node 0 listens where the others will look for it, so a wrong name shows at once."""
-    with Team(Place(0, 2, "192.0.2.1", 29400), GREETING) as team, pytest.raises(StageError) as caught:
-        team.gather(5, silent)
+    """Node 0 listens where the others will look for it: a name may stand for the pod before it, but not for long."""
+    said: list[str] = []
+    with Team(Place(0, 2, "192.0.2.1", 29400), KEY, ATTEMPT) as team, pytest.raises(StageError) as caught:
+        team.gather(0.1, said.append)
     assert caught.value.reason == "MasterUnreachable"
     assert "192.0.2.1" in caught.value.message
+    assert said == ["waiting for the name 192.0.2.1 to be this node's"]
+
+
+def test_a_port_that_is_taken_is_said_at_once() -> None:
+    """Nothing else may use it in node 0's pod, and it will not go away by waiting."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = Place(0, 2, "127.0.0.1", other.getsockname()[1])
+        with Team(place, KEY, ATTEMPT) as team, pytest.raises(StageError) as caught:
+            team.gather(60, silent)
+    assert caught.value.reason == "MasterUnreachable"
 
 
 def test_one_node_waits_for_nobody() -> None:
     """Nothing listens where one machine trains alone."""
-    with Team(None, GREETING) as team:
+    with Team(None, KEY, ATTEMPT) as team:
         assert team.gather(0, silent) is None
         assert not team.broken
         assert team.ended

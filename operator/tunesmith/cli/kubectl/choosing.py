@@ -21,9 +21,7 @@ class Choice:
     stage: str
     """Empty if only the attempt's name is known."""
     attempt: str
-    """Name of the Kubernetes Job that made it, or of the log that was kept of it."""
-    is_newest: bool
-    """Whether the stage has not been tried again since."""
+    """Name of the Kubernetes Job that made it, or of one of its pods."""
 
 
 def choose(status: Status, stage: str | None, attempt: str | None) -> Choice:
@@ -38,7 +36,7 @@ def choose(status: Status, stage: str | None, attempt: str | None) -> Choice:
         SaidError: there has not been such an attempt.
     """
     if attempt is not None and not attempt.isdecimal():
-        return Choice(stage or "", attempt, is_newest=any(item.get("job") == attempt for item in _stages(status)))
+        return Choice(stage or str(newest_try(status, attempt).get("name", "")), attempt)
     record = _default(status) if stage is None else _named(status, stage)
     newest = int(record.get("attempts", 0))
     number = int(attempt) if attempt is not None else newest
@@ -47,7 +45,16 @@ def choose(status: Status, stage: str | None, attempt: str | None) -> Choice:
         raise SaidError(
             f"{record['name']} has no attempt {number}: it was tried {tried}.", "`--list` says which logs there are."
         )
-    return Choice(record["name"], attempt_name(record["job"], number), is_newest=number == newest)
+    return Choice(record["name"], attempt_name(record["job"], number))
+
+
+def newest_try(status: Status, attempt: str) -> Mapping[str, Any]:
+    """Return what the status says of the stage whose newest try an attempt is, or is a pod of; empty if of none."""
+    for record in _stages(status):
+        job = record.get("job")
+        if job and (attempt == job or attempt.startswith(f"{job}-")):
+            return record
+    return {}
 
 
 def attempt_name(job: str, number: int) -> str:
@@ -72,7 +79,10 @@ def _named(status: Status, stage: str) -> Mapping[str, Any]:
             f"{stage} has not run for this FineTuneJob: its results were on the volume already.",
             "`--list` says which logs there are, also of earlier FineTuneJobs of this name.",
         )
-    raise SaidError(f"{stage} has not begun yet.", "`kubectl tunesmith status` tells where the job stands.")
+    raise SaidError(
+        f"{stage} has not begun yet, as the job is written now.",
+        "`kubectl tunesmith status` tells where it stands; `--list` says which logs there are, also of earlier tries.",
+    )
 
 
 def _default(status: Status) -> Mapping[str, Any]:

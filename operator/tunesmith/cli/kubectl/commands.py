@@ -38,6 +38,7 @@ app = typer.Typer(
 
 _FAILED = 1
 _TERMINATED = 128 + signal.SIGTERM
+_NOBODY_READS = 128 + signal.SIGPIPE
 
 
 def _name(text: str) -> str:
@@ -138,6 +139,8 @@ def logs(
 
     While its pods are there, it is read from them. When they are gone, a short-lived pod reads it from the volume.
     """
+    if show_list and (attempt or follow or tail):
+        raise typer.BadParameter("goes with `--stage` only", param_hint="--list")
     wanted = Wanted(stage, attempt, tail, follow, show_list)
 
     async def work(cluster: KubeCluster, place: str) -> int:
@@ -154,6 +157,7 @@ def _on_cluster(work: Work, namespace: str | None, context: str | None, kubeconf
     """Do `work` with the cluster and the namespace that are meant, and exit; what goes wrong is said in words."""
     try:
         code = asyncio.run(_connected(work, namespace, context, kubeconfig))
+        sys.stdout.flush()
     except SaidError as error:
         _fail(error.what, error.hint)
     except KubeconfigError as error:
@@ -164,7 +168,7 @@ def _on_cluster(work: Work, namespace: str | None, context: str | None, kubeconf
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = _NOBODY_READS
     sys.exit(code)
 
 

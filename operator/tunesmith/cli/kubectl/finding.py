@@ -24,6 +24,24 @@ async def find(cluster: Cluster, namespace: str, name: str) -> Object:
     return item
 
 
+async def look_again(cluster: Cluster, item: Object) -> Object:
+    """Return a FineTuneJob as it is now.
+
+    Raises:
+        SaidError: it was deleted.
+        ApiError: the API server refuses, or does not answer.
+    """
+    meta = item["metadata"]
+    return same(await cluster.get(FINETUNEJOBS, meta["namespace"], meta["name"]), item)
+
+
+def same(seen: Object | None, item: Object) -> Object:
+    """Return a FineTuneJob as it was seen; raise SaidError if it is gone, also if another one has taken its name."""
+    if seen is None or seen["metadata"]["uid"] != item["metadata"]["uid"]:
+        raise SaidError(f"FineTuneJob {item['metadata']['name']} was deleted.", "What it made lies on the volume.")
+    return seen
+
+
 async def _not_found(cluster: Cluster, namespace: str, name: str) -> SaidError:
     what = f"There is no FineTuneJob {name!r} in namespace {namespace}."
     try:

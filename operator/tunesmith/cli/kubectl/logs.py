@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from tunesmith.cli.kubectl.choosing import Choice, choose
+from tunesmith.api.status import State
+from tunesmith.cli.kubectl.choosing import Choice, choose, newest_try
 from tunesmith.cli.kubectl.errors import SaidError, is_passing
-from tunesmith.cli.kubectl.finding import find
+from tunesmith.cli.kubectl.finding import find, look_again
 from tunesmith.cli.kubectl.log_reader import read_from_volume
 from tunesmith.cli.kubectl.pod_log import (
     LogGoneError,
     Source,
     follow_log,
+    has_ended,
     has_started,
     index_of,
     pods_of,
     print_log,
 )
-from tunesmith.core.record import ACTIVE
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import ApiError, Object
 
@@ -66,24 +67,45 @@ async def show_logs(
         return
     choice = choose(item.get("status") or {}, wanted.stage, wanted.attempt)
     pods = await pods_of(cluster, namespace, item["metadata"]["uid"], choice.attempt)
-    if _is_active(item, choice):
+    is_gone = not pods and choice.attempt != _record(item, choice).get("job")  # a pod that another has replaced
+    if _runs(item, choice) and not is_gone:
         if wanted.follow:
             await _Following(cluster, item, choice, wanted.tail, to, tell).until_the_end()
             return
         if not any(map(has_started, pods)):
             raise _nothing_yet(item, choice)
-    elif pods:
-        tell(f"{_title(choice)}, from its pod" + ("s" if len(pods) > 1 else ""))
+    if not await _print_pods(cluster, choice, pods, wanted.tail, to, tell):
+        await _read_kept(cluster, item, choice, wanted.tail, to, tell)
+
+
+async def _print_pods(
+    cluster: KubeCluster,
+    choice: Choice,
+    pods: list[Object],
+    tail: int | None,
+    to: BinaryIO,
+    tell: Callable[[str], None],
+) -> bool:
+    """Print what the pods of an attempt wrote, one after the other; tell whether all of it was there to be read."""
+    started = [pod for pod in pods if has_started(pod)]
+    if not started:
+        return False
+    if all(map(has_ended, started)):
+        tell(f"{_title(choice)}, from its pod" + ("s" if len(started) > 1 else ""))
+    together = _work_together(pods)
     try:
-        if pods:
-            await _print_pods(cluster, item, choice, pods, wanted.tail, to)
-            return
+        for pod in started:
+            if len(started) > 1 and not together:
+                to.write(f"==> {pod['metadata']['name']} <==\n".encode())
+            await print_log(cluster, _source(pod, together=together), tail, to)
     except LogGoneError:
-        pass
+        return False
     except ApiError as error:
-        if error.status != 404 and not (is_passing(error) and error.status):
+        node_is_away = is_passing(error) and error.status != 0
+        if error.status != 404 and not node_is_away:
             raise
-    await _read_kept(cluster, item, choice, wanted.tail, to, tell)
+        return False
+    return True
 
 
 async def _read_kept(
@@ -92,18 +114,6 @@ async def _read_kept(
     tell(f"{_title(choice)}, whose pods are gone: from the volume")
     arguments = ["--attempt", choice.attempt, *(["--stage", choice.stage] if choice.stage else [])]
     await read_from_volume(cluster, item, [*arguments, *(["--tail", str(tail)] if tail is not None else [])], to, tell)
-
-
-async def _print_pods(
-    cluster: KubeCluster, item: Object, choice: Choice, pods: list[Object], tail: int | None, to: BinaryIO
-) -> None:
-    """Print what the pods of an attempt wrote, one after the other."""
-    started = [pod for pod in pods if has_started(pod)]
-    several = _nodes(item, choice) > 1
-    for pod in started:
-        if len(started) > 1 and not several:
-            to.write(f"==> {pod['metadata']['name']} <==\n".encode())
-        await print_log(cluster, _source(pod, several=several), tail, to)
 
 
 class _Following:
@@ -124,8 +134,8 @@ class _Following:
         self._tail = tail
         self._to = to
         self._tell = tell
-        self._several = _nodes(item, choice) > 1
         self._told = ""
+        self._is_over = False
 
     async def until_the_end(self) -> None:
         """Follow all pods.
@@ -140,68 +150,72 @@ class _Following:
             raise errors.exceptions[0] from None
 
     async def _follow_all(self) -> None:
+        """Follow pods as they come. At the end the group waits for what is still being read."""
         async with asyncio.TaskGroup() as group:
             followed: dict[str, asyncio.Task[None]] = {}
             quiet = 0.0
             while quiet < _QUIET_SECONDS:
-                for pod in await self._pods():
+                pods = await self._look()
+                together = _work_together(pods or ())
+                for pod in pods or ():
                     name = pod["metadata"]["name"]
                     if name not in followed and has_started(pod):
-                        followed[name] = group.create_task(self._follow(pod))
-                if not await self._goes_on():
-                    return  # the group waits for what is still being read
+                        followed[name] = group.create_task(self._follow(pod, together=together))
+                if self._is_over:
+                    return
                 ended = bool(followed) and all(task.done() for task in followed.values())
-                quiet = quiet + _POLL if ended else 0.0
+                alone = pods is not None and all(map(has_ended, pods))
+                quiet = quiet + _POLL if ended and alone else 0.0
                 await asyncio.sleep(_POLL)
+            self._is_over = True
 
-    async def _follow(self, pod: Object) -> None:
+    async def _follow(self, pod: Object, *, together: bool) -> None:
+        source = _source(pod, together=together)
         try:
-            await follow_log(self._cluster, _source(pod, several=self._several), self._tail, self._to)
+            await follow_log(self._cluster, source, self._tail, self._to, lambda: self._is_over)
         except LogGoneError:
             self._tell(f"The log of pod {pod['metadata']['name']} is gone; ask again without --follow.")
 
-    async def _pods(self) -> list[Object]:
+    async def _look(self) -> list[Object] | None:
+        """Return the pods that there are, after a look at whether the attempt is over; None if nobody answers."""
         meta = self._item["metadata"]
         try:
-            return await pods_of(self._cluster, meta["namespace"], meta["uid"], self._choice.attempt)
+            self._item = await look_again(self._cluster, self._item)
+            pods = await pods_of(self._cluster, meta["namespace"], meta["uid"], self._choice.attempt)
         except ApiError as error:
             if not is_passing(error):
                 raise
-            return []
+            return None
+        self._is_over = not _runs(self._item, self._choice)
+        self._say_why(_record(self._item, self._choice))
+        return pods
 
-    async def _goes_on(self) -> bool:
-        """Tell whether the attempt still runs, or will; say what it waits for."""
-        meta = self._item["metadata"]
-        try:
-            self._item = await find(self._cluster, meta["namespace"], meta["name"])
-        except ApiError as error:
-            if not is_passing(error):
-                raise
-            return True
-        record = _record(self._item, self._choice)
-        if record.get("reason") and record["reason"] != self._told:
-            self._told = str(record["reason"])
-            self._tell(f"{self._choice.stage} waits: {self._told}: {record.get('message', '')}")
-        return _is_active(self._item, self._choice)
+    def _say_why(self, record: Mapping[str, Any]) -> None:
+        """Tell what the attempt waits for, or why it failed; once."""
+        reason = str(record.get("reason", ""))
+        if reason and reason != self._told:
+            self._told = reason
+            how = "ended" if self._is_over else "waits"
+            self._tell(f"{self._choice.stage} {how}: {reason}: {record.get('message', '')}")
 
 
-def _record(item: Object, choice: Choice) -> Object:
-    stages = (item.get("status") or {}).get("stages") or ()
-    return next((stage for stage in stages if stage.get("job") == choice.attempt), {})
+def _record(item: Object, choice: Choice) -> Mapping[str, Any]:
+    return newest_try(item.get("status") or {}, choice.attempt)
 
 
-def _is_active(item: Object, choice: Choice) -> bool:
-    return _record(item, choice).get("state") in ACTIVE
+def _runs(item: Object, choice: Choice) -> bool:
+    """Tell whether an attempt runs or will run. What came of one that is Unknown is open, but it has ended."""
+    return _record(item, choice).get("state") in {State.PENDING, State.RUNNING}
 
 
-def _nodes(item: Object, choice: Choice) -> int:
-    """Return how many pods work together in an attempt."""
-    return int((item["spec"].get("training") or {}).get("nodes", 1)) if choice.stage == "train" else 1
+def _work_together(pods: Iterable[Object]) -> bool:
+    """Tell whether the pods of an attempt run at once, on several nodes, and not one in place of another."""
+    return any(index_of(pod) > 0 for pod in pods)
 
 
-def _source(pod: Object, *, several: bool) -> Source:
+def _source(pod: Object, *, together: bool) -> Source:
     meta = pod["metadata"]
-    return Source(meta["namespace"], meta["name"], f"[{index_of(pod)}] ".encode() if several else b"")
+    return Source(meta["namespace"], meta["name"], f"[{index_of(pod)}] ".encode() if together else b"")
 
 
 def _title(choice: Choice) -> str:
@@ -210,8 +224,8 @@ def _title(choice: Choice) -> str:
 
 def _nothing_yet(item: Object, choice: Choice) -> SaidError:
     record = _record(item, choice)
-    why = f": {record['reason']}: {record['message']}" if record.get("reason") else ""
+    why = f": {record['reason']}: {record.get('message', '')}" if record.get("reason") else ""
     return SaidError(
         f"The program of {record['name']} has not started yet{why}.",
-        "`--follow` waits for it; `--attempt` shows an earlier one.",
+        "`--follow` waits for it; `--list` says which logs of earlier attempts there are.",
     )

@@ -97,7 +97,9 @@ def page_of(item: Object, now: datetime) -> Page:
             ArtifactRow(made["name"], made.get("bytes", 0), made.get("model", ""), made["path"])
             for made in status.get("artifacts") or ()
         ),
-        servers=tuple(ServerRow(server["server"], tuple(server["models"])) for server in status.get("ollama") or ()),
+        servers=tuple(
+            ServerRow(server["server"], tuple(server.get("models") or ())) for server in status.get("ollama") or ()
+        ),
         sources=tuple(_sources(item)),
     )
 
@@ -169,10 +171,7 @@ def _sources(item: Object) -> Iterable[SourceRow]:
 
 
 def _place(source: Object) -> str:
-    """Return where a source comes from, such as ``volume data/faq.json``."""
-    for kind, value in source.items():
-        if kind == "builtin":
-            return f"builtin {value}"
-        if isinstance(value, Mapping) and (place := value.get("path") or value.get("repo")):
-            return f"{kind} {place}"
-    return ""
+    """Return where a source comes from, such as ``volume data/faq.json``; nothing for a kind that is not known here."""
+    if builtin := source.get("builtin"):
+        return f"builtin {builtin}"
+    return f"volume {source['volume']['path']}" if source.get("volume") else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import PODS, ApiError, Object
 
 _LONGEST_LINE = 1 << 20
-_LONGEST_PAUSE = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\S+) ")
 _LOST = (b"unable to retrieve container logs for ", b"failed to try resolving symlinks in path ")
 """What a node says, as if it were the log, when it has removed the container already."""
@@ -54,13 +54,21 @@ def index_of(pod: Mapping[str, Any]) -> int:
 
 
 def has_started(pod: Mapping[str, Any]) -> bool:
-    """Tell whether the pod's program has begun: then it has a log."""
-    return bool(_state(pod).keys() & {"running", "terminated"}) or has_ended(pod)
+    """Tell whether the pod's program has begun: then it has a log. One that was evicted before has none."""
+    return bool(_state(pod).keys() & {"running", "terminated"})
 
 
 def has_ended(pod: Mapping[str, Any]) -> bool:
     """Tell whether the pod's program has ended."""
     return "terminated" in _state(pod) or (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def why_ended(pod: Mapping[str, Any]) -> str:
+    """Return why a pod that has ended failed, in a word; empty if it did not."""
+    status, ended = pod.get("status") or {}, _state(pod).get("terminated") or {}
+    if status.get("phase") == "Succeeded" or ended.get("exitCode") == 0:
+        return ""
+    return str(status.get("reason") or ended.get("reason") or "unknown")
 
 
 def _state(pod: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,39 +102,66 @@ async def print_log(cluster: KubeCluster, source: Source, tail: int | None, to: 
     to.flush()
 
 
-async def follow_log(cluster: KubeCluster, source: Source, tail: int | None, to: BinaryIO) -> None:
+async def follow_log(
+    cluster: KubeCluster, source: Source, tail: int | None, to: BinaryIO, is_over: Callable[[], bool]
+) -> None:
     """Print what a pod has written and goes on to write, until it ends; a broken connection is taken up again.
+
+    Args:
+        cluster: the cluster.
+        source: the pod.
+        tail: begin with so many lines of what it has written; None for all.
+        to: where the lines go.
+        is_over: tells that nothing more is to come: then a node that does not answer is not waited for.
 
     Raises:
         LogGoneError: its node has removed it already.
         ApiError: it may not be read.
     """
     query = {"follow": "true", "timestamps": "true"} | ({} if tail is None else {"tailLines": str(tail)})
-    last, pause = b"", 0.5
+    position, pause = _Position(), _FIRST_PAUSE
     while True:
+        before = position.time
         try:
-            async with aclosing(cluster.stream_log(source.namespace, source.pod, query)) as pieces:
-                async for time, line in _timed(lines(pieces)):
-                    if not last and line.startswith(_LOST):
-                        raise LogGoneError
-                    if time and time <= last:
-                        continue
-                    last, pause = time or last, 0.5
-                    to.write(source.prefix + line)
-                    to.flush()
+            await _print_new(cluster, source, query, position, to)
             pod = await cluster.get(PODS, source.namespace, source.pod)
             if pod is None or has_ended(pod):
                 return
         except ApiError as error:
-            if error.status == 404:
+            passing = is_passing(error)
+            if error.status == 404 or (passing and is_over()):
                 return
-            if not is_passing(error):
+            if not passing:
                 raise
+        pause = _FIRST_PAUSE if position.time != before else min(2 * pause, _LONGEST_PAUSE)
         await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-        if last:
+        if position.time:
             query.pop("tailLines", None)
-            query["sinceTime"] = last.decode("ascii")
+            query["sinceTime"] = position.time.decode("ascii")
+
+
+@dataclass
+class _Position:
+    """How far a log was read."""
+
+    time: bytes = b""
+    """Of the newest line."""
+
+
+async def _print_new(
+    cluster: KubeCluster, source: Source, query: dict[str, str], position: _Position, to: BinaryIO
+) -> None:
+    """Print what a pod writes as long as one connection lasts, but for what an earlier one has told."""
+    told = position.time
+    async with aclosing(cluster.stream_log(source.namespace, source.pod, query)) as pieces:
+        async for time, line in _timed(lines(pieces)):
+            if not position.time and line.startswith(_LOST):
+                raise LogGoneError
+            if time and time <= told:
+                continue
+            position.time = time or position.time
+            to.write(source.prefix + line)
+            to.flush()
 
 
 async def lines(pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:

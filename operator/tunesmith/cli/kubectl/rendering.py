@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pydantic.alias_generators import to_camel
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,22 +15,36 @@ from rich.text import Text
 from tunesmith.cli.kubectl.page import Page, StageRow
 from tunesmith.core.progress import duration
 
-_WIDE = 240
+_WIDE = 100_000
 _COLOURS = {"Succeeded": "green", "Running": "cyan", "Pending": "yellow", "Unknown": "yellow", "Failed": "red"}
 _VERSION_DIGITS = 12
 
 
+class _Output(Console):
+    """Standard output. That nobody reads it any more is told to who prints: it is no failure of rich's to end for."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """Return standard output. What is no terminal has no width that lines must be broken for."""
-    console = Console(emoji=False, highlight=False)
+    console = _Output(emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = _WIDE
     return console
 
 
 def as_json(page: Page) -> str:
-    """Return a page as JSON."""
-    return json.dumps(asdict(page), indent=2, ensure_ascii=False)
+    """Return a page as JSON, its fields named as Kubernetes names them; what controls the terminal is escaped."""
+    text = json.dumps(_camel(asdict(page)), indent=2, ensure_ascii=False)
+    return "".join(letter if _is_harmless(letter) else json.dumps(letter)[1:-1] for letter in text)
+
+
+def _camel(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {to_camel(name): _camel(item) for name, item in value.items()}
+    return [_camel(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def as_text(page: Page) -> RenderableType:
@@ -87,7 +102,11 @@ def size(count: int) -> str:
 
 def printable(text: str) -> str:
     """Return a text without what would control the terminal: others have a hand in it."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+    return "".join(letter if _is_harmless(letter) else "\ufffd" for letter in text)
+
+
+def _is_harmless(letter: str) -> bool:
+    return letter.isprintable() or letter == "\n"
 
 
 def _headline(page: Page) -> RenderableType:

@@ -11,8 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from tunesmith.cli.kubectl.errors import SaidError, is_passing
-from tunesmith.cli.kubectl.finding import find
+from tunesmith.cli.kubectl.errors import is_passing
+from tunesmith.cli.kubectl.finding import find, look_again, same
 from tunesmith.cli.kubectl.page import Page, page_of
 from tunesmith.cli.kubectl.rendering import as_line, as_text
 from tunesmith.core.times import to_text
@@ -20,6 +20,7 @@ from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import FINETUNEJOBS, ApiError, Object
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_TOO_OLD = 410
 _REFRESHES_PER_SECOND = 2
 
 
@@ -54,43 +55,33 @@ async def states(cluster: KubeCluster, item: Object, note: Callable[[str], None]
         SaidError: the FineTuneJob is gone.
         ApiError: the API server refuses.
     """
-    meta = item["metadata"]
-    name, namespace, uid = meta["name"], meta["namespace"], meta["uid"]
     yield item
-    version, pause = meta["resourceVersion"], _FIRST_PAUSE
+    version, pause = item["metadata"]["resourceVersion"], _FIRST_PAUSE
     while True:
         try:
-            async with aclosing(cluster.watch(FINETUNEJOBS, namespace, name, version)) as events:
-                async for kind, seen in events:
+            async with aclosing(_from_now_on(cluster, item)) as found:
+                async for seen in found:
                     pause = _FIRST_PAUSE
                     note("")
-                    _require_same(seen, uid, gone=kind == "DELETED")
-                    version = seen["metadata"]["resourceVersion"]
-                    yield seen
-            continue
+                    if seen["metadata"]["resourceVersion"] != version:
+                        version = seen["metadata"]["resourceVersion"]
+                        yield seen
         except ApiError as error:
-            if not is_passing(error) and error.status != 410:
+            if is_passing(error):
+                note(f"the API server is away ({error.message or error.reason}); it is asked again")
+            elif error.status != _TOO_OLD:
                 raise
-            note(f"the API server is away ({error.message or error.reason}); it is asked again")
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-        try:
-            seen = await find(cluster, namespace, name)
-        except ApiError as error:
-            if not is_passing(error):
-                raise
-            continue
-        note("")
-        _require_same(seen, uid)
-        if seen["metadata"]["resourceVersion"] != version:
-            version = seen["metadata"]["resourceVersion"]
-            yield seen
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _require_same(item: Object, uid: str, *, gone: bool = False) -> None:
+async def _from_now_on(cluster: KubeCluster, item: Object) -> AsyncGenerator[Object]:
+    """Yield a FineTuneJob as it is now, and whenever it changes for as long as one request lasts."""
     meta = item["metadata"]
-    if gone or meta["uid"] != uid:
-        raise SaidError(f"FineTuneJob {meta['name']} was deleted.", "What it made lies on the volume.")
+    yield await look_again(cluster, item)
+    async with aclosing(cluster.watch(FINETUNEJOBS, meta["namespace"], meta["name"])) as events:
+        async for kind, seen in events:
+            yield same(None if kind == "DELETED" else seen, item)
 
 
 class _Lines:
