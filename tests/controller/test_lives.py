@@ -293,7 +293,11 @@ WAITING: dict[str, tuple[dict[str, Any], str, str]] = {
     "no image": (
         {
             "containerStatuses": [
-                {"image": "stages:1", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+                {
+                    "name": "stage",
+                    "image": "stages:1",
+                    "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}},
+                }
             ]
         },
         "ImagePullBackOff",

@@ -191,7 +191,9 @@ class Programs:
         pod = self.pending(job)
         pod["status"] = {
             "phase": "Running",
-            "containerStatuses": [{"state": {"running": {"startedAt": to_text(self.cluster.clock.now())}}}],
+            "containerStatuses": [
+                {"name": "stage", "state": {"running": {"startedAt": to_text(self.cluster.clock.now())}}}
+            ],
         }
         self.cluster.changed(pod)
         return pod
@@ -269,7 +271,7 @@ class Programs:
             ended["message"] = report.to_json()
         pod["status"] = {
             "phase": "Succeeded" if code == 0 else "Failed",
-            "containerStatuses": [{"state": {"terminated": ended}}],
+            "containerStatuses": [{"name": "stage", "state": {"terminated": ended}}],
             **status,
         }
         self.cluster.changed(pod)

@@ -132,6 +132,9 @@ class Stage(ApiModel):
     failures: Count = 0
     """Failures that may pass, one after the other; the next try waits longer after each."""
 
+    interruptions: Count = 0
+    """Attempts, one after the other, that were ended from outside within half a minute; the next try waits too."""
+
     start_time: Time | None = None
     """When the newest attempt's program started."""
 

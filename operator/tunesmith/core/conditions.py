@@ -6,12 +6,13 @@ that waits for something is Reconciling, and Stalled only if somebody must act.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from tunesmith.api.status import State
+from tunesmith.api.status import REASON_PATTERN, State
 from tunesmith.core.decide import Draft, known_inputs
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.model import StageState
@@ -175,7 +176,7 @@ def conditions(
             {
                 "type": kind,
                 "status": status,
-                "reason": reason or "Unknown",
+                "reason": reason if re.fullmatch(REASON_PATTERN, reason) else "Unknown",
                 "message": message[:_MAX_MESSAGE],
                 "observedGeneration": generation,
                 "lastTransitionTime": since or to_text(now),

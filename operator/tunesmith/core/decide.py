@@ -18,7 +18,7 @@ from tunesmith.api.status import State
 from tunesmith.core import retries
 from tunesmith.core.manifests import Child, ManifestError, child_manifests, child_name
 from tunesmith.core.model import Plan, PlannedStage, StageState
-from tunesmith.core.observe import NO_IMAGE, NOTHING_YET, ObservedJob, Phase
+from tunesmith.core.observe import NO_IMAGE, NOTHING_YET, ObservedJob, Phase, Waiting
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
 from tunesmith.core.record import ACTIVE, StageRecord, UnitRecord, as_result, read_records
 from tunesmith.core.times import to_time
@@ -26,6 +26,8 @@ from tunesmith_stages.contract import (
     KEY_DIGITS,
     RECIPES,
     UNITS_PER_PROGRAM,
+    ExitCode,
+    Failure,
     Input,
     Report,
     StageName,
@@ -36,6 +38,8 @@ from tunesmith_stages.contract import (
 INPUT_LOST = "InputLost"
 """Reason with which a stage says that what the operator believes of earlier stages is not on the volume."""
 _DELETION_POLL = 2.0
+_REPORT_LOST = Waiting("ReportLost", "its Pod is gone; it is looked up")
+_REPORT_LOST_TOO = ("ReportLost", "the Pod that looked it up is gone too", "")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Draft:
     """By unit of `fetch`: the source's version, and the digest of the spec that it was found for."""
     image: str
     recipes: Mapping[StageName, int]
+    touched: bool
+    """Whether the job was edited, or another try was asked for, since the last decision."""
     plan: Plan
     rehearsed: bool = False
     create: tuple[dict[str, Any], ...] = ()
@@ -103,11 +109,8 @@ class Draft:
 def is_settled(subject: Subject) -> bool:
     """Tell whether a job ended well as it is written now: then it is never planned again."""
     status = subject.status
-    succeeded = any(
-        item.get("type") == "Succeeded" and item.get("status") == "True" for item in status.get("conditions") or ()
-    )
     return (
-        succeeded
+        _holds(status, "Succeeded")
         and status.get("observedGeneration") == subject.generation
         and status.get("refresh", "") == subject.refresh
     )
@@ -119,11 +122,13 @@ def decide(subject: Subject, world: World, settings: Settings, now: datetime) ->
     _take_in(draft)
     _stop_unwanted(draft)
     if world.obstacle is not None:
-        draft.stalled = world.obstacle
-    elif subject.job.spec.suspend:
-        draft.waits_for = ("Suspended", "`spec.suspend` is true")
+        if not any(record.state is State.RUNNING for record in draft.records.values()):
+            draft.stalled = world.obstacle  # what runs goes on to its end
     elif not draft.finished:
-        _go_on(draft)
+        if subject.job.spec.suspend:
+            draft.waits_for = ("Suspended", "`spec.suspend` is true")
+        else:
+            _go_on(draft)
     _close(draft)
     return draft
 
@@ -147,9 +152,7 @@ def _open(subject: Subject, world: World, settings: Settings, now: datetime) -> 
     if status.get("refresh", "") != subject.refresh:
         pins = {}
         records[StageName.FETCH] = replace(records[StageName.FETCH], units=(), state=State.WAITING)
-    running = any(record.state in ACTIVE for record in records.values())
-    unpullable = any(job.waiting is not None and job.waiting.reason == NO_IMAGE for job in world.jobs)
-    fresh = not status.get("image") or unpullable or ((asked_again or edited) and not running)
+    fresh = _takes_image_anew(subject, world, records, asked_again=asked_again, edited=edited)
     stamped = {} if fresh else status.get("recipes") or {}
     draft = Draft(
         subject,
@@ -160,10 +163,35 @@ def _open(subject: Subject, world: World, settings: Settings, now: datetime) -> 
         pins,
         image=settings.stage_image if fresh else str(status["image"]),
         recipes={name: int(stamped.get(name, RECIPES[name])) for name in StageName},
+        touched=asked_again or edited,
         plan=Plan(subject.job.metadata.name, ()),
     )
     _plan(draft)
     return draft
+
+
+def _takes_image_anew(
+    subject: Subject, world: World, records: Mapping[StageName, StageRecord], *, asked_again: bool, edited: bool
+) -> bool:
+    """Tell whether the image, and with it what its stages make, is taken from the settings now.
+
+    A job keeps the one that it began with until it ended or was stopped by a failure and somebody edits it, until
+    another try is asked for, or if nodes cannot get it.
+    """
+    status = subject.status
+    if not status.get("image"):
+        return True
+    if any(job.waiting is not None and job.waiting.reason == NO_IMAGE for job in world.jobs):
+        return True
+    if any(record.state in ACTIVE for record in records.values()):
+        return False
+    ended = any(_holds(status, kind) for kind in ("Succeeded", "Stalled"))
+    return asked_again or (edited and ended)
+
+
+def _holds(status: Mapping[str, Any], kind: str) -> bool:
+    conditions = status.get("conditions") or ()
+    return any(item.get("type") == kind and item.get("status") == "True" for item in conditions)
 
 
 def _plan(draft: Draft) -> None:
@@ -230,7 +258,8 @@ def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
     if record.state not in ACTIVE:
         return
     job = _named(draft, record.job)
-    if record.state is State.UNKNOWN or job is None:
+    reports = job is not None and job.phase is Phase.SUCCEEDED and job.report is not None
+    if job is None or (record.state is State.UNKNOWN and not reports):
         draft.records[stage.name] = _settle(draft, record)
         return
     if job.phase is Phase.SUCCEEDED:
@@ -259,7 +288,7 @@ def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
 
 def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
     if job.report is None:
-        return replace(record, state=State.UNKNOWN, reason="ReportLost", message="its Pod is gone; it is looked up")
+        return replace(record, state=State.UNKNOWN, reason=_REPORT_LOST.reason, message=_REPORT_LOST.message)
     return replace(
         record,
         state=State.SUCCEEDED,
@@ -270,6 +299,7 @@ def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
         hint="",
         exit_code=None,
         failures=0,
+        interruptions=0,
         next_attempt="",
         cached=bool(job.report.units) and all(unit.cached for unit in job.report.units),
         numbers={name: f"{value:.6g}" for name, value in sorted(job.report.numbers.items())},
@@ -307,10 +337,20 @@ def _settle(draft: Draft, record: StageRecord) -> StageRecord:
         None,
     )
     if lookup is None or lookup.phase not in {Phase.SUCCEEDED, Phase.FAILED}:
-        return replace(record, state=State.UNKNOWN, reason="ReportLost", message="its Pod is gone; it is looked up")
-    if lookup.report is not None and len(lookup.report.units) >= len(record.keys):
+        waiting = lookup.waiting if lookup is not None else None
+        if record.state is State.UNKNOWN and record.next_attempt and lookup is None:
+            return record
+        if waiting is None or waiting == NOTHING_YET:
+            waiting = _REPORT_LOST
+        return replace(record, state=State.UNKNOWN, reason=waiting.reason, message=waiting.message[:1024], hint="")
+    if record.next_attempt:
+        return record  # that it failed is known, and it is to be done again
+    if lookup.phase is Phase.FAILED or lookup.report is None:
+        failure = lookup.failure or Failure(ExitCode.TEMPORARY, *_REPORT_LOST_TOO)
+        return retries.look_up_again(record, failure, draft.now)
+    if len(lookup.report.units) >= len(record.keys):
         return replace(_succeeded(record, lookup), cached=False)
-    return replace(record, state=State.WAITING, reason="ResultLost", message="it ended, but its result is not there")
+    return retries.lost(record, draft.now)
 
 
 def _match_reports(draft: Draft) -> None:
@@ -408,10 +448,13 @@ def _stop_unwanted(draft: Draft) -> None:
 def _would_differ(draft: Draft, stage: PlannedStage, job: ObservedJob) -> bool:
     """Tell whether a Job that something holds up would be another one now: another image, other resources, a queue.
 
-    So what holds it up can be mended by an edit of the job or of the administrator's settings.
+    So what holds it up can be mended by an edit of the job or of the administrator's settings; of what waits in a
+    queue, by an edit of the job alone.
     """
     if job.waiting is None or job.waiting == NOTHING_YET or not job.keys:
         return False
+    if job.phase is Phase.QUEUED and not draft.touched:
+        return False  # it would lose its place in the queue
     units = tuple(unit for unit in stage.units if unit.key in job.keys)
     record = draft.records[stage.name]
     child = _child(draft, replace(stage, missing=units), job.attempt, record, lookup=job.lookup)
@@ -440,11 +483,11 @@ def _go_on(draft: Draft) -> None:
         return
     if record.state in {State.PENDING, State.RUNNING}:
         return
-    if record.state is State.UNKNOWN:
-        _look_up(draft, stage, record)
-        return
     if (due := to_time(record.next_attempt)) is not None and due > draft.now:
         draft.wake((due - draft.now).total_seconds())
+        return
+    if record.state is State.UNKNOWN:
+        _look_up(draft, stage, record)
         return
     ending = (job for job in draft.world.jobs if job.phase is Phase.DELETING or job.name in draft.delete)
     if any(job.stage is stage.name and job.keys == keys for job in ending):
@@ -490,9 +533,17 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
 
 
 def _look_up(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
+    """Have it looked up what an attempt came to, once more if that failed before."""
     child = _child(draft, stage, record.attempts, record, lookup=True)
-    if _named(draft, child_name(child), lookup=True) is None:
-        _create(draft, child)
+    before = _named(draft, child_name(child), lookup=True)
+    if before is None:
+        if _create(draft, child):
+            draft.records[stage.name] = replace(record, next_attempt="")
+    elif before.phase in {Phase.SUCCEEDED, Phase.FAILED}:
+        draft.delete = (*draft.delete, before.name)
+        draft.wake(_DELETION_POLL)
+    elif before.phase is Phase.DELETING:
+        draft.wake(_DELETION_POLL)
 
 
 def _create(draft: Draft, child: Child) -> bool:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from tunesmith.api import keys
+from tunesmith.core.manifests.child import STAGE_CONTAINER
 from tunesmith_stages.contract import ExitCode, Failure, Report, StageName
 
 Object = Mapping[str, Any]
@@ -76,11 +77,11 @@ def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = 
         stage, attempt = StageName(labels[keys.STAGE_LABEL]), int(labels[keys.ATTEMPT_LABEL])
     except (KeyError, ValueError):
         return None
-    leaders = sorted((pod for pod in pods if _index(pod) == 0), key=_created)
-    everyone = sorted(pods, key=_created)
-    leader = leaders[-1] if leaders else None
+    newest = _newest(pods)
+    everyone = list(newest.values())
+    leader = newest.get(0)
     report = _report(leader)
-    phase = _phase(job, leader, report)
+    phase = _phase(job, everyone, leader, report)
     status = job.get("status") or {}
     failed = phase is Phase.FAILED
     return ObservedJob(
@@ -95,7 +96,7 @@ def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = 
         interrupted=failed and _was_interrupted(job, everyone, report),
         waiting=_waiting(job, everyone, events) if phase in {Phase.PENDING, Phase.QUEUED} else None,
         pod=leader["metadata"]["name"] if leader and phase is Phase.RUNNING else "",
-        started=_started(leader) or status.get("startTime") or "",
+        started=_started(leader),
         finished=_finished(leader) or status.get("completionTime") or "",
         manifest=notes.get(keys.MANIFEST_ANNOTATION, ""),
     )
@@ -106,11 +107,16 @@ def _index(pod: Object) -> int:
     return int(notes.get("batch.kubernetes.io/job-completion-index", "0") or 0)
 
 
+def _newest(pods: Iterable[Object]) -> dict[int, Object]:
+    """Return the newest Pod of each index: what became of one that was replaced counts no longer."""
+    return {_index(pod): pod for pod in sorted(pods, key=_created)}
+
+
 def _created(pod: Object) -> tuple[str, str]:
     return str(pod["metadata"].get("creationTimestamp", "")), str(pod["metadata"]["name"])
 
 
-def _phase(job: Object, leader: Object | None, report: Report | None) -> Phase:
+def _phase(job: Object, pods: Sequence[Object], leader: Object | None, report: Report | None) -> Phase:
     if job["metadata"].get("deletionTimestamp"):
         return Phase.DELETING
     conditions = _conditions(job)
@@ -122,8 +128,13 @@ def _phase(job: Object, leader: Object | None, report: Report | None) -> Phase:
         return Phase.SUCCEEDED  # the result is there; what Kubernetes still does to the Job need not be waited for
     if job["spec"].get("suspend"):
         return Phase.QUEUED
-    running = leader is not None and (leader.get("status") or {}).get("phase") == "Running"
-    return Phase.RUNNING if running and not leader["metadata"].get("deletionTimestamp") else Phase.PENDING  # type: ignore[index]
+    if leader is None or leader["metadata"].get("deletionTimestamp") or _pod_phase(leader) != "Running":
+        return Phase.PENDING
+    return Phase.PENDING if any(_pod_phase(pod) == "Pending" for pod in pods) else Phase.RUNNING
+
+
+def _pod_phase(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("phase", ""))
 
 
 def _conditions(item: Object) -> dict[str, Object]:
@@ -135,8 +146,9 @@ def _conditions(item: Object) -> dict[str, Object]:
 
 
 def _container(pod: Object | None) -> Object:
+    """Return the state of the container of ours: a service mesh may have put others beside it."""
     statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
-    return statuses[0] if statuses else {}
+    return next((status for status in statuses if status.get("name") == STAGE_CONTAINER), {})
 
 
 def _terminated(pod: Object | None) -> Object:
@@ -167,10 +179,14 @@ def _finished(pod: Object | None) -> str:
 _EVICTED = frozenset(
     {"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Terminated", "Shutdown", "UnexpectedAdmissionError"}
 )
+_OUT_OF_TIME = "DeadlineExceeded"
+"""Reason of a Pod that has reached its `activeDeadlineSeconds`."""
 _SIGKILL, _SIGTERM = 128 + 9, 128 + 15
 
 
 def _was_interrupted(job: Object, pods: Sequence[Object], report: Report | None) -> bool:
+    if any((pod.get("status") or {}).get("reason") == _OUT_OF_TIME for pod in pods):
+        return True  # how much of its time is used up, the record tells
     if report is not None and report.failure is not None and report.failure.code is not ExitCode.INTERRUPTED:
         return any("DisruptionTarget" in _conditions(pod) for pod in pods)
     if report is not None and report.failure is not None:
@@ -189,13 +205,6 @@ def _was_interrupted(job: Object, pods: Sequence[Object], report: Report | None)
 def _failure(job: Object, pods: Sequence[Object], report: Report | None) -> Failure:
     """Return the best known cause of a Job's failure: the program's own words before anybody else's."""
     failed = _conditions(job).get("Failed", {})
-    if failed.get("reason") == "DeadlineExceeded":
-        return Failure(
-            ExitCode.GATE_FAILED,
-            "DeadlineExceeded",
-            "the training took longer than `activeDeadlineSeconds` allows",
-            "Raise `spec.activeDeadlineSeconds`: the training goes on from its newest checkpoint.",
-        )
     if report is not None and report.failure is not None:
         return report.failure
     for pod in reversed(pods):
@@ -249,9 +258,22 @@ def _waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> W
         return Waiting("Queued", f"the queue {queue!r} has not admitted the training yet") if queue else _QUEUED
     alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     if not alive:
-        return _refused(events) or NOTHING_YET
+        return _refused(events) or _still_ending(pods) or NOTHING_YET
     found = [waiting for pod in alive if (waiting := waiting_of_pod(pod, events)) is not None]
     return found[0] if found else NOTHING_YET
+
+
+def _still_ending(pods: Sequence[Object]) -> Waiting | None:
+    """Return that a Pod must end before another takes its place."""
+    for pod in pods:
+        if _pod_phase(pod) in {"Pending", "Running", "Unknown"}:
+            node = (pod.get("status") or {}).get("hostIP", "unknown")
+            return Waiting(
+                "PodTerminating",
+                f"Pod {pod['metadata']['name']} on the node with the address {node} has not ended yet. If that node "
+                "is lost for good, delete the Node, or the Pod by `kubectl delete pod --force`",
+            )
+    return None
 
 
 def waiting_of_pod(pod: Object, events: Sequence[Object] = ()) -> Waiting | None:
@@ -264,7 +286,7 @@ def waiting_of_pod(pod: Object, events: Sequence[Object] = ()) -> Waiting | None
     if reason in {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}:
         return Waiting(NO_IMAGE, f"{_container(pod).get('image', '')}: {message or reason}")
     if reason == "CreateContainerConfigError":
-        return Waiting("ConfigNotFound", message)
+        return Waiting("ContainerConfigInvalid", message)
     if reason and reason not in {"ContainerCreating", "PodInitializing"}:
         return Waiting(reason, message)
     return _not_mounted(pod, events)

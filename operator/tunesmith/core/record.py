@@ -6,11 +6,12 @@ look at the volume, never a training.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.api.status import State
+from tunesmith.api.status import REASON_PATTERN, State
 from tunesmith_stages.contract import StageName, StageResult
 
 ACTIVE = frozenset({State.PENDING, State.RUNNING, State.UNKNOWN})
@@ -41,6 +42,8 @@ class StageRecord:
     attempts: int = 0
     failures: int = 0
     """Attempts that failed by a fault that may pass; interruptions are not counted."""
+    interruptions: int = 0
+    """Attempts, one after the other, that were ended from outside as soon as they had begun."""
     started: str = ""
     finished: str = ""
     next_attempt: str = ""
@@ -71,6 +74,7 @@ _TEXTS = {
 _COUNTS = {
     "attempts": "attempts",
     "failures": "failures",
+    "interruptions": "interruptions",
     "elapsed": "elapsedSeconds",
     "save_seconds": "saveSeconds",
 }
@@ -90,6 +94,9 @@ def _read(name: StageName, item: Mapping[str, Any]) -> StageRecord:
     state = item.get("state")
     numbers = item.get("numbers")
     code = item.get("exitCode")
+    texts = {ours: item[theirs] for ours, theirs in _TEXTS.items() if isinstance(item.get(theirs), str)}
+    if texts.get("reason") and not re.fullmatch(REASON_PATTERN, texts["reason"]):
+        del texts["reason"]
     return StageRecord(
         name=name,
         state=State(state) if state in set(State) else State.WAITING,
@@ -98,7 +105,7 @@ def _read(name: StageName, item: Mapping[str, Any]) -> StageRecord:
         cached=item.get("cached") is True,
         units=tuple(_read_unit(unit) for unit in _objects(item.get("units")) if _is_unit(unit)),
         numbers={str(k): str(v) for k, v in numbers.items()} if isinstance(numbers, Mapping) else {},
-        **{ours: item[theirs] for ours, theirs in _TEXTS.items() if isinstance(item.get(theirs), str)},
+        **texts,
         **{ours: max(0, item[theirs]) for ours, theirs in _COUNTS.items() if isinstance(item.get(theirs), int)},
     )
 

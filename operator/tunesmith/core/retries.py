@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tunesmith.api.status import State
-from tunesmith.core.observe import ObservedJob
+from tunesmith.core.observe import ObservedJob, Phase
 from tunesmith.core.record import StageRecord
 from tunesmith.core.times import seconds_between, to_text
 from tunesmith_stages.contract import FAILURE_CLASSES, Failure
@@ -30,18 +30,27 @@ def reset(record: StageRecord, keys: tuple[str, ...]) -> StageRecord:
 
 def forgive(record: StageRecord) -> StageRecord:
     """Return a record whose failures are forgotten, because somebody edited the job or asked for another try."""
+    if record.state is State.UNKNOWN:
+        return replace(record, failures=0, next_attempt="")
     if record.state is State.FAILED or record.next_attempt:
-        return replace(record, state=State.WAITING, failures=0, next_attempt="", reason="", message="", hint="")
+        whole = replace(record, failures=0, interruptions=0, next_attempt="")
+        return replace(whole, state=State.WAITING, reason="", message="", hint="")
     return record
 
 
 def interrupted(record: StageRecord, job: ObservedJob, now: datetime, why: str) -> StageRecord:
-    """Return the record of a stage that was ended from outside: it is tried again, and this one is not counted."""
-    lasted = seconds_between(job.started, job.finished or to_text(now))
-    wait = FIRST_DELAY if job.started and lasted < _SHORT_LIVED else 0
+    """Return the record of a stage that was ended from outside: it is tried again, and this one is not a failure.
+
+    What the cluster ends again and again as soon as it has begun waits longer each time.
+    """
+    began = job.started or record.started
+    lasted = seconds_between(began, job.finished or to_text(now)) if began else 0
+    in_vain = job.phase is Phase.FAILED and lasted < _SHORT_LIVED
+    wait = _delay(record.interruptions) if in_vain else 0
     return replace(
         record,
         state=State.WAITING,
+        interruptions=record.interruptions + 1 if in_vain else 0,
         elapsed=record.elapsed + lasted,
         finished=job.finished,
         reason="Interrupted",
@@ -60,13 +69,44 @@ def failed(record: StageRecord, job: ObservedJob, failure: Failure, now: datetim
 
 def to_be_tried_again(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
     """Return the record of a stage whose failure may pass: it waits, longer each time."""
-    delay = min(FIRST_DELAY * 2 ** min(record.failures, 10), LONGEST_DELAY)
     return replace(
         _with_failure(record, job, failure),
         state=State.WAITING,
         failures=record.failures + 1,
-        next_attempt=to_text(now + timedelta(seconds=delay)),
+        next_attempt=to_text(now + timedelta(seconds=_delay(record.failures))),
     )
+
+
+def lost(record: StageRecord, now: datetime) -> StageRecord:
+    """Return the record of a stage that ended well, without a result: it is made again, the first time at once."""
+    again = "" if record.failures == 0 else to_text(now + timedelta(seconds=_delay(record.failures)))
+    return replace(
+        record,
+        state=State.WAITING,
+        failures=record.failures + 1,
+        reason="ResultLost",
+        message="it ended, but its result is not on the volume",
+        hint="",
+        next_attempt=again,
+    )
+
+
+def look_up_again(record: StageRecord, failure: Failure, now: datetime) -> StageRecord:
+    """Return the record of a stage of which it could not be looked up what it came to."""
+    return replace(
+        record,
+        state=State.UNKNOWN,
+        failures=record.failures + 1,
+        reason=failure.reason,
+        message=f"what became of it could not be looked up: {failure.message}"[:1024],
+        hint=failure.hint,
+        next_attempt=to_text(now + timedelta(seconds=_delay(record.failures))),
+    )
+
+
+def _delay(before: int) -> int:
+    """Return how many seconds to wait after so many in vain."""
+    return min(FIRST_DELAY << min(before, 10), LONGEST_DELAY)
 
 
 def _with_failure(record: StageRecord, job: ObservedJob, failure: Failure) -> StageRecord:

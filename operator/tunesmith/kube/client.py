@@ -105,12 +105,12 @@ class KubeCluster:
         return (await self._request("GET", _path(PODS, namespace, pod) + "/log", query)).decode("utf-8", "replace")
 
     async def stream_log(self, namespace: str, pod: str, query: dict[str, str]) -> AsyncGenerator[bytes]:
-        """Yield what a Pod's only container writes, in pieces as they come, until the server ends it.
+        """Yield what a container of a Pod writes, in pieces as they come, until the server ends it.
 
         Args:
             namespace: the Pod's.
             pod: its name.
-            query: of the API's log endpoint, such as ``follow``.
+            query: of the API's log endpoint, such as ``container`` and ``follow``.
 
         Raises:
             ApiError: it cannot be read, or not any further; status 0 also after minutes of silence, when nobody can

@@ -251,7 +251,9 @@ def test_queue_deadline_and_priority() -> None:
         trains = stage is StageName.TRAIN
         assert manifest["metadata"]["labels"].get(keys.QUEUE_LABEL) == ("team-a" if trains else None)
         assert manifest["spec"].get("suspend") == (True if trains else None)
-        assert manifest["spec"].get("activeDeadlineSeconds") == (3600 if trains else None)
+        assert "activeDeadlineSeconds" not in manifest["spec"], "a Job's time begins before its pods have a place"
+        pod = manifest["spec"]["template"]["spec"]
+        assert pod.get("activeDeadlineSeconds") == (3600 if trains else None)
         assert manifest["spec"]["ttlSecondsAfterFinished"] == 60
         assert manifest["spec"]["template"]["spec"]["priorityClassName"] == "batch"
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tunesmith.api.pods import Storage
 from tunesmith.cli.kubectl.errors import SaidError, is_passing
-from tunesmith.cli.kubectl.pod_log import has_ended, has_started, lines, why_ended
+from tunesmith.cli.kubectl.pod_log import OURS, has_ended, has_started, lines, why_ended
 from tunesmith.core.manifests import log_reader_pod
 from tunesmith.core.observe import Waiting, waiting_of_pod
 from tunesmith.kube.client import KubeCluster
@@ -108,7 +108,7 @@ async def _print(cluster: KubeCluster, pod: Object, to: BinaryIO) -> list[bytes]
     """Print what a reader prints. If that is a few lines only they are returned: they may say why it failed."""
     held: list[bytes] = []
     printed = False
-    stream = cluster.stream_log(pod["metadata"]["namespace"], pod["metadata"]["name"], {"follow": "true"})
+    stream = cluster.stream_log(pod["metadata"]["namespace"], pod["metadata"]["name"], OURS | {"follow": "true"})
     async with aclosing(stream) as pieces:
         async for line in lines(pieces):
             held.append(line)

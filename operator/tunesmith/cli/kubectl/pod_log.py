@@ -11,12 +11,15 @@ from typing import Any, BinaryIO
 
 from tunesmith.api import keys
 from tunesmith.cli.kubectl.errors import is_passing
+from tunesmith.core.manifests.child import STAGE_CONTAINER
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import PODS, ApiError, Object
 
 _LONGEST_LINE = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\S+) ")
+OURS = {"container": STAGE_CONTAINER}
+"""Names, in a request for a log, the container that is meant."""
 _LOST = (b"unable to retrieve container logs for ", b"failed to try resolving symlinks in path ")
 """What a node says, as if it were the log, when it has removed the container already."""
 
@@ -72,9 +75,10 @@ def why_ended(pod: Mapping[str, Any]) -> str:
 
 
 def _state(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    containers = (pod.get("status") or {}).get("containerStatuses") or [{}]
-    state: Mapping[str, Any] = containers[0].get("state") or {}
-    return state
+    """Return the state of the container of ours: a service mesh may have put others beside it."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    ours: Mapping[str, Any] = next((item for item in containers if item.get("name") == STAGE_CONTAINER), {})
+    return ours.get("state") or {}
 
 
 def _job_name(pod: Mapping[str, Any]) -> str:
@@ -91,7 +95,7 @@ async def print_log(cluster: KubeCluster, source: Source, tail: int | None, to: 
         LogGoneError: its node has removed it already.
         ApiError: it cannot be read.
     """
-    query = {} if tail is None else {"tailLines": str(tail)}
+    query = OURS | ({} if tail is None else {"tailLines": str(tail)})
     first = True
     async with aclosing(cluster.stream_log(source.namespace, source.pod, query)) as pieces:
         async for line in lines(pieces):
@@ -118,7 +122,7 @@ async def follow_log(
         LogGoneError: its node has removed it already.
         ApiError: it may not be read.
     """
-    query = {"follow": "true", "timestamps": "true"} | ({} if tail is None else {"tailLines": str(tail)})
+    query = OURS | {"follow": "true", "timestamps": "true"} | ({} if tail is None else {"tailLines": str(tail)})
     position, pause = _Position(), _FIRST_PAUSE
     while True:
         before = position.time

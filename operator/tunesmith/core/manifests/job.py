@@ -44,7 +44,6 @@ def _queue(child: Child) -> dict[str, str]:
 
 def _job_spec(child: Child) -> Object:
     """Return the Job without its pods. It is tried once: whether to try again is for the operator to decide."""
-    deadline = child.deadline if child.trains else None
     return {
         "completions": child.nodes,
         "parallelism": child.nodes,
@@ -52,7 +51,6 @@ def _job_spec(child: Child) -> Object:
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [_on_disruption(child)]},
-        **({"activeDeadlineSeconds": deadline} if deadline is not None else {}),
         "ttlSecondsAfterFinished": child.job.spec.ttl_seconds_after_finished,
         **({"suspend": True} if _queue(child) else {}),
     }

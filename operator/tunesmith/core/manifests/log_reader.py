@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.api import keys
 from tunesmith.api.pods import Storage
 from tunesmith.api.settings import BUILT_IN_PODS
-from tunesmith.core.manifests.child import common_labels
+from tunesmith.core.manifests.child import STAGE_CONTAINER, common_labels
 from tunesmith.core.manifests.environment import places
 from tunesmith.core.manifests.places import SCRATCH, VOLUME
 from tunesmith.core.manifests.pod import CONTAINER_SECURITY
@@ -59,7 +59,7 @@ def log_reader_pod(
             "securityContext": pod_security(storage),
             "containers": [
                 {
-                    "name": LOGS,
+                    "name": STAGE_CONTAINER,
                     "image": image,
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["python", "-m", "tunesmith_stages.logs"],

@@ -50,6 +50,7 @@ def pod_template(child: Child, storage: Storage, settings: Settings, options: Ob
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": options["terminationGracePeriodSeconds"],
+            **_deadline(child),
             "enableServiceLinks": False,
             **_identity(child, settings),
             **_together(child),
@@ -107,6 +108,11 @@ def _identity(child: Child, settings: Settings) -> Object:
             reason="ExecNotAllowed",
         )
     return {"serviceAccountName": settings.exec_service_account, "automountServiceAccountToken": True}
+
+
+def _deadline(child: Child) -> Object:
+    """Return the end of a training's time. A pod's begins on its node; a Job's would begin before it is scheduled."""
+    return {"activeDeadlineSeconds": child.deadline} if child.trains and child.deadline is not None else {}
 
 
 def _together(child: Child) -> Object:

@@ -50,6 +50,14 @@ STATES: dict[str, tuple[dict[str, Any], tuple[bool, bool, str]]] = {
         (True, True, "DeadlineExceeded"),
     ),
     "evicted before it started": ({"phase": "Failed", "reason": "Evicted"}, (False, True, "Evicted")),
+    "beside a service mesh's container": (
+        {"phase": "Running", "containerStatuses": [{"name": "proxy", "state": {"running": {}}}, *FAILED]},
+        (True, True, "Error"),
+    ),
+    "after a service mesh's container": (
+        {"phase": "Pending", "containerStatuses": [{"name": "proxy", "state": {"running": {}}}]},
+        (False, False, "unknown"),
+    ),
 }
 
 
@@ -132,7 +140,7 @@ def test_print() -> None:
     api = PlayedApi()
     name = api.put(RUNS, Answer(b"one\n\xff\x00\x1b[0m\ntwo\n"))
     assert printed(api, name) == b"one\n\xff\x00\x1b[0m\ntwo\n"
-    assert api.queries == [{}]
+    assert api.queries == [{"container": "stage"}]
 
 
 def test_print_with_prefix_and_tail() -> None:
@@ -140,7 +148,7 @@ def test_print_with_prefix_and_tail() -> None:
     api = PlayedApi()
     name = api.put(RUNS, Answer(b"one\ntwo\n"))
     assert printed(api, name, tail=2, prefix=b"[1] ") == b"[1] one\n[1] two\n"
-    assert api.queries == [{"tailLines": "2"}]
+    assert api.queries == [{"container": "stage", "tailLines": "2"}]
 
 
 def test_log_that_the_node_has_removed() -> None:
@@ -202,7 +210,7 @@ def test_follow_goes_on_where_it_was() -> None:
     api = PlayedApi()
     name = api.put(ENDED, Answer(stamped(1, 2), breaks=True), Answer(stamped(2, 3)))
     assert followed(api, name, tail=2) == plain(1, 2, 3)
-    base = {"follow": "true", "timestamps": "true"}
+    base = {"container": "stage", "follow": "true", "timestamps": "true"}
     assert api.queries == [{**base, "tailLines": "2"}, {**base, "sinceTime": "2026-05-04T12:00:02.000000001Z"}]
 
 

@@ -1,0 +1,136 @@
+"""Objects as the cache keeps them: without what no decision needs, and with what was found out about them once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tunesmith.api import keys
+from tunesmith.core.manifests.places import VOLUME
+from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, Object, Resource
+
+Item = Mapping[str, Any]
+
+
+class Key(NamedTuple):
+    """A namespace and a name."""
+
+    namespace: str
+    name: str
+
+
+class Owner(NamedTuple):
+    """What controls an object: something of the same namespace, by its uid."""
+
+    namespace: str
+    uid: str
+
+
+def key_of(item: Item) -> Key:
+    """Return the key of an object."""
+    return Key(item["metadata"]["namespace"], item["metadata"]["name"])
+
+
+def version_of(item: Item) -> int:
+    """Return an object's resource version: since Kubernetes 1.35 they are numbers that may be compared (KEP-5504)."""
+    return to_version(item["metadata"].get("resourceVersion"))
+
+
+def to_version(text: object) -> int:
+    """Return a resource version as a number; 0 if it is none."""
+    version = str(text)
+    return int(version) if version.isdecimal() else 0
+
+
+def ready_reason(finetunejob: Item) -> str:
+    """Return the reason of a FineTuneJob's condition Ready, which is the word for how it stands."""
+    conditions = (finetunejob.get("status") or {}).get("conditions") or ()
+    return next((str(item.get("reason", "")) for item in conditions if item.get("type") == "Ready"), "")
+
+
+_KEPT_META = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "labels",
+    "annotations",
+    "ownerReferences",
+)
+_COPY_OF_IT_ALL = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def slim(item: Item) -> Object:
+    """Return a FineTuneJob without managed fields, and without the copy of itself that `kubectl apply` leaves in it."""
+    return {"metadata": _meta(item), "spec": item.get("spec") or {}, "status": item.get("status") or {}}
+
+
+def slim_child(item: Item, owner: Owner, *, pod: bool) -> Object:
+    """Return a Job or Pod with its `owner`, and of its spec whether it is suspended, its size and its volume."""
+    spec = item.get("spec") or {}
+    template = spec if pod else (spec.get("template") or {}).get("spec") or {}
+    return {
+        "metadata": _meta(item),
+        "spec": {"suspend": spec.get("suspend", False), "completions": spec.get("completions", 1)},
+        "status": item.get("status") or {},
+        "owner": owner,
+        "pod": pod,
+        "volume": _volume_of(template),
+    }
+
+
+def _meta(item: Item) -> Object:
+    meta = {name: item["metadata"][name] for name in _KEPT_META if name in item["metadata"]}
+    notes = meta.get("annotations") or {}
+    if _COPY_OF_IT_ALL in notes:
+        meta["annotations"] = {name: text for name, text in notes.items() if name != _COPY_OF_IT_ALL}
+    return meta
+
+
+def _volume_of(pod_spec: Item) -> tuple[str, str]:
+    """Return the claim that a Pod's programs work on, and which folder of it; nothing if there is none."""
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod_spec.get("volumes") or ()
+        if "persistentVolumeClaim" in volume
+    }
+    for container in pod_spec.get("containers") or ():
+        for mount in container.get("volumeMounts") or ():
+            if mount["mountPath"] == VOLUME and mount["name"] in claims:
+                return str(claims[mount["name"]]), str(mount.get("subPath", "")).strip("/")
+    return "", ""
+
+
+def finetunejob_of(job: Item) -> tuple[Owner, Key] | None:
+    """Return the FineTuneJob that controls a Job; None if it is somebody else's. Labels prove nothing."""
+    ref = _controller(job, FINETUNEJOBS)
+    namespace = job["metadata"]["namespace"]
+    return (Owner(namespace, ref["uid"]), Key(namespace, ref["name"])) if ref else None
+
+
+def job_of(pod: Item) -> Owner | None:
+    """Return the Job that controls a Pod."""
+    ref = _controller(pod, JOBS)
+    return Owner(pod["metadata"]["namespace"], ref["uid"]) if ref else None
+
+
+def _controller(item: Item, resource: Resource) -> Item | None:
+    group = resource.api_version.partition("/")[0]
+    for ref in item["metadata"].get("ownerReferences") or ():
+        if ref.get("controller") and ref.get("kind") == resource.kind and ref["apiVersion"].startswith(f"{group}/"):
+            return dict(ref)
+    return None
+
+
+def label(item: Item, name: str) -> str:
+    """Return the value of a label; empty if it is not there."""
+    return str((item["metadata"].get("labels") or {}).get(name, ""))
+
+
+def named_by_label(pod: Item) -> Key | None:
+    """Return the FineTuneJob that a Pod says that it is for; good enough to look at that again."""
+    name = label(pod, keys.JOB_LABEL)
+    return Key(pod["metadata"]["namespace"], name) if name else None
