@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from tunesmith_stages import model_name
 from tunesmith_stages.ollama import Ollama
+from tunesmith_stages.ollama_refusal import RefusalError
 from tunesmith_stages.program import StageError
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,15 @@ def throw_away_names(server: Ollama, key: str, names: Sequence[str]) -> Iterator
     finally:
         for name in names:
             try:
-                server.unload(name)
-                server.delete(name)
+                _remove(server, name)
             except StageError as error:  # what ended the stage is worth more to a reader than this
                 log.warning("%s could not be removed: %s", name, error.message)
                 break
+
+
+def _remove(server: Ollama, name: str) -> None:
+    try:
+        server.unload(name)
+    except RefusalError as refusal:  # such as by a proxy that waits for no answer of a model; it may be removed still
+        log.warning("%s could not be unloaded: %s", name, refusal.message)
+    server.delete(name)

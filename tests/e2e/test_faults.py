@@ -37,7 +37,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() != 0:
-        pytest.fail("this test mounts a small file system: run it as root, or as `unshare -rm make e2e`")
+        pytest.fail(
+            "this test mounts a small file system: run it as root, or as "
+            "`unshare -rm .venv/bin/python -m pytest tests/e2e/test_faults.py`"
+        )
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
