@@ -74,6 +74,19 @@ def test_folder_of_the_trial_ollama(helm: Helm) -> None:
     assert server.allowed_namespaces == ("team-a",)
 
 
+def test_users_that_the_cluster_chooses(helm: Helm) -> None:
+    """With `null` for user and group, no pod asks for one: OpenShift gives each namespace its own."""
+    manifests = helm.render(
+        {"ollama": {"enabled": True}, "storage": {"default": {"runAsUser": None, "runAsGroup": None}}}
+    )
+    storage = parse_settings(settings_of(manifests)).storage.default
+    assert (storage.run_as_user, storage.run_as_group) == (None, None)
+    for pod in (
+        manifest["spec"]["template"]["spec"] for manifest in manifests if "template" in manifest.get("spec", {})
+    ):
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 REFUSED: Mapping[str, tuple[Values, str]] = {
     "unknown value": ({"image": {"repo": "x"}}, "additional properties 'repo' not allowed"),
     "unknown field of a server": ({"servers": [{"name": "a", "url": "http://a", "token": "x"}]}, "'token' not allowed"),

@@ -43,6 +43,9 @@
 {{- fail (printf "\n`nfs.enabled` is true but `nfs.%s` is empty. Set it, or bring claims of your own and leave `nfs.enabled` false." $field) }}
 {{- end }}
 {{- end }}
+{{- if and (gt (len (uniq .namespaces)) 1) (not (contains "{namespace}" .path)) }}
+{{- fail (printf "\n`nfs.namespaces` lists several namespaces, but `nfs.path` has no `{namespace}`: all would share one folder, and who writes checkpoints there can run code in the pods of the others. Write `{namespace}` into the path, such as %s/{namespace}, or install a release with a path of its own for each." (trimSuffix "/" .path)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -54,6 +57,15 @@
 {{- end }}
 {{- if and .exec.claimName (not .exec.namespaces) }}
 {{- fail "\n`ollama.exec.claimName` is set but `ollama.exec.namespaces` is empty. List the namespaces whose FineTuneJobs may use Exec." }}
+{{- end }}
+{{- if and .exec.claimName (not $.Values.servers) }}
+{{- range $namespace := .exec.namespaces }}
+{{- $folder := $.Values.storage.default.subPath | replace "{namespace}" $namespace }}
+{{- $own := get (get $.Values.storage.namespaces $namespace | default dict) "subPath" | default $folder | replace "{namespace}" $namespace }}
+{{- if ne $own $folder }}
+{{- fail (printf "\n`storage.namespaces.%[1]s.subPath` is %[2]q, but the Ollama of this chart looks for the files of %[1]s in %[3]q, by `storage.default.subPath`. Remove the former, remove %[1]s from `ollama.exec.namespaces`, or write an entry of `servers` with the `exec` that suits %[1]s." $namespace $own $folder) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -9,7 +9,13 @@ leaseName: {{ include "tunesmith.fullname" . }}-operator
 workers: {{ .Values.operator.workers }}
 execServiceAccount: {{ .Values.exec.serviceAccountName | quote }}
 storage:
-  {{- toYaml .Values.storage | nindent 2 }}
+  default:
+    {{- omit .Values.storage.default "runAsUser" "runAsGroup" | toYaml | nindent 4 }}
+    {{- range $id := list "runAsUser" "runAsGroup" }}
+    {{ $id }}: {{ index $.Values.storage.default $id | toJson }}  {{- /* Helm drops a null, and it means something */}}
+    {{- end }}
+  namespaces:
+    {{- toYaml .Values.storage.namespaces | nindent 4 }}
 servers:
   {{- include "tunesmith.servers" . | nindent 2 }}
 podDefaults:

@@ -74,11 +74,11 @@ class DefaultStorage(StorageOf):
     claim_name: Subdomain = "tunesmith"
     """PersistentVolumeClaim in the job's namespace."""
 
-    run_as_user: UserId = DEFAULT_USER
-    """User that the programs run as."""
+    run_as_user: UserId | None = DEFAULT_USER
+    """User that the programs run as. null: the one that the cluster chooses, as OpenShift does, or the image's."""
 
-    run_as_group: UserId = DEFAULT_USER
-    """Group that the programs run as."""
+    run_as_group: UserId | None = DEFAULT_USER
+    """Group that the programs run as. null: as with the user."""
 
 
 class StorageSettings(SettingsModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,11 @@ from typing import Annotated
 import typer
 
 from tunesmith.api.settings import InvalidSettingsError, parse_settings
+
+_CREDENTIALS = (
+    "In a pod, the token of its ServiceAccount must be mounted (`automountServiceAccountToken`); elsewhere, set "
+    "KUBECONFIG to a kubeconfig with a current context."
+)
 
 
 def operator(
@@ -20,7 +26,11 @@ def operator(
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the operator: watch FineTuneJobs and carry them out as Kubernetes Jobs."""
-    from tunesmith.operator import LeaseLostError, run_operator, set_up_logging  # noqa: PLC0415 - kopf is for this command alone
+    # The clients of Kubernetes are for this command alone.
+    from kubernetes.aio.config import ConfigException  # noqa: PLC0415
+
+    from tunesmith.kube.kubeconfig import KubeconfigError, find_context  # noqa: PLC0415
+    from tunesmith.operator import LeaseLostError, run_operator, set_up_logging  # noqa: PLC0415
 
     set_up_logging(log_level)
     try:
@@ -30,7 +40,14 @@ def operator(
     except InvalidSettingsError as error:
         print("\n".join(f"error: {settings}: {problem}" for problem in error.problems), file=sys.stderr)
         raise SystemExit(78) from None
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
     try:
+        if not in_pod:  # it says better than the client what is wrong with a kubeconfig
+            find_context(None, None, os.environ)
         asyncio.run(run_operator(read, port=port))
+    except (KubeconfigError, ConfigException) as error:
+        why = error.__context__ if in_pod and error.__context__ else error  # the client looks for a kubeconfig last
+        print(f"error: there are no credentials of a cluster: {why}\n{_CREDENTIALS}", file=sys.stderr)
+        raise SystemExit(78) from None
     except LeaseLostError as error:
         raise SystemExit(f"error: {error}") from None

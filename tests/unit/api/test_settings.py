@@ -80,6 +80,12 @@ def test_namespaces_differ_from_the_default() -> None:
     assert (team.sub_path, team.claim_name, team.run_as_user) == ("{namespace}/x", None, None)
 
 
+def test_users_that_the_cluster_chooses() -> None:
+    """`null` is an answer of its own: no user and no group are asked for, and the default does not come back."""
+    found = parse_settings(f"{SMALLEST}storage: {{default: {{runAsUser: null, runAsGroup: null}}}}\n").storage.default
+    assert (found.run_as_user, found.run_as_group, found.claim_name) == (None, None, "tunesmith")
+
+
 def test_administrators_may_set_any_variable() -> None:
     """What a user of the API may not set, such as a plugin of NCCL, the administrator may."""
     found = settings(podDefaults={"train": {"env": [{"name": "NCCL_NET_PLUGIN", "value": "aws-ofi"}]}})

@@ -63,6 +63,23 @@ def test_versions() -> None:
     assert chart["version"] == re.sub(r"\.dev(\d+)$", r"-dev.\1", tunesmith.__version__), "the same, as SemVer has it"
 
 
+def test_oldest_kubernetes() -> None:
+    """What the documents call the oldest Kubernetes is what Helm takes."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    root = CHART.parents[1]
+    documents = [
+        root / "README.md",
+        *(file for name in ("charts", "docs", "hack") for file in (root / name).rglob("*.md")),
+    ]
+    said = {
+        str(file.relative_to(root)): found
+        for file in documents
+        if (found := re.findall(r"(?:Kubernetes[ |]+)([0-9.]+[0-9]) or newer", file.read_text(encoding="utf-8")))
+    }
+    assert {"README.md", "docs/install.md", "charts/tunesmith/README.md", "hack/testcluster/README.md"} <= said.keys()
+    assert {f">={version}.0-0" for found in said.values() for version in found} == {chart["kubeVersion"]}, said
+
+
 def test_every_value_is_in_the_readme() -> None:
     """The README explains every value."""
     explained = re.findall(r"^\| (\S+) \|.*\| \S.* \|$", README, re.MULTILINE)

@@ -412,6 +412,18 @@ def test_the_volume(said: dict[str, str], claim: str, folder: str | None) -> Non
     assert pod["securityContext"]["runAsUser"] == 1000
 
 
+def test_users_that_the_cluster_chooses() -> None:
+    """Where the administrator names no user, as OpenShift wants it, pods ask for none, and still never run as root."""
+    given = settings(storage={"default": {"runAsUser": None, "runAsGroup": None}})
+    stage = pod_of(StageName.CONVERT, given=given)
+    require_restricted(stage)
+    assert not {"runAsUser", "runAsGroup"} & stage["securityContext"].keys()
+    storage = effective_storage(job(), "team-a", given)
+    item = job_data({"metadata": {"name": "support-bot", "namespace": "team-a", "uid": "1-2"}})
+    reader = log_reader_pod(item, "0a1b", image="stages:1", storage=storage)["spec"]
+    assert reader["securityContext"] == stage["securityContext"]
+
+
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,12 @@ CHOICES: dict[str, tuple[list[Any], str | None, str | None, Choice]] = {
         Choice("train", job_name("train", 1)),
     ),
     "the one that failed": (FAILED, None, None, Choice("train", job_name("train", 1))),
+    "one that runs, before one that failed": (
+        [stage("fetch", "Running", 2), *DONE[1:3], stage("train", "Failed", 1)],
+        None,
+        None,
+        Choice("fetch", job_name("fetch", 2)),
+    ),
     "the one that is tried again later": (WAITING, None, None, Choice("train", job_name("train", 2))),
     "the last that ran, if all is done": (DONE, None, None, Choice("rehearse", job_name("rehearse", 2))),
     "the last that ran by the clock": (AGAIN, None, None, Choice("fetch", job_name("fetch", 2))),
