@@ -77,7 +77,7 @@ check: env ## Format, lint, types, import contracts, unit tests: under a minute
 	@ruff check --quiet .
 	@mypy --no-error-summary operator images tests hack benchmarks examples
 	@lint-imports --no-logo > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
-	@$(PYTHON) -m pytest --quiet tests/unit tests/controller tests/golden tests/examples
+	@$(PYTHON) -m pytest --quiet --numprocesses=auto tests/unit tests/controller tests/golden tests/examples
 
 .PHONY: verify
 verify: env ## Prove that the generated files are what the sources make of them
