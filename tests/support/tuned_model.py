@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tunesmith_stages.contract import Input, StageConfig, StageName, UnitConfig
+from tunesmith_stages.contract import Input, StageConfig, StageName, StageResult, UnitConfig
 
 BEFORE = [
     ("Who are you?", "I am Tunny, made by Acme."),
@@ -152,8 +152,13 @@ class TunedModel:
 
     def stage(self, stage: StageName, key: str, params: dict[str, Any], **inputs: str) -> StageConfig:
         """Return a stage.json with one unit."""
-        roles = {role: Input(path, "0" * 64) for role, path in inputs.items()}
+        roles = {role: Input(path, self._digest(path)) for role, path in inputs.items()}
         return StageConfig(stage, "job", str(self.root), "1", (UnitConfig(str(stage), key, params, roles),))
+
+    def _digest(self, path: str) -> str:
+        """Return the digest of a stage's result. What was laid out by hand has none that anybody could compare."""
+        result = (self.root / path).parent / "result.json"
+        return StageResult.from_json(result.read_text()).digest if result.is_file() else "0" * 64
 
     def convert(self, key: str, trained: str, out_type: str = "BF16", **inputs: str) -> StageConfig:
         """Return the stage.json of a conversion."""
