@@ -42,10 +42,11 @@ from tunesmith.core.decide import Subject, World, decide
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT / "tests")  # instead of this folder: hack/testcluster has a module of this one's name
 
-import control_plane as programs_of_the_plane  # noqa: E402 - hack/testcluster, on the path since support.cluster
-
 from support.cluster import ApiServer, api_server  # noqa: E402
 from support.ollama_server import free_port  # noqa: E402
+
+# isort: split
+import control_plane as programs_of_the_plane  # noqa: E402 - hack/testcluster, on the path since support.cluster
 
 NAMESPACE = "bench"
 RATE = 10

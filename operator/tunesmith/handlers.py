@@ -12,7 +12,7 @@ from typing import Any
 import kopf
 
 from tunesmith.api import keys
-from tunesmith.kube.cache import Cache, Key, claims, key_of
+from tunesmith.kube.cache import Cache, Key
 from tunesmith.queue import WorkQueue
 
 
@@ -30,48 +30,45 @@ def make_registry(cache: Cache, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
 
     @kopf.on.event(keys.GROUP, keys.VERSION, keys.PLURAL, registry=registry)
     async def finetunejob_changed(event: Mapping[str, Any], **_: Any) -> None:
-        _take_finetunejob(cache, queue, event["type"] == "DELETED", event["object"])
+        _take(cache.put_finetunejob, cache.drop_finetunejob, queue, event)
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
     async def job_changed(event: Mapping[str, Any], **_: Any) -> None:
-        _take_child(cache.put_job, cache.drop_job, queue, event)
+        _take(cache.put_job, cache.drop_job, queue, event)
 
     @kopf.on.event("", "v1", "pods", registry=registry)
     async def pod_changed(event: Mapping[str, Any], **_: Any) -> None:
-        _take_child(cache.put_pod, cache.drop_pod, queue, event)
+        _take(cache.put_pod, cache.drop_pod, queue, event)
 
     return registry
 
 
-def _take_finetunejob(cache: Cache, queue: WorkQueue[Key], deleted: bool, item: Mapping[str, Any]) -> None:
-    if not deleted:
-        if cache.put_finetunejob(item):
-            queue.add(key_of(item))
-        return
-    cache.drop_finetunejob(item)
-    queue.add(key_of(item))
-    for server, model in claims(item):  # another one may have waited for this model's name
-        for other in cache.claimants(server, model):
-            queue.add(key_of(other))
-
-
-def _take_child(
-    put: Callable[[Mapping[str, Any]], bool],
-    drop: Callable[[Mapping[str, Any]], None],
+def _take(
+    put: Callable[[Mapping[str, Any]], Key | None],
+    drop: Callable[[Mapping[str, Any]], Key | None],
     queue: WorkQueue[Key],
     event: Mapping[str, Any],
 ) -> None:
-    item = event["object"]
-    if event["type"] == "DELETED":
-        drop(item)
-        queue.add(_parent(item))
-    elif put(item):
-        queue.add(_parent(item))
+    """Have the cache know what happened, and the FineTuneJob looked at that it happened to."""
+    key = (drop if event["type"] == "DELETED" else put)(event["object"])
+    if key is not None:
+        queue.add(key)
 
 
-def _parent(item: Mapping[str, Any]) -> Key:
-    labels = item["metadata"].get("labels") or {}
-    return Key(item["metadata"]["namespace"], labels.get(keys.JOB_LABEL, ""))
+class _NoEssence(kopf.DiffBaseStorage):
+    """Keeps kopf from comparing objects with what they were: it copies each of them twice for that, for every event.
+
+    That is for handlers of changes; ours are told of events.
+    """
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:  # noqa: ARG002 - kopf's
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:  # noqa: ARG002
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is written to the objects."""
 
 
 def _configure(settings: kopf.OperatorSettings) -> None:
@@ -85,4 +82,5 @@ def _configure(settings: kopf.OperatorSettings) -> None:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.queueing.idle_timeout = 1.0
+    settings.persistence.diffbase_storage = _NoEssence()
     settings.persistence.finalizer = f"{keys.GROUP}/unused"

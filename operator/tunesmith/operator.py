@@ -24,7 +24,8 @@ from tunesmith.core.times import to_text
 from tunesmith.handlers import make_registry
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.client import KubeCluster, connect
-from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Object
+from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object, Resource
+from tunesmith.kube.items import ready_reason
 from tunesmith.kube.lease import Lease
 from tunesmith.queue import WorkQueue
 from tunesmith.reconcile import Reconciler
@@ -45,8 +46,8 @@ class Operator:
     def __init__(self, cluster: KubeCluster, settings: Settings) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._cache = Cache()
         self._queue: WorkQueue[Key] = WorkQueue()
+        self._cache = Cache(wake=self._queue.add)
         self._notes: asyncio.Queue[tuple[Object, Note]] = asyncio.Queue(_MOST_NOTES)
         self._busy: dict[int, float] = {}
         self._leads = False
@@ -115,17 +116,20 @@ class Operator:
                 return
 
     async def _sync(self) -> None:
-        lists = []
-        for resource, labels in ((FINETUNEJOBS, ""), (JOBS, keys.UID_LABEL), (PODS, keys.UID_LABEL)):
-            items: list[Object] = []
-            for namespace in self._settings.watch_namespaces or (None,):
-                items += await self._cluster.find(resource, namespace, labels=labels)
-            lists.append(items)
-        for key in self._cache.replace(*lists):
+        changed = self._cache.replace_finetunejobs(await self._list(FINETUNEJOBS))
+        changed |= self._cache.replace_jobs(await self._list(JOBS, keys.UID_LABEL))
+        changed |= self._cache.replace_pods(await self._list(PODS, keys.UID_LABEL))
+        for key in changed:
             self._queue.add(key)
         self._synced = time.monotonic()
         metrics.SYNCED.set_to_current_time()
         self._count_jobs()
+
+    async def _list(self, resource: Resource, labels: str = "") -> Listing:
+        """List a kind in all namespaces that are watched; what is told for certain is as old as the oldest list."""
+        namespaces = self._settings.watch_namespaces or (None,)
+        lists = [await self._cluster.list_all(resource, namespace, labels=labels) for namespace in namespaces]
+        return Listing([item for one in lists for item in one.items], min(one.version for one in lists))
 
     async def _resync(self) -> None:
         while True:
@@ -138,9 +142,7 @@ class Operator:
     def _count_jobs(self) -> None:
         metrics.JOBS.clear()
         for item in self._cache.finetunejobs.values():
-            conditions = (item.get("status") or {}).get("conditions") or ()
-            reason = next((c.get("reason", "") for c in conditions if c.get("type") == "Ready"), "New")
-            metrics.JOBS.labels(reason).inc()
+            metrics.JOBS.labels(ready_reason(item) or "New").inc()
 
     async def _work(self, number: int) -> None:
         while True:

@@ -33,8 +33,6 @@ class WorkQueue(Generic[K]):
         self._count = itertools.count()
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()
-        self.since: dict[K, float] = {}
-        """When each waiting key was added."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -45,7 +43,6 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            self.since[key] = self._clock()
             self._ready.put_nowait(key)
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -66,7 +63,6 @@ class WorkQueue(Generic[K]):
         """Return the next key; it is this worker's until :meth:`done`."""
         key = await self._ready.get()
         self._waiting.discard(key)
-        self.since.pop(key, None)
         self._active.add(key)
         return key
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from tunesmith import metrics
+from tunesmith import acting, metrics
 from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.parse import InvalidJobError, parse_object
@@ -18,36 +18,23 @@ from tunesmith.api.status import State
 from tunesmith.core import policy
 from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
-from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, observe_job
-from tunesmith.core.progress import checkpoint_seconds, read_progress
-from tunesmith.core.record import ACTIVE, read_records
-from tunesmith.core.times import seconds_between, to_text
-from tunesmith.kube.cache import Cache, Key, claims
-from tunesmith.kube.cluster import CONFIG_MAPS, EVENTS, FINETUNEJOBS, JOBS, SERVICES, ApiError, Cluster, Object
-from tunesmith_stages.contract import StageName
+from tunesmith.core.manifests import effective_storage
+from tunesmith.core.observe import Phase
+from tunesmith.core.record import read_records
+from tunesmith.kube.cache import Cache, Key
+from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, ApiError, Cluster, Object
+from tunesmith.observing import Observer
+from tunesmith.running_logs import RunningLogs
 
 log = logging.getLogger(__name__)
 
-_EVENTS_AFTER = 3.0
-"""Seconds that a Job may have nothing running before its Events are read to learn why."""
-_PENDING_POLL = 15.0
-_LOG_INTERVAL = 10.0
-_LOG_LINES = 40
-_LONGEST_LOG_INTERVAL = 300.0
 _REFUSED_POLL = 15.0
+_CONFLICT_PAUSE = 0.2
 _MAX_ANNOTATION = 1024
 """Characters of an annotation that the status remembers."""
+_WRONG = frozenset({400, 413, 422})
+"""What the API server says of an object that it will never take as it is."""
 AT_ONCE = 0.0
-
-
-@dataclass
-class _Log:
-    """What was last read of a running program's log."""
-
-    pod: str
-    read: float
-    interval: float = _LOG_INTERVAL
-    text: str = ""
 
 
 class Reconciler:
@@ -69,7 +56,8 @@ class Reconciler:
         self._now = now
         self._tell = tell
         self._parsed: dict[Key, tuple[str, int, FineTuneJob, tuple[str, ...]]] = {}
-        self._logs: dict[Key, _Log] = {}
+        self._observer = Observer(cluster, cache, now)
+        self._logs = RunningLogs(cluster, now)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring a FineTuneJob a step further; return the seconds until it must be looked at again, if it must.
@@ -79,8 +67,7 @@ class Reconciler:
         """
         item = self._cache.finetunejobs.get(key)
         if item is None or item["metadata"].get("deletionTimestamp"):
-            self._parsed.pop(key, None)
-            self._logs.pop(key, None)
+            self._forget(key)
             return None
         try:
             job, warnings = self._parse(key, item)
@@ -88,19 +75,24 @@ class Reconciler:
             return await self._refuse(item, error)
         subject = _subject(job, item)
         if is_settled(subject):
+            self._observer.forget(key)
+            self._logs.forget(key)
             return None
         world, wake = await self._observe(key, item, subject)
         draft = decide(subject, world, self._settings, self._now())
-        if (draft.create or draft.delete) and not await self._is_current(key, item):
-            return AT_ONCE
-        refused = await self._act(item, draft)
-        if refused is not None:
-            draft.waits_for = refused
-            draft.records = {**draft.records, **_not_started(draft)}
-            wake = _soonest(wake, _REFUSED_POLL)
-        status = next_status(draft, self._progress(key), warnings)
+        with self._cache.announced(draft.create):
+            if (draft.create or draft.delete) and not await self._is_current(item):
+                return AT_ONCE
+            if not await self._act(item, draft):
+                wake = _soonest(wake, _REFUSED_POLL if draft.stalled is None else None)
+        status = next_status(draft, self._logs.told(key).progress, warnings)
         written = await self._write(item, status)
-        return AT_ONCE if not written else _soonest(wake, draft.wake_after)
+        return _soonest(wake, draft.wake_after) if written else _CONFLICT_PAUSE
+
+    def _forget(self, key: Key) -> None:
+        self._parsed.pop(key, None)
+        self._observer.forget(key)
+        self._logs.forget(key)
 
     def _parse(self, key: Key, item: Object) -> tuple[FineTuneJob, tuple[str, ...]]:
         uid, generation = item["metadata"]["uid"], int(item["metadata"].get("generation", 1))
@@ -117,149 +109,82 @@ class Reconciler:
         generation = int(item["metadata"].get("generation", 1))
         before = item.get("status") or {}
         written = await self._write(item, invalid_status(before, generation, "InvalidSpec", message, self._now()))
-        return None if written else AT_ONCE
+        return None if written else _CONFLICT_PAUSE
 
     # --- what is there
 
     async def _observe(self, key: Key, item: Object, subject: Subject) -> tuple[World, float | None]:
-        await self._find_missing(subject)
-        wake: float | None = None
-        observed = []
-        for job in self._cache.jobs_of(subject.uid):
-            pods = self._cache.pods_of(subject.uid, job)
-            seen = observe_job(job, pods)
-            if seen is None:
-                continue
-            if seen.phase is Phase.PENDING:
-                seen, wait = await self._why_pending(job, pods, seen)
-                wake = _soonest(wake, wait)
-            observed.append(seen)
+        observed, wake = await self._observer.observe(key, subject)
         running = next((job for job in observed if job.phase is Phase.RUNNING and not job.lookup), None)
         if running is not None:
-            wake = _soonest(wake, await self._read_log(key, running))
+            wake = _soonest(wake, await self._logs.read(key, running))
+        else:
+            self._logs.forget(key)
+        storage = effective_storage(subject.job, subject.namespace, self._settings)
+        volume = (storage.claim_name or "", (storage.sub_path or "").strip("/"))
         world = World(
             jobs=tuple(observed),
-            made_elsewhere=partial(self._cache.made_elsewhere, subject.namespace, subject.uid),
+            made_elsewhere=partial(self._cache.made_elsewhere, subject.namespace, subject.uid, volume),
             obstacle=policy.obstacle(subject.job, subject.namespace, self._settings) or self._rival(item),
-            save_seconds=checkpoint_seconds(self._logs[key].text) if key in self._logs else 0,
+            save_seconds=self._logs.told(key).save_seconds,
         )
         return world, wake
 
-    async def _find_missing(self, subject: Subject) -> None:
-        """Look at the API for a child Job that should be there and is not in the cache: it may only be late."""
-        for record in read_records(subject.status).values():
-            late = record.state in ACTIVE and record.job and not self._cache.has_job(subject.uid, record.job)
-            if late and record.state is not State.UNKNOWN:
-                found = await self._cluster.get(JOBS, subject.namespace, record.job)
-                if found is not None:
-                    self._cache.put_job(found)
-
-    async def _why_pending(self, job: Object, pods: list[Object], seen: ObservedJob) -> tuple[ObservedJob, float]:
-        """Return a pending Job with what its Events tell, if its Pods tell nothing."""
-        if seen.waiting != NOTHING_YET:
-            return seen, _PENDING_POLL
-        age = seconds_between(job["metadata"].get("creationTimestamp", ""), to_text(self._now()))
-        if age < _EVENTS_AFTER:
-            return seen, _EVENTS_AFTER - age + 0.5
-        about = pods[-1] if pods else job
-        namespace, uid = job["metadata"]["namespace"], about["metadata"]["uid"]
-        events = await self._cluster.find(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
-        events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        return observe_job(job, pods, events) or seen, _PENDING_POLL
-
-    async def _read_log(self, key: Key, job: ObservedJob) -> float:
-        """Read the last lines of a running program, at most every ten seconds; less often where that fails."""
-        now = self._now().timestamp()
-        known = self._logs.get(key)
-        if known is None or known.pod != job.pod:
-            known = self._logs[key] = _Log(job.pod, read=now - _LOG_INTERVAL / 2)
-        due = known.read + known.interval - now
-        if due > 0:
-            return due
-        known.read = now
-        try:
-            known.text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LOG_LINES)
-            known.interval = _LOG_INTERVAL
-        except ApiError as error:
-            log.debug("the log of %s could not be read: %s", job.pod, error)
-            known.interval = min(2 * known.interval, _LONGEST_LOG_INTERVAL)
-        return known.interval
-
-    def _progress(self, key: Key) -> Mapping[str, Any]:
-        return read_progress(self._logs[key].text) if key in self._logs else {}
-
     def _rival(self, item: Object) -> tuple[str, str] | None:
-        """Return the obstacle that an older FineTuneJob is, which serves its model under the same name."""
-        mine = _age(item)
-        for server, model in claims(item):
-            for other in self._cache.claimants(server, model):
-                meta = other["metadata"]
-                if _age(other) < mine and not meta.get("deletionTimestamp"):
-                    same = meta["namespace"] == item["metadata"]["namespace"]
-                    who = f"FineTuneJob {meta['name']}" if same else "a FineTuneJob in another namespace"
-                    return "ModelNameTaken", (
-                        f"{who} serves its model as {model} on server {server!r}. "
-                        "Choose another `spec.ollama.model` (another tag will do), or delete the other job."
-                    )
-        return None
+        """Return the obstacle that another FineTuneJob is, which serves its model under the same name."""
+        found = self._cache.goes_before(item)
+        if found is None:
+            return None
+        (server, model), meta = found[0], found[1]["metadata"]
+        same = meta["namespace"] == item["metadata"]["namespace"]
+        who = f"FineTuneJob {meta['name']}" if same else "a FineTuneJob in another namespace"
+        return "ModelNameTaken", (
+            f"{who} serves its model as {model} on server {server!r}. "
+            "Choose another `spec.ollama.model` (another tag will do), or delete the other job."
+        )
 
     # --- what is done
 
-    async def _is_current(self, key: Key, item: Object) -> bool:
-        """Tell whether the FineTuneJob is still the one that was planned with."""
-        live = await self._cluster.get(FINETUNEJOBS, key.namespace, key.name)
+    async def _is_current(self, item: Object) -> bool:
+        """Tell whether the FineTuneJob is still the one that was planned with; if not, the cache has the one it is."""
+        live = await self._read_again(item)
+        return live is not None and live["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
+
+    async def _read_again(self, item: Object) -> Object | None:
+        """Read a FineTuneJob from the server, whose word holds whatever was known before; None if it is gone."""
+        live = await self._cluster.get(FINETUNEJOBS, item["metadata"]["namespace"], item["metadata"]["name"])
         if live is None:
             self._cache.drop_finetunejob(item)
-            return False
-        if live["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]:
-            return True
-        self._cache.put_finetunejob(live)
-        return False
+        elif live["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+            self._cache.put_finetunejob(live, live=True)
+        return live
 
-    async def _act(self, item: Object, draft: Draft) -> tuple[str, str] | None:
-        """Do what was decided; return reason and sentence if the API server does not let a child be created."""
+    async def _act(self, item: Object, draft: Draft) -> bool:
+        """Do what was decided; tell whether the API server let all children be created. If not, the draft says why."""
         namespace = draft.subject.namespace
         for name in draft.delete:
             log.info("stopping Job %s", name, extra=_about(item))
             await self._cluster.delete(JOBS, namespace, name, foreground=True)
-        for name in {*draft.delete, *_ended(draft)}:
-            await self._tidy(draft, name)
+        await acting.tidy(self._cluster, self._cache, draft)
         for child in draft.create:
             try:
-                await self._create(child)
+                await acting.create(self._cluster, self._cache, child)
             except ApiError as error:
                 metrics.API_ERRORS.labels(str(error.status)).inc()
                 if error.gone or error.conflict or error.status in {0, 429} or error.status >= 500:
                     raise
-                quota = "exceeded quota" in str(error)
-                return ("QuotaExceeded" if quota else "ApiRefused"), f"{child['kind']}: {error}"
+                if error.status in _WRONG:
+                    draft.stalled = _refusal(child, error)
+                else:
+                    draft.waits_for = _refusal(child, error)
+                draft.records = {**draft.records, **_not_started(draft)}
+                return False
         if draft.create:
             labels = draft.create[-1]["metadata"]["labels"]
             metrics.STAGES_STARTED.labels(labels[keys.STAGE_LABEL]).inc()
             name = draft.create[-1]["metadata"]["name"]
             log.info("created Job %s", name, extra={**_about(item), "stage": labels[keys.STAGE_LABEL]})
-        return None
-
-    async def _create(self, child: Object) -> None:
-        meta = child["metadata"]
-        try:
-            made = await self._cluster.create(child)
-        except ApiError as error:
-            if not error.exists:
-                raise
-            there = await self._cluster.get(JOBS, meta["namespace"], meta["name"]) if child["kind"] == "Job" else None
-            if there is None:
-                return
-            made = there
-        if child["kind"] == "Job":
-            self._cache.put_job(made)
-
-    async def _tidy(self, draft: Draft, name: str) -> None:
-        """Remove what only a running Job needs."""
-        await self._cluster.delete(CONFIG_MAPS, draft.subject.namespace, name)
-        several = draft.subject.job.spec.training.nodes > 1
-        if several and any(job.name == name and job.stage is StageName.TRAIN for job in draft.world.jobs):
-            await self._cluster.delete(SERVICES, draft.subject.namespace, name)
+        return True
 
     async def _write(self, item: Object, status: dict[str, Any]) -> bool:
         """Write the status if it is another one; tell whether it is on the server now."""
@@ -274,12 +199,19 @@ class Reconciler:
                 return True
             if not error.conflict:
                 raise
+            await self._read_again(item)
             return False
         self._cache.put_finetunejob(written)
         for note in notes(before, status):
             self._tell(item, note)
         _count(before, status)
         return True
+
+
+def _refusal(child: Object, error: ApiError) -> tuple[str, str]:
+    """Return why the API server does not let a child be created."""
+    quota = "exceeded quota" in str(error)
+    return ("QuotaExceeded" if quota else "ApiRefused"), f"{child['kind']}: {error}"
 
 
 def _subject(job: FineTuneJob, item: Object) -> Subject:
@@ -296,24 +228,12 @@ def _subject(job: FineTuneJob, item: Object) -> Subject:
     )
 
 
-def _age(item: Object) -> tuple[str, str]:
-    return str(item["metadata"].get("creationTimestamp", "")), str(item["metadata"]["uid"])
-
-
 def _soonest(*waits: float | None) -> float | None:
     return min((wait for wait in waits if wait is not None), default=None)
 
 
 def _about(item: Object) -> dict[str, str]:
     return {"namespace": item["metadata"]["namespace"], "finetunejob": item["metadata"]["name"]}
-
-
-def _ended(draft: Draft) -> set[str]:
-    """Return the Jobs that ran, as the status said before, and do not any more."""
-    before = read_records(draft.subject.status).values()
-    ran = {record.job for record in before if record.state in ACTIVE and record.job}
-    run = {record.job for record in draft.records.values() if record.state in ACTIVE}
-    return ran - run
 
 
 def _not_started(draft: Draft) -> dict[Any, Any]:

@@ -6,9 +6,9 @@ that outlives every object. It knows nothing of the operator: it only sees the o
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tunesmith.core.times import to_text
-from tunesmith.kube.cluster import BY_KIND, ApiError, Object, Resource
+from tunesmith.kube.cluster import BY_KIND, ApiError, Listing, Object, Resource
 from tunesmith_stages.contract import (
     ExitCode,
     Failure,
@@ -55,27 +55,34 @@ class FakeCluster:
     refuse: Callable[[str, Object], ApiError | None] = lambda _verb, _item: None
     logs: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._versions = itertools.count(1)
+    finds: list[str] = field(default_factory=list)
+    """Kinds that were searched, one for each time."""
+    version: int = 0
+    """Resource version of the newest change."""
 
     # --- the operator's side
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         self.calls.append(("get", resource.kind, name))
+        await asyncio.sleep(0)  # others go on meanwhile
         return copy.deepcopy(self.objects.get((resource.kind, namespace, name)))
 
     async def find(
         self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> list[Object]:
+        self.finds.append(resource.kind)
         uid = fields.partition("involvedObject.uid=")[2]
         return [
             copy.deepcopy(item)
             for (kind, where, _), item in self.objects.items()
             if kind == resource.kind
             and namespace in {None, where}
-            and (not labels or labels in (item["metadata"].get("labels") or {}))
+            and _selected(labels, item)
             and (not uid or item["involvedObject"]["uid"] == uid)
         ]
+
+    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
+        return Listing(await self.find(resource, namespace, labels=labels), self.version)
 
     async def create(self, item: Object) -> Object:
         self.calls.append(("create", item["kind"], item["metadata"]["name"]))
@@ -121,7 +128,7 @@ class FakeCluster:
         if key in self.objects:
             raise ApiError(409, "AlreadyExists", f"{meta['name']} already exists")
         made = copy.deepcopy(item)
-        number = next(self._versions)
+        number = self._next_version()
         made["metadata"] |= {
             "uid": f"uid-{number}",
             "generation": 1,
@@ -130,8 +137,12 @@ class FakeCluster:
         self.objects[key] = made
         return self.changed(made, "ADDED")
 
+    def _next_version(self) -> int:
+        self.version += 1
+        return self.version
+
     def changed(self, item: Object, kind: str = "MODIFIED") -> Object:
-        item["metadata"]["resourceVersion"] = str(next(self._versions))
+        item["metadata"]["resourceVersion"] = str(self._next_version())
         self.listener(kind, copy.deepcopy(item))
         return copy.deepcopy(item)
 
@@ -206,10 +217,22 @@ class Programs:
             "metadata": {
                 "name": f"{meta['name']}-{number}",
                 "namespace": meta["namespace"],
-                "labels": dict(job["spec"]["template"]["metadata"]["labels"]),
+                "labels": {
+                    **job["spec"]["template"]["metadata"]["labels"],
+                    "batch.kubernetes.io/controller-uid": meta["uid"],
+                },
                 "annotations": dict(job["spec"]["template"]["metadata"]["annotations"]),
-                "ownerReferences": [{"uid": meta["uid"]}],
+                "ownerReferences": [
+                    {
+                        "apiVersion": "batch/v1",
+                        "kind": "Job",
+                        "name": meta["name"],
+                        "uid": meta["uid"],
+                        "controller": True,
+                    }
+                ],
             },
+            "spec": copy.deepcopy(job["spec"]["template"]["spec"]),
             "status": {"phase": "Pending", **status},
         }
         self.cluster.put_new(made)
@@ -286,6 +309,13 @@ class Programs:
         pods = [p for p in self.cluster.of_kind("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
         disrupted = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
         self.end(job, pods[-1], None, 143, conditions=disrupted)
+
+
+def _selected(selector: str, item: Object) -> bool:
+    """Tell whether an object has a label, or one with the value that the selector names."""
+    name, _, value = selector.partition("=")
+    labels = item["metadata"].get("labels") or {}
+    return not selector or (name in labels and value in {"", labels[name]})
 
 
 def _uid(job: Object) -> str:

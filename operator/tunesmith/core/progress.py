@@ -1,9 +1,14 @@
-"""How far a running program is, read from the last lines that it wrote (``tunesmith_stages.program.Progress``)."""
+"""How far a running program is, read from the last lines that it wrote (``tunesmith_stages.program.Progress``).
+
+Anybody may write lines into a log. What is not as it should be is passed over.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 _METRICS = {
@@ -15,32 +20,38 @@ _METRICS = {
 _CHECKPOINT_SECONDS = "checkpointSeconds"
 _ETA_SECONDS = "etaSeconds"
 MAX_TEXT = 120
+_MOST_COUNTED = 2**53
+_MOST_SECONDS = 2**31 - 1
 
 
-def read_progress(log: str) -> dict[str, Any]:
-    """Return ``status.progress`` as the last lines of a log tell it; empty if they tell nothing."""
+@dataclass(frozen=True)
+class Told:
+    """What the last lines of a log tell."""
+
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    """``status.progress``; empty if they tell nothing."""
+    save_seconds: int = 0
+    """Longest time that a checkpoint took to be saved, rounded up; 0 if they do not tell."""
+
+
+def read_log(log: str) -> Told:
+    """Return what the last lines of a log tell."""
     progress: dict[str, Any] = {}
     metrics: dict[str, float] = {}
+    saving = 0
     for event in _events(log):
-        if "note" in event:
-            progress["text"] = str(event["note"])[:MAX_TEXT]
-        if _counts(event):
-            progress |= {"done": int(event["done"]), "total": int(event["total"]), "of": str(event.get("of", ""))[:40]}
-            progress["text"] = percentage(event["done"], event["total"])
-        if isinstance(event.get("metrics"), Mapping):
-            metrics |= {str(k): float(v) for k, v in event["metrics"].items() if isinstance(v, int | float)}
-        progress |= {"stage": str(event["stage"]), "unit": str(event.get("unit", ""))[:80]}
+        if isinstance(event.get("note"), str):
+            progress["text"] = _text(event["note"], MAX_TEXT)
+        progress |= _counted(event)
+        numbers = _numbers(event.get("metrics"))
+        metrics |= numbers
+        saving = max(saving, _seconds(math.ceil(numbers.get(_CHECKPOINT_SECONDS, 0))))
+        progress |= {"stage": _text(event["stage"], 32), "unit": _text(event.get("unit"), 80)}
     progress |= {theirs: _decimal(metrics[ours]) for ours, theirs in _METRICS.items() if ours in metrics}
     if _ETA_SECONDS in metrics:
-        seconds = max(0, round(metrics[_ETA_SECONDS]))
+        seconds = _seconds(round(metrics[_ETA_SECONDS]))
         progress |= {"etaSeconds": seconds, "eta": duration(seconds)}
-    return progress
-
-
-def checkpoint_seconds(log: str) -> int:
-    """Return the longest time that a checkpoint took to be saved, rounded up; 0 if `log` does not tell."""
-    seconds = [event.get("metrics", {}).get(_CHECKPOINT_SECONDS, 0) for event in _events(log)]
-    return -int(-max(seconds, default=0) // 1)
+    return Told(progress, saving)
 
 
 def _events(log: str) -> list[dict[str, Any]]:
@@ -50,16 +61,45 @@ def _events(log: str) -> list[dict[str, Any]]:
             continue
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(event, dict) and "stage" in event:
+        if isinstance(event, dict) and isinstance(event.get("stage"), str):
             events.append(event)
     return events
 
 
-def _counts(event: Mapping[str, Any]) -> bool:
-    done, total = event.get("done"), event.get("total")
-    return isinstance(done, int | float) and isinstance(total, int | float) and total > 0
+def _counted(event: Mapping[str, Any]) -> dict[str, Any]:
+    done, total = _number(event.get("done")), _number(event.get("total"))
+    if done is None or total is None or not (0 <= done <= _MOST_COUNTED and 0 < total <= _MOST_COUNTED):
+        return {}
+    counted = {"done": int(done), "total": int(total), "of": _text(event.get("of"), 40)}
+    return {**counted, "text": percentage(done, total)}
+
+
+def _numbers(metrics: object) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        return {}
+    return {str(name): number for name, value in metrics.items() if (number := _number(value)) is not None}
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, or None: JSON as Python reads it has NaN, infinity, and integers of any length."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _seconds(number: int) -> int:
+    return min(max(0, number), _MOST_SECONDS)
+
+
+def _text(value: object, longest: int) -> str:
+    """Return a text as the API server keeps it: half a surrogate pair would come back as something else."""
+    return value[:longest].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def percentage(done: float, total: float) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from tunesmith.api.status import REASON_PATTERN, State
 from tunesmith_stages.contract import StageName, StageResult
 
+_STAGES, _STATES = frozenset(StageName), frozenset(State)
 ACTIVE = frozenset({State.PENDING, State.RUNNING, State.UNKNOWN})
 """States in which a Kubernetes Job is expected to be there."""
 
@@ -84,7 +85,7 @@ def read_records(status: Mapping[str, Any]) -> dict[StageName, StageRecord]:
     """Return what `status` remembers, with an empty record for every stage that it does not name."""
     records = {name: StageRecord(name) for name in StageName}
     for item in _objects(status.get("stages")):
-        if item.get("name") in set(StageName):
+        if item.get("name") in _STAGES:
             record = _read(StageName(item["name"]), item)
             records[record.name] = record
     return records
@@ -99,7 +100,7 @@ def _read(name: StageName, item: Mapping[str, Any]) -> StageRecord:
         del texts["reason"]
     return StageRecord(
         name=name,
-        state=State(state) if state in set(State) else State.WAITING,
+        state=State(state) if state in _STATES else State.WAITING,
         keys=tuple(key for key in item.get("keys") or () if isinstance(key, str)),
         exit_code=code if isinstance(code, int) else None,
         cached=item.get("cached") is True,

@@ -1,256 +1,293 @@
 """What the operator knows of the cluster: the newest state of each object that it was told of or that it wrote itself.
 
-Only what decisions need is kept. An older state never replaces a newer one.
+Only what decisions need is kept. An older state never replaces a newer one, unless the server itself went back.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from tunesmith.api import keys
-from tunesmith.kube.cluster import Object
-from tunesmith_stages.model_name import canonical, live_names
-
-
-class Key(NamedTuple):
-    """A namespace and a name."""
-
-    namespace: str
-    name: str
-
-
-def key_of(item: Mapping[str, Any]) -> Key:
-    """Return the key of an object."""
-    return Key(item["metadata"]["namespace"], item["metadata"]["name"])
-
-
-_KEPT_META = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "labels",
-    "annotations",
-    "ownerReferences",
+from tunesmith.kube.claims import Claim, Claims, claims
+from tunesmith.kube.cluster import Listing, Object
+from tunesmith.kube.items import (
+    Key,
+    Owner,
+    finetunejob_of,
+    job_of,
+    key_of,
+    label,
+    named_by_label,
+    ready_reason,
+    slim,
+    slim_child,
+    version_of,
 )
+from tunesmith.kube.makers import Makers, Work
+
+__all__ = ["MADE_ELSEWHERE", "Cache", "Key", "key_of"]
+
+MADE_ELSEWHERE = "MadeElsewhere"
+"""Reason of a job that waits until something that it needs is made by others."""
 
 
-def slim(item: Mapping[str, Any], *, whole_spec: bool) -> Object:
-    """Return an object without what no decision needs: managed fields, and the spec of Pods and Jobs."""
-    meta = {name: item["metadata"][name] for name in _KEPT_META if name in item["metadata"]}
-    spec = item.get("spec") or {}
-    kept = spec if whole_spec else {"suspend": spec.get("suspend", False)}
-    return {"metadata": meta, "spec": kept, "status": item.get("status") or {}}
+class Children:
+    """Jobs or Pods, by name and by what controls them."""
+
+    def __init__(self) -> None:
+        self.items: dict[Key, Object] = {}
+        self._by_owner: dict[Owner, dict[Key, Object]] = defaultdict(dict)
+
+    def set(self, key: Key, child: Object | None) -> Object | None:
+        """Remember a child, or forget it; return what was known before."""
+        before = self.items.pop(key, None)
+        if before is not None:
+            siblings = self._by_owner[before["owner"]]
+            del siblings[key]
+            if not siblings:
+                del self._by_owner[before["owner"]]
+        if child is not None:
+            self.items[key] = self._by_owner[child["owner"]][key] = child
+        return before
+
+    def of(self, owner: Owner) -> list[Object]:
+        """Return the children of something."""
+        return list(self._by_owner.get(owner, {}).values())
 
 
 class Cache:
-    """FineTuneJobs with their Jobs and Pods, by owner."""
+    """FineTuneJobs with their Jobs and Pods.
 
-    def __init__(self) -> None:
+    All that takes in news returns the FineTuneJob to be looked at for it; None if it is no news.
+    """
+
+    def __init__(self, wake: Callable[[Key], None] = lambda _key: None) -> None:
+        """`wake` is told of the *other* FineTuneJobs that have waited for what a piece of news says."""
         self.finetunejobs: dict[Key, Object] = {}
-        self._jobs: dict[str, dict[str, Object]] = defaultdict(dict)  # FineTuneJob's uid -> name -> Job
-        self._pods: dict[str, dict[str, Object]] = defaultdict(dict)  # FineTuneJob's uid -> name -> Pod
-        self._makers: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)  # namespace, unit -> owner, name
-        self._claims: dict[tuple[str, str], set[Key]] = defaultdict(set)  # server, model -> FineTuneJobs
+        self._jobs = Children()
+        self._pods = Children()
+        self._makers = Makers()
+        self._claims = Claims()
+        self._waiting: dict[str, set[Key]] = defaultdict(set)  # by namespace, for something that is made elsewhere
+        self._listed = 0  # version of the newest list
+        self._wake = wake
 
     # --- FineTuneJobs
 
-    def put_finetunejob(self, item: Mapping[str, Any]) -> bool:
-        """Remember a FineTuneJob; tell whether it is news."""
+    def put_finetunejob(self, item: Mapping[str, Any], *, live: bool = False) -> Key | None:
+        """Remember a FineTuneJob; what was read from the server just now (`live`) holds whatever its version is."""
         key = key_of(item)
         known = self.finetunejobs.get(key)
-        if known is not None and not _is_newer(item, known):
-            return False
-        self._unclaim(key)
-        self.finetunejobs[key] = slim(item, whole_spec=True)
-        for claim in claims(item):
-            self._claims[claim].add(key)
-        return True
+        if known is not None and not live and version_of(item) <= version_of(known):
+            return None
+        self._set_finetunejob(key, slim(item))
+        return key
 
-    def drop_finetunejob(self, item: Mapping[str, Any]) -> None:
+    def drop_finetunejob(self, item: Mapping[str, Any]) -> Key | None:
         """Forget a FineTuneJob that is gone, unless another one has taken its name. Its Pods may still be ending."""
         key = key_of(item)
         known = self.finetunejobs.get(key)
-        if known is not None and known["metadata"]["uid"] == item["metadata"]["uid"]:
-            self._unclaim(key)
-            del self.finetunejobs[key]
+        if known is None or known["metadata"]["uid"] != item["metadata"]["uid"]:
+            return None
+        self._set_finetunejob(key, None)
+        return key
 
-    def _unclaim(self, key: Key) -> None:
-        if key in self.finetunejobs:
-            for claim in claims(self.finetunejobs[key]):
-                self._claims[claim].discard(key)
+    def _set_finetunejob(self, key: Key, item: Object | None) -> None:
+        if item is None:
+            self.finetunejobs.pop(key, None)
+        else:
+            self.finetunejobs[key] = item
+        if item is not None and ready_reason(item) == MADE_ELSEWHERE:
+            self._waiting[key.namespace].add(key)
+        else:
+            self._waiting[key.namespace].discard(key)
+            if not self._waiting[key.namespace]:
+                del self._waiting[key.namespace]
+        for other in self._claims.put(key, claims(item) if item is not None else {}):
+            self._wake(other)
+
+    def goes_before(self, item: Mapping[str, Any]) -> tuple[Claim, Object] | None:
+        """Return a name that a FineTuneJob wants and another one that goes before it; None if it may have them all."""
+        key = key_of(item)
+        for claim, rank in self._claims.of(key).items():
+            mine = (rank, *_age(item))
+            for other_key, other_rank in self._claims.others(key, claim):
+                other = self.finetunejobs[other_key]
+                if (other_rank, *_age(other)) < mine:
+                    return claim, other
+        return None
 
     # --- children
 
-    def put_job(self, item: Mapping[str, Any]) -> bool:
-        """Remember a child Job; tell whether it is news."""
-        self._add_maker(item)
-        return _put(self._jobs, item)
+    def put_job(self, item: Mapping[str, Any]) -> Key | None:
+        """Remember a child Job. One that no FineTuneJob of its namespace controls is not ours."""
+        parent = finetunejob_of(item)
+        child = slim_child(item, parent[0], pod=False) if parent else None
+        if not self._put(self._jobs, item, child):
+            return None
+        return parent[1] if parent else named_by_label(item)
 
-    def put_pod(self, item: Mapping[str, Any]) -> bool:
-        """Remember a child Pod; tell whether it is news."""
-        self._add_maker(item)
-        return _put(self._pods, item)
+    def put_pod(self, item: Mapping[str, Any]) -> Key | None:
+        """Remember a Pod of a Job, which may still be unknown: Kubernetes tells of both in any order."""
+        owner = job_of(item)
+        child = slim_child(item, owner, pod=True) if owner else None
+        return named_by_label(item) if self._put(self._pods, item, child) else None
 
-    def drop_job(self, item: Mapping[str, Any]) -> None:
+    def drop_job(self, item: Mapping[str, Any]) -> Key | None:
         """Forget a child Job that is gone."""
-        _drop(self._jobs, item)
-        self._remove_maker(item)
+        parent = finetunejob_of(item)
+        return parent[1] if self._drop(self._jobs, item) and parent else None
 
-    def drop_pod(self, item: Mapping[str, Any]) -> None:
-        """Forget a child Pod that is gone."""
-        _drop(self._pods, item)
-        self._remove_maker(item)
+    def drop_pod(self, item: Mapping[str, Any]) -> Key | None:
+        """Forget a Pod that is gone."""
+        return named_by_label(item) if self._drop(self._pods, item) else None
 
-    def _add_maker(self, item: Mapping[str, Any]) -> None:
-        for unit in _makes(item):
-            self._makers[unit].add((_owner(item), item["metadata"]["name"]))
+    def _put(self, store: Children, item: Mapping[str, Any], child: Object | None) -> bool:
+        known = store.items.get(key_of(item))
+        if known is None and child is None:
+            return False
+        if known is not None and version_of(item) <= version_of(known):
+            return False
+        self._set_child(store, key_of(item), child)
+        return True
 
-    def _remove_maker(self, item: Mapping[str, Any]) -> None:
-        for unit in _makes(item):
-            self._makers[unit].discard((_owner(item), item["metadata"]["name"]))
-            if not self._makers[unit]:
-                del self._makers[unit]
+    def _drop(self, store: Children, item: Mapping[str, Any]) -> bool:
+        known = store.items.get(key_of(item))
+        if known is None or known["metadata"]["uid"] != item["metadata"]["uid"]:
+            return False
+        self._set_child(store, key_of(item), None)
+        return True
 
-    def jobs_of(self, uid: str) -> list[Object]:
+    def _set_child(self, store: Children, key: Key, child: Object | None) -> None:
+        before = store.set(key, child)
+        self._tell_waiting(self._makers.change(before, child))
+
+    @contextmanager
+    def announced(self, children: Iterable[Object]) -> Iterator[None]:
+        """Have the others see the Job among `children` while the API server is asked to create it.
+
+        Otherwise two workers could begin the same for two FineTuneJobs.
+        """
+        jobs = [child for child in children if child["kind"] == "Job"]
+        parents = [(job, parent) for job in jobs if (parent := finetunejob_of(job)) is not None]
+        about_to_be = [slim_child(_with_uid(job), parent[0], pod=False) for job, parent in parents]
+        for job in about_to_be:
+            self._makers.change(None, job)
+        try:
+            yield
+        finally:
+            for job in about_to_be:
+                self._tell_waiting(self._makers.change(job, None))
+
+    def _tell_waiting(self, ended: set[Work]) -> None:
+        """Wake the FineTuneJobs that have waited for work that has ended."""
+        ended = {work for work in ended if not self._makers.of(work)}
+        for namespace in {work.namespace for work in ended}:
+            units = {work.unit for work in ended}
+            for key in list(self._waiting.get(namespace, ())):
+                stages = self.finetunejobs[key]["status"].get("stages") or ()
+                if any(units.intersection(stage.get("keys") or ()) for stage in stages):
+                    self._wake(key)
+
+    def jobs_of(self, namespace: str, uid: str) -> list[Object]:
         """Return the child Jobs of a FineTuneJob, the newest attempt first."""
-        return sorted(self._jobs.get(uid, {}).values(), key=_attempt, reverse=True)
+        return sorted(self._jobs.of(Owner(namespace, uid)), key=_attempt, reverse=True)
 
-    def pods_of(self, uid: str, job: Mapping[str, Any]) -> list[Object]:
+    def job(self, namespace: str, uid: str, name: str) -> Object | None:
+        """Return a FineTuneJob's child Job of that name."""
+        found = self._jobs.items.get(Key(namespace, name))
+        return found if found is not None and found["owner"].uid == uid else None
+
+    def pods_of(self, job: Mapping[str, Any]) -> list[Object]:
         """Return the Pods of a child Job."""
-        owner = job["metadata"]["uid"]
-        return [
-            pod
-            for pod in self._pods.get(uid, {}).values()
-            if any(ref["uid"] == owner for ref in pod["metadata"].get("ownerReferences") or ())
-        ]
+        return self._pods.of(Owner(job["metadata"]["namespace"], job["metadata"]["uid"]))
 
-    def has_job(self, uid: str, name: str) -> bool:
-        """Tell whether a FineTuneJob has a child Job of that name."""
-        return name in self._jobs.get(uid, {})
+    def made_elsewhere(self, namespace: str, uid: str, volume: tuple[str, str], units: Iterable[str]) -> dict[str, str]:
+        """Return, by unit key, a FineTuneJob whose Job or Pod makes that unit now, in the same folder of a volume.
 
-    def made_elsewhere(self, namespace: str, uid: str, units: Iterable[str]) -> dict[str, str]:
-        """Return, by unit key, another FineTuneJob of the namespace whose Job or Pod makes that unit now.
+        It may be one that is deleted already, and the one that asks: Kubernetes removes a Job before its Pods have
+        ended.
 
-        It may be one that is deleted already: Kubernetes removes a Job before its Pods have ended.
+        Args:
+            namespace: where.
+            uid: of the FineTuneJob that asks; its own Jobs do not count, nor do their Pods.
+            volume: the claim that it works on, and which folder of it.
+            units: what it is to make.
         """
         found = {}
         for unit in units:
-            for owner, name in self._makers.get((namespace, unit), ()):
-                maker = self._jobs.get(owner, {}).get(name) or self._pods.get(owner, {}).get(name)
-                if owner != uid and maker is not None and _is_active(maker):
-                    found[unit] = str(maker["metadata"]["labels"][keys.JOB_LABEL])
+            for maker in self._makers.of(Work(namespace, *volume, unit)):
+                job = self._job_of(maker)
+                if job is None or job["owner"].uid != uid:
+                    parent = finetunejob_of(job) if job is not None else None
+                    found[unit] = parent[1].name if parent else label(maker, keys.JOB_LABEL)
         return found
 
-    def claimants(self, server: str, model: str) -> list[Object]:
-        """Return the FineTuneJobs, of all namespaces, that want to serve `model` on `server`."""
-        found = (self.finetunejobs.get(key) for key in self._claims.get((server, model), ()))
-        return [item for item in found if item is not None]
+    def _job_of(self, child: Object) -> Object | None:
+        """Return the Job that a child is or belongs to; None if it is gone."""
+        if not child["pod"]:
+            return child
+        refs = child["metadata"]["ownerReferences"]
+        jobs = (self._jobs.items.get(Key(child["metadata"]["namespace"], ref["name"])) for ref in refs)
+        return next((job for job in jobs if job is not None and job["metadata"]["uid"] == child["owner"].uid), None)
 
     # --- the whole
 
-    def replace(self, finetunejobs: Iterable[Object], jobs: Iterable[Object], pods: Iterable[Object]) -> set[Key]:
-        """Take over full lists; return the FineTuneJobs of which something was not known or is gone.
+    # Full lists. Objects that the operator has written after a list was read are not lost: what is newer stays, and
+    # what is missing is dropped only if it is older than the list.
 
-        Objects that the operator has written after the lists were read are not lost: what is newer stays, and what is
-        missing from a list is dropped only if it is older than the newest object in it.
+    def replace_finetunejobs(self, listing: Listing) -> set[Key]:
+        """Take over the list of all FineTuneJobs; return those of which something was not known or is gone.
+
+        A list that is older than the one before is that of a server whose data were put back from a copy: all that was
+        known of its future is forgotten.
         """
-        changed: set[Key] = set()
-        listed = {key_of(item): item for item in finetunejobs}
-        newest = max((_version(item) for item in listed.values()), default=0)
-        for item in listed.values():
-            if self.put_finetunejob(item):
-                changed.add(key_of(item))
-        for key, item in list(self.finetunejobs.items()):
-            if key not in listed and _version(item) <= newest:
-                self.drop_finetunejob(item)
-                changed.add(key)
-        owners = {item["metadata"]["uid"]: key for key, item in self.finetunejobs.items()}
-        news = _replace(self._jobs, list(jobs), self.put_job, self.drop_job)
-        news |= _replace(self._pods, list(pods), self.put_pod, self.drop_pod)
-        return changed | {owners[uid] for uid in news if uid in owners}
+        forgotten = self._forget_all() if listing.version < self._listed else set()
+        self._listed = listing.version
+        return forgotten | _take(listing, self.finetunejobs, self.put_finetunejob, self.drop_finetunejob)
+
+    def replace_jobs(self, listing: Listing) -> set[Key]:
+        """Take over the list of all child Jobs; return the FineTuneJobs to be looked at."""
+        return _take(listing, self._jobs.items, self.put_job, self.drop_job)
+
+    def replace_pods(self, listing: Listing) -> set[Key]:
+        """Take over the list of all their Pods; return the FineTuneJobs to be looked at."""
+        return _take(listing, self._pods.items, self.put_pod, self.drop_pod)
+
+    def _forget_all(self) -> set[Key]:
+        forgotten = set(self.finetunejobs)
+        for key in forgotten:
+            self._set_finetunejob(key, None)
+        for store in (self._jobs, self._pods):
+            for key in list(store.items):
+                self._set_child(store, key, None)
+        return forgotten
 
 
-def claims(item: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the pairs of server and model that a FineTuneJob wants to serve, one for each quantization.
-
-    Models have the form by which the server tells them apart.
-    """
-    spec = item.get("spec") or {}
-    ollama, export = spec.get("ollama") or {}, spec.get("export") or {}
-    names = live_names(str(ollama.get("model", "")), export.get("quantizations") or [""])
-    models = [canonical(name) for name in names.values()]
-    return [(str(server), model) for server in ollama.get("servers") or () for model in models]
+_Change = Callable[[Mapping[str, Any]], Key | None]
 
 
-def _makes(child: Mapping[str, Any]) -> list[tuple[str, str]]:
-    units = (child["metadata"].get("annotations") or {}).get(keys.KEYS_ANNOTATION, "").split(",")
-    return [(child["metadata"]["namespace"], unit) for unit in units if unit]
+def _take(listing: Listing, known: Mapping[Key, Object], put: _Change, drop: _Change) -> set[Key]:
+    """Take over a full list; return the FineTuneJobs to be looked at for what was not known or is gone."""
+    there = {item["metadata"]["uid"] for item in listing.items}
+    gone = [
+        item for item in known.values() if item["metadata"]["uid"] not in there and version_of(item) <= listing.version
+    ]
+    changed = [*map(drop, gone), *map(put, listing.items)]
+    return {key for key in changed if key is not None}
 
 
-def _is_active(child: Mapping[str, Any]) -> bool:
-    """Tell whether a Job or Pod has not ended, and will not just go away."""
-    status = child.get("status") or {}
-    if "phase" in status:
-        return status["phase"] not in {"Succeeded", "Failed"}
-    conditions = status.get("conditions") or ()
-    ended = any(item["type"] in {"Complete", "Failed"} and item["status"] == "True" for item in conditions)
-    return not ended and not child["metadata"].get("deletionTimestamp")
-
-
-def _owner(item: Mapping[str, Any]) -> str:
-    return str((item["metadata"].get("labels") or {}).get(keys.UID_LABEL, ""))
+def _with_uid(job: Object) -> Object:
+    return {**job, "metadata": {**job["metadata"], "uid": f"of {job['metadata']['name']}, which is to be created"}}
 
 
 def _attempt(job: Mapping[str, Any]) -> int:
-    label = (job["metadata"].get("labels") or {}).get(keys.ATTEMPT_LABEL, "")
-    return int(label) if label.isdigit() else 0
+    text = label(job, keys.ATTEMPT_LABEL)
+    return int(text) if text.isdecimal() else 0
 
 
-def _version(item: Mapping[str, Any]) -> int:
-    """Return an object's resource version: since Kubernetes 1.35 they are numbers that may be compared (KEP-5504)."""
-    version = str(item["metadata"].get("resourceVersion", ""))
-    return int(version) if version.isdigit() else 0
-
-
-def _is_newer(item: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    return item["metadata"]["uid"] != known["metadata"]["uid"] or _version(item) > _version(known)
-
-
-def _put(store: dict[str, dict[str, Object]], item: Mapping[str, Any]) -> bool:
-    siblings, name = store[_owner(item)], item["metadata"]["name"]
-    if name in siblings and not _is_newer(item, siblings[name]):
-        return False
-    siblings[name] = slim(item, whole_spec=False)
-    return True
-
-
-def _drop(store: dict[str, dict[str, Object]], item: Mapping[str, Any]) -> None:
-    owner, name = _owner(item), item["metadata"]["name"]
-    siblings = store.get(owner, {})
-    if name in siblings and siblings[name]["metadata"]["uid"] == item["metadata"]["uid"]:
-        del siblings[name]
-        if not siblings:
-            del store[owner]
-
-
-def _replace(
-    store: dict[str, dict[str, Object]],
-    items: list[Object],
-    put: Callable[[Object], bool],
-    drop: Callable[[Object], None],
-) -> set[str]:
-    """Take over a full list; return the owners of what was not known or is gone."""
-    newest = max((_version(item) for item in items), default=0)
-    there = {item["metadata"]["uid"] for item in items}
-    changed = {_owner(item) for item in items if put(item)}
-    for item in [item for siblings in store.values() for item in siblings.values()]:
-        if item["metadata"]["uid"] not in there and _version(item) <= newest:
-            drop(item)
-            changed.add(_owner(item))
-    return changed
+def _age(item: Mapping[str, Any]) -> tuple[str, str]:
+    return str(item["metadata"].get("creationTimestamp", "")), str(item["metadata"]["uid"])

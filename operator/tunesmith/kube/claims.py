@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from tunesmith.kube.items import Key, ready_reason
 from tunesmith_stages.model_name import canonical, live_names
 
-NAME_TAKEN = "ModelNameTaken"
-"""Reason of a job that waits until nobody goes before it."""
+_STANDS_BACK = frozenset({"ModelNameTaken", "ServerNotAllowed", "ModelNameNotAllowed", "ExecNotConfigured"})
+"""Reasons of a job that may not use a server or a name as it is written (``core.policy``)."""
 
 
 class Claim(NamedTuple):
@@ -31,7 +31,8 @@ class Rank(IntEnum):
     """It serves its model under that name."""
     GOES_ON = 1
     WAITS = 2
-    """It stands back already. So it does not take the name of one that serves it and is just being made anew."""
+    """It stands back already. So it does not take the name of one that serves it and is just being made anew, and
+    nobody can keep a name from others on a server that they may not use."""
 
 
 def claims(item: Mapping[str, Any]) -> dict[Claim, Rank]:
@@ -42,7 +43,7 @@ def claims(item: Mapping[str, Any]) -> dict[Claim, Rank]:
     ollama, export = spec.get("ollama") or {}, spec.get("export") or {}
     names = live_names(str(ollama.get("model", "")), export.get("quantizations") or [""])
     wanted = [Claim(str(server), canonical(name)) for server in ollama.get("servers") or () for name in names.values()]
-    served, otherwise = _served(item), Rank.WAITS if ready_reason(item) == NAME_TAKEN else Rank.GOES_ON
+    served, otherwise = _served(item), Rank.WAITS if ready_reason(item) in _STANDS_BACK else Rank.GOES_ON
     return {claim: Rank.SERVES if claim in served else otherwise for claim in wanted}
 
 

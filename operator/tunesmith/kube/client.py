@@ -9,7 +9,8 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -18,7 +19,7 @@ from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.client.rest import RESTResponse
 
 from tunesmith.api.keys import FIELD_MANAGER
-from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Object, Resource
+from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Listing, Object, Resource, to_version
 
 _TIMEOUT = 30.0
 _PAGE = 500
@@ -37,9 +38,21 @@ async def connect() -> AsyncIterator[KubeCluster]:
         config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    look_for_a_proxy_once(configuration)
     # Its `retries` stays None: what is tried again is for the work queue to say. 0 would mean: server errors, for ever.
     async with ApiClient(configuration) as client:
         yield KubeCluster(client)
+
+
+def look_for_a_proxy_once(configuration: Configuration) -> None:
+    """Take the proxy that the environment names now: the client would look for it, and for a .netrc, at each request.
+
+    That costs it two threads each time, which is more than the request itself.
+    """
+    url = urlsplit(configuration.host)
+    if configuration.proxy is None and not proxy_bypass(url.netloc):
+        configuration.proxy = getproxies().get(url.scheme)
+    configuration.client_session_kwargs = {"trust_env": False}
 
 
 class KubeCluster:
@@ -47,7 +60,6 @@ class KubeCluster:
 
     def __init__(self, client: ApiClient) -> None:
         self.client = client
-        self.requests = 0
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Return an object, or None if it is not there."""
@@ -62,14 +74,22 @@ class KubeCluster:
         self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> list[Object]:
         """Return the objects of one namespace, or of all, that match the selectors."""
+        return (await self._list(resource, namespace, {"labelSelector": labels, "fieldSelector": fields})).items
+
+    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
+        """Return the same with the moment of which they tell."""
+        return await self._list(resource, namespace, {"labelSelector": labels})
+
+    async def _list(self, resource: Resource, namespace: str | None, selectors: dict[str, str]) -> Listing:
+        """Read page after page; all of them tell of the same moment, or the server says that it has forgotten it."""
         items: list[Object] = []
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(_PAGE), "continue": ""}
+        query = {**selectors, "limit": str(_PAGE), "continue": ""}
         while True:
             page = await self._object("GET", _path(resource, namespace), {k: v for k, v in query.items() if v})
             items += page.get("items") or []
             query["continue"] = page["metadata"].get("continue") or ""
             if not query["continue"]:
-                return items
+                return Listing(items, to_version(page["metadata"].get("resourceVersion")))
 
     async def create(self, item: Object) -> Object:
         """Create an object and return it as the server made it."""
@@ -183,7 +203,6 @@ class KubeCluster:
         Raises:
             ApiError: there is none, or it is a refusal.
         """
-        self.requests += 1
         url = f"{self.client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         await self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)

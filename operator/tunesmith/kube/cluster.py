@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Object = dict[str, Any]
 """A Kubernetes object, as JSON holds it."""
@@ -69,6 +69,20 @@ class ApiError(Exception):
         return self.status == 404 or ending
 
 
+def to_version(text: object) -> int:
+    """Return a resource version as a number, 0 if it is none: since Kubernetes 1.35 they may be compared (KEP-5504)."""
+    version = str(text)
+    return int(version) if version.isdecimal() else 0
+
+
+class Listing(NamedTuple):
+    """All objects of a kind, as they were at one moment."""
+
+    items: list[Object]
+    version: int
+    """Resource version of that moment: what is not among `items` and has a lower one is gone."""
+
+
 class Cluster(Protocol):
     """A Kubernetes cluster. All methods raise :class:`ApiError`."""
 
@@ -79,6 +93,9 @@ class Cluster(Protocol):
         self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> list[Object]:
         """Return the objects of one namespace, or of all, that match the selectors."""
+
+    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
+        """Return the same with the moment of which they tell."""
 
     async def create(self, item: Object) -> Object:
         """Create an object and return it as the server made it."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tunesmith.api import keys
 from tunesmith.core.manifests.places import VOLUME
-from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, Object, Resource
+from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, Object, Resource, to_version
 
 Item = Mapping[str, Any]
 
@@ -32,14 +32,8 @@ def key_of(item: Item) -> Key:
 
 
 def version_of(item: Item) -> int:
-    """Return an object's resource version: since Kubernetes 1.35 they are numbers that may be compared (KEP-5504)."""
+    """Return an object's resource version as a number."""
     return to_version(item["metadata"].get("resourceVersion"))
-
-
-def to_version(text: object) -> int:
-    """Return a resource version as a number; 0 if it is none."""
-    version = str(text)
-    return int(version) if version.isdecimal() else 0
 
 
 def ready_reason(finetunejob: Item) -> str:
@@ -74,7 +68,7 @@ def slim_child(item: Item, owner: Owner, *, pod: bool) -> Object:
     template = spec if pod else (spec.get("template") or {}).get("spec") or {}
     return {
         "metadata": _meta(item),
-        "spec": {"suspend": spec.get("suspend", False), "completions": spec.get("completions", 1)},
+        "spec": {"suspend": spec.get("suspend", False), "completions": spec.get("completions") or 1},
         "status": item.get("status") or {},
         "owner": owner,
         "pod": pod,
@@ -120,7 +114,8 @@ def job_of(pod: Item) -> Owner | None:
 def _controller(item: Item, resource: Resource) -> Item | None:
     group = resource.api_version.partition("/")[0]
     for ref in item["metadata"].get("ownerReferences") or ():
-        if ref.get("controller") and ref.get("kind") == resource.kind and ref["apiVersion"].startswith(f"{group}/"):
+        ours = ref.get("kind") == resource.kind and str(ref.get("apiVersion", "")).startswith(f"{group}/")
+        if ours and ref.get("controller"):
             return dict(ref)
     return None
 

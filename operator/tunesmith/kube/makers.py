@@ -27,21 +27,23 @@ class Makers:
 
     def change(self, before: Object | None, after: Object | None) -> set[Work]:
         """Take over that a child has changed (None: it is not there); return the work that it has left off."""
-        was = works(before) if before else set()
-        now = works(after) if after else set()
-        for work in was:
-            assert before is not None
-            self._by_work[work].pop(before["metadata"]["uid"], None)
+        was, now = _by_uid(before), _by_uid(after)
+        for work, uid in was:
+            self._by_work[work].pop(uid, None)
             if not self._by_work[work]:
                 del self._by_work[work]
-        for work in now:
-            assert after is not None
-            self._by_work[work][after["metadata"]["uid"]] = after
-        return was - now
+        for work, uid in now:
+            if after is not None:
+                self._by_work[work][uid] = after
+        return {work for work, _ in was - now}
 
     def of(self, work: Work) -> list[Object]:
         """Return the Jobs and Pods that do that."""
         return list(self._by_work.get(work, {}).values())
+
+
+def _by_uid(child: Object | None) -> set[tuple[Work, str]]:
+    return {(work, child["metadata"]["uid"]) for work in works(child)} if child is not None else set()
 
 
 def works(child: Mapping[str, Any]) -> set[Work]:

@@ -1,0 +1,99 @@
+"""What the operator does with the child objects of a FineTuneJob: it creates them, and removes what is left of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunesmith.core.decide import Draft
+from tunesmith.core.observe import ObservedJob, Phase
+from tunesmith.core.record import ACTIVE, StageRecord, read_records
+from tunesmith.kube.cache import Cache
+from tunesmith.kube.cluster import BY_KIND, CONFIG_MAPS, JOBS, SERVICES, ApiError, Cluster, Object
+
+_KEPT_FAILURES = 3
+"""Failed Jobs of a stage that stay to be looked at, besides the newest attempt."""
+
+
+async def create(cluster: Cluster, cache: Cache, child: Object) -> None:
+    """Create a child's Job, ConfigMap or Service, if it is not there.
+
+    Raises:
+        ApiError: the API server does not let it.
+    """
+    meta = child["metadata"]
+    try:
+        made = await cluster.create(child)
+    except ApiError as error:
+        if not error.exists:
+            raise
+        there = await cluster.get(JOBS, meta["namespace"], meta["name"])
+        if there is None:
+            if child["kind"] != "Job":
+                await _create_anew(cluster, child)
+            return
+        made = there
+    if made["kind"] == "Job":
+        cache.put_job(made)
+
+
+async def _create_anew(cluster: Cluster, child: Object) -> None:
+    """Replace what an attempt has left that never came to its Job: it may say something else than is wanted now."""
+    meta = child["metadata"]
+    await cluster.delete(BY_KIND[child["kind"]], meta["namespace"], meta["name"])
+    try:
+        await cluster.create(child)
+    except ApiError as error:
+        if not error.exists:  # somebody else did the same just now
+            raise
+
+
+async def tidy(cluster: Cluster, cache: Cache, draft: Draft) -> None:
+    """Remove what only running Jobs need of those that run no more, and old failed Jobs."""
+    namespace, uid = draft.subject.namespace, draft.subject.uid
+    for name in sorted({*draft.delete, *_ended(draft)}):
+        await cluster.delete(CONFIG_MAPS, namespace, name)
+        job = cache.job(namespace, uid, name)
+        if job is None or job["spec"]["completions"] > 1:
+            await cluster.delete(SERVICES, namespace, name)
+    for name in _superseded(draft, cache.jobs_of(namespace, uid)):
+        await cluster.delete(JOBS, namespace, name)
+
+
+def _ended(draft: Draft) -> set[str]:
+    """Return the Jobs that ran, or were found to have run, and do not any more."""
+    ended = set()
+    before = read_records(draft.subject.status)
+    for name, record in draft.records.items():
+        was = before[name]
+        if was.state in ACTIVE and (record.state not in ACTIVE or record.job != was.job):
+            ended |= {was.job, *_lookups_of(draft, was)}
+        if record.job != was.job and record.state not in ACTIVE:
+            ended.add(record.job)
+    return ended - {""}
+
+
+def _lookups_of(draft: Draft, record: StageRecord) -> set[str]:
+    return {
+        job.name
+        for job in draft.world.jobs
+        if job.lookup and (job.stage, job.keys, job.attempt) == (record.name, record.keys, record.attempts)
+    }
+
+
+def _superseded(draft: Draft, newest_first: Sequence[Object]) -> list[str]:
+    """Return the failed Jobs that newer ones have taken the place of, but for the last few of each stage.
+
+    Otherwise they would stay for `ttlSecondsAfterFinished`, and what is tried again for days leaves hundreds.
+    """
+    created = {job["metadata"]["name"]: str(job["metadata"].get("creationTimestamp", "")) for job in newest_first}
+    old = []
+    for name, record in draft.records.items():
+        failed = [job for job in draft.world.jobs if job.stage is name and _is_over(job, record)]
+        failed.sort(key=lambda job: (created.get(job.name, ""), job.attempt), reverse=True)
+        old += [job.name for job in failed[_KEPT_FAILURES:] if job.name in created and job.name not in draft.delete]
+    return old
+
+
+def _is_over(job: ObservedJob, record: StageRecord) -> bool:
+    current = job.keys == record.keys and job.attempt == record.attempts
+    return job.phase is Phase.FAILED and not current

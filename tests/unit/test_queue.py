@@ -1,0 +1,71 @@
+"""The work queue: no key twice at once, none lost, and failures later and later."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tunesmith.queue import WorkQueue
+
+
+def test_a_key_waits_once_however_often_it_is_added() -> None:
+    """Many events about one job cost one look at it."""
+
+    async def run() -> int:
+        queue: WorkQueue[str] = WorkQueue()
+        for _ in range(5):
+            queue.add("a")
+        await queue.get()
+        return len(queue)
+
+    assert asyncio.run(run()) == 0
+
+
+def test_a_key_that_is_added_while_it_is_worked_on_comes_again_afterwards() -> None:
+    """What happens meanwhile is not lost, and two workers never have the same job."""
+
+    async def run() -> tuple[int, str]:
+        queue: WorkQueue[str] = WorkQueue()
+        queue.add("a")
+        key = await queue.get()
+        queue.add("a")
+        meanwhile = len(queue)
+        queue.done(key)
+        return meanwhile, await asyncio.wait_for(queue.get(), 1)
+
+    assert asyncio.run(run()) == (0, "a")
+
+
+def test_failures_come_back_later_and_later() -> None:
+    """The waits double, with a fifth of chance; a success begins anew."""
+
+    async def run() -> list[float]:
+        queue: WorkQueue[str] = WorkQueue()
+        waits = []
+        for failed in (True, True, True, False, True):
+            queue.add("a")
+            waits.append(queue.done(await queue.get(), failed=failed))
+        return waits
+
+    first, second, third, none, again = asyncio.run(run())
+    for wait, expected in ((first, 0.1), (second, 0.2), (third, 0.4)):
+        assert 0.8 * expected <= wait <= 1.2 * expected
+    assert none == 0
+    assert 0.08 <= again <= 0.12
+
+
+def test_the_soonest_of_several_times_counts() -> None:
+    """A key that is to come in a minute and in a moment comes in a moment, once."""
+
+    async def run() -> tuple[str, int]:
+        queue: WorkQueue[str] = WorkQueue()
+        timers = asyncio.create_task(queue.run_timers())
+        queue.add_after("a", 60)
+        queue.add_after("a", 0.02)
+        queue.add_after("a", 30)
+        key = await asyncio.wait_for(queue.get(), 5)
+        queue.done(key)
+        await asyncio.sleep(0.05)
+        timers.cancel()
+        return key, len(queue)
+
+    assert asyncio.run(run()) == ("a", 0)
