@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +17,8 @@ _FLUSH_SECONDS = 3.0
 
 
 @contextmanager
-def kept_log(path: Path) -> Iterator[TextIO]:
-    """Append what is printed in the block to `path`, too; give the stream for what is not to be kept.
+def kept_log(path: Path) -> Iterator[None]:
+    """Append what is printed in the block to `path`, too.
 
     A process of its own copies: it goes on while this one computes without letting Python run, and it has the last
     words of a crash. At the end its work is waited for, since in a container everything ends with process 1. If the
@@ -28,8 +27,7 @@ def kept_log(path: Path) -> Iterator[TextIO]:
     console, errors = os.dup(1), os.dup(2)
     tee = _copying_to(path, console, errors)
     try:
-        with os.fdopen(os.dup(console), "w", encoding="utf-8", errors="backslashreplace") as unkept:
-            yield unkept
+        yield
     finally:
         _flush()
         os.dup2(console, 1)  # with these two the last of our own ends of the pipe is closed

@@ -21,7 +21,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from tunesmith_stages.authorities import trust_given_authorities
 from tunesmith_stages.contract import ExitCode, Failure, Report, StageConfig, StageName, UnitConfig
@@ -74,11 +74,13 @@ def main(
             node = _node(config) if assist else 0
             if assist and not node:
                 config = _with_unused_name(config)
-            console = until_the_end.enter_context(_log(config, node)) if arguments.log else None
+            if arguments.log:
+                log = Volume(Path(config.volume)).log(config.job, config.stage, config.attempt, node)
+                until_the_end.enter_context(kept_log(log))
             if assist and node:
-                report = _help(config, assist, console)
+                report = _help(config, assist)
             else:
-                report = carry_out(config, make, still_true=still_true, resolve=resolve, console=console)
+                report = carry_out(config, make, still_true=still_true, resolve=resolve)
             _heed_no_signals()
     except (Exception, InterruptedStage) as error:  # noqa: BLE001 - whatever it is, it is reported
         report = Report(failure=_told(classify(error)))
@@ -150,11 +152,6 @@ def _require_places(config: StageConfig, *, keeps_log: bool) -> None:
     require_writable([*folders, volume.logs(config.job)] if keeps_log else folders)
 
 
-def _log(config: StageConfig, node: int) -> contextlib.AbstractContextManager[TextIO]:
-    """Begin the log, and give where the progress is told, which is not kept in it."""
-    return kept_log(Volume(Path(config.volume)).log(config.job, config.stage, config.attempt, node))
-
-
 def run(config: StageConfig, make: StageFunction) -> ExitCode:
     """Make every unit of `config` that has no result yet; return the exit code."""
     failure = carry_out(config, make).failure
@@ -167,11 +164,10 @@ def carry_out(
     *,
     still_true: StillTrue | None = None,
     resolve: Resolve | None = None,
-    console: TextIO | None = None,
 ) -> Report:
     """Make every unit of `config` that has no result yet; report what there is then, also of later stages.
 
-    The arguments are those of :func:`main`; `console` is where the progress is told, if it is not stdout.
+    The arguments are those of :func:`main`.
     """
     volume = Volume(Path(config.volume))
     findings = Findings(config, volume)
@@ -181,7 +177,7 @@ def carry_out(
         config = dataclasses.replace(config, units=tuple(unit for _, unit in pairs))
         for given, unit in pairs:
             folder = volume.attempt(config.stage, unit.key, config.attempt)
-            work = Work(config, unit, volume, folder, Progress(config.stage, unit.name, folder, console))
+            work = Work(config, unit, volume, folder, Progress(config.stage, unit.name, folder))
             result, cached = find_or_make(work, make, still_true)
             findings.add(given, unit, result, cached=cached)
         folder = None
@@ -194,13 +190,13 @@ def carry_out(
         return findings.failed(_told(failure))
 
 
-def _help(config: StageConfig, assist: Assist, console: TextIO | None) -> Report:
+def _help(config: StageConfig, assist: Assist) -> Report:
     """Help another node; what comes of it is for that node to publish and to report, this one leaves nothing."""
     volume = Volume(Path(config.volume))
     try:
         for unit in config.units:
             folder = volume.attempt(config.stage, unit.key, config.attempt)
-            assist(Work(config, unit, volume, folder, Progress(config.stage, unit.name, folder, console)))
+            assist(Work(config, unit, volume, folder, Progress(config.stage, unit.name, folder)))
         return Report()
     except (Exception, InterruptedStage) as error:  # noqa: BLE001 - as above
         return Report(failure=_told(classify(error)))

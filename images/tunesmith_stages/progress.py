@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tunesmith_stages.contract import StageName
 
@@ -17,16 +17,15 @@ class Progress:
 
     A line holds ``time``, ``stage``, ``unit`` and any of ``done``, ``total``, ``of`` (what is counted: rows, bytes,
     steps), ``note`` (what is going on, a few words) and ``metrics`` (name to number). Counting lines come at most
-    twice a second; notes and metrics always. `console` is written to instead of stdout where that is kept in a log.
+    twice a second; notes and metrics always.
     """
 
     _INTERVAL = 0.5
 
-    def __init__(self, stage: StageName, unit: str, folder: Path, console: TextIO | None = None) -> None:
+    def __init__(self, stage: StageName, unit: str, folder: Path) -> None:
         self._stage = stage
         self._unit = unit
         self._file = folder / "progress.jsonl"
-        self._console = console
         self._last = 0.0
 
     def note(self, text: str) -> None:
@@ -56,8 +55,9 @@ class Progress:
         return advance
 
     def _emit(self, event: Mapping[str, Any]) -> None:
-        line = json.dumps({"time": now_text(), "stage": self._stage, "unit": self._unit, **event}, ensure_ascii=False)
-        print(line, file=self._console, flush=True)
+        text = json.dumps({"time": now_text(), "stage": self._stage, "unit": self._unit, **event}, ensure_ascii=False)
+        line = text.encode("utf-8", "backslashreplace").decode()  # half of a character, from somebody's data
+        print(line, flush=True)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -248,7 +249,12 @@ def kubectl_tunesmith(cluster: NodeCluster, *arguments: str) -> str:
     """Run the kubectl plugin and return what it prints."""
     environ = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "NO_COLOR": "1", "COLUMNS": "160"}
     done = subprocess.run(
-        ["kubectl-tunesmith", *arguments], check=False, capture_output=True, text=True, env=environ, timeout=120
+        [Path(sys.executable).with_name("kubectl-tunesmith"), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

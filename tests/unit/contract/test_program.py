@@ -511,6 +511,12 @@ def test_progress_is_a_line_of_json_per_event(tmp_path: Path, capsys: pytest.Cap
     assert str(note["time"]).endswith("Z")
 
 
+def test_progress_with_half_a_character_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lone surrogate, as JSON from somebody's data can hold it, ends nothing."""
+    (line,) = told(tmp_path, lambda progress: progress.note("row \ud83d"), capsys)
+    assert line["note"] == "row \ud83d"
+
+
 def test_progress_is_not_chatty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of many counts in a moment the first and the last are told; those with metrics always are."""
 
