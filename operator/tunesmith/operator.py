@@ -46,7 +46,7 @@ class Operator:
     def __init__(self, cluster: KubeCluster, settings: Settings) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue(is_urgent=self._is_unseen)
         self._cache = Cache(wake=self._queue.add)
         self._notes: asyncio.Queue[tuple[Object, Note]] = asyncio.Queue(_MOST_NOTES)
         self._busy: dict[int, float] = {}
@@ -143,6 +143,9 @@ class Operator:
         metrics.JOBS.clear()
         for item in self._cache.finetunejobs.values():
             metrics.JOBS.labels(ready_reason(item) or "New").inc()
+
+    def _is_unseen(self, key: Key) -> bool:
+        return self._cache.is_unseen(key)
 
     async def _work(self, number: int) -> None:
         while True:

@@ -19,13 +19,17 @@ class WorkQueue(Generic[K]):
     """Keys that need to be looked at.
 
     A key that is added while it waits stays where it is; one that is added while a worker has it is handed out again
-    afterwards. So each key is worked on in order, and never twice at once.
+    afterwards. So each key is worked on in order, and never twice at once. Keys that are urgent when they are added go
+    before all others: under load the others wait, and what happens to them meanwhile is looked at once.
     """
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, clock: Callable[[], float] | None = None, is_urgent: Callable[[K], bool] = lambda _key: False
+    ) -> None:
         self._clock = clock or asyncio.get_running_loop().time
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
-        self._waiting: set[K] = set()
+        self._is_urgent = is_urgent
+        self._ready: asyncio.PriorityQueue[tuple[int, int, K]] = asyncio.PriorityQueue()
+        self._waiting: dict[K, int] = {}  # with the rank by which it waits; the queue may hold it by a lower one, too
         self._active: set[K] = set()
         self._again: set[K] = set()
         self._due: dict[K, float] = {}
@@ -41,9 +45,11 @@ class WorkQueue(Generic[K]):
         """Have `key` looked at as soon as a worker is free."""
         if key in self._active:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+            return
+        rank = 0 if self._is_urgent(key) else 1
+        if rank < self._waiting.get(key, 2):
+            self._waiting[key] = rank
+            self._ready.put_nowait((rank, next(self._count), key))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have `key` looked at in `seconds` at the latest."""
@@ -61,10 +67,12 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """Return the next key; it is this worker's until :meth:`done`."""
-        key = await self._ready.get()
-        self._waiting.discard(key)
-        self._active.add(key)
-        return key
+        while True:
+            rank, _, key = await self._ready.get()
+            if self._waiting.get(key) == rank:
+                del self._waiting[key]
+                self._active.add(key)
+                return key
 
     def done(self, key: K, *, failed: bool = False) -> float:
         """Give a key back; return the seconds until it comes again if it `failed`, else 0."""

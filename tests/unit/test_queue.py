@@ -69,3 +69,22 @@ def test_the_soonest_of_several_times_counts() -> None:
         return key, len(queue)
 
     assert asyncio.run(run()) == ("a", 0)
+
+
+def test_urgent_keys_go_first() -> None:
+    """A job that nobody has seen yet does not wait behind a thousand that only changed; each comes once."""
+
+    async def run() -> list[str]:
+        urgent = {"new"}
+        queue: WorkQueue[str] = WorkQueue(is_urgent=urgent.__contains__)
+        for key in ("old", "older", "new", "old"):
+            queue.add(key)
+        urgent.add("older")
+        queue.add("older")
+        taken = [await queue.get() for _ in range(3)]
+        assert len(queue) == 0
+        queue.done("older")
+        queue.add("last")
+        return [*taken, await asyncio.wait_for(queue.get(), 1)]
+
+    assert asyncio.run(run()) == ["new", "older", "old", "last"]

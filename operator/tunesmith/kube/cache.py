@@ -120,6 +120,11 @@ class Cache:
                     return claim, other
         return None
 
+    def is_unseen(self, key: Key) -> bool:
+        """Tell whether a FineTuneJob is there that has no status yet: nobody has been told that it is known."""
+        item = self.finetunejobs.get(key)
+        return item is not None and not item.get("status")
+
     # --- children
 
     def put_job(self, item: Mapping[str, Any]) -> Key | None:
