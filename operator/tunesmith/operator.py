@@ -9,6 +9,7 @@ import platform
 import secrets
 import signal
 import time
+from collections.abc import Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from tunesmith.serve import serve
 
 log = logging.getLogger(__name__)
 
+_HEAD_START_SECONDS = 2.0
 _RESYNC_SECONDS = 300
 _RETRY_SECONDS = 2
 _STUCK_SECONDS = 300
@@ -80,11 +82,11 @@ class Operator:
         self._leads = True
         metrics.LEADER.set(1)
         log.info("leading; filling the cache")
-        await self._first_sync()
+        there = await self._first_sync()
         log.info("the cache holds %d FineTuneJobs", len(self._cache.finetunejobs))
-        await self._work_until_stopped()
+        await self._work_until_stopped(there)
 
-    async def _work_until_stopped(self) -> None:
+    async def _work_until_stopped(self, there: Collection[Key]) -> None:
         namespaces = list(self._settings.watch_namespaces)
         beside = [self._queue.run_timers(), self._resync(), self._post_notes()]
         beside += [self._work(number) for number in range(self._settings.workers)]
@@ -95,8 +97,12 @@ class Operator:
             standalone=True,
             identity=cast("Any", platform.node()),  # kopf would look up the name of the user, and a uid may have none
         )
-        tasks = [asyncio.create_task(item) for item in (*beside, stream)]
+        tasks = [asyncio.create_task(item) for item in beside]
         try:
+            await self._begin_what_is_new(there)
+            for key in there:
+                self._queue.add(key)
+            tasks.append(asyncio.create_task(stream))
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
@@ -105,25 +111,35 @@ class Operator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _first_sync(self) -> None:
+    async def _begin_what_is_new(self, there: Collection[Key]) -> None:
+        """Begin what nobody has seen yet, before all the others are looked at and kopf lists them once more.
+
+        Both take seconds on a large cluster. What happens meanwhile kopf's list tells.
+        """
+        new = [key for key in there if self._cache.is_unseen(key)]
+        for key in new:
+            self._queue.add(key)
+        last = time.monotonic() + _HEAD_START_SECONDS
+        while any(map(self._cache.is_unseen, new)) and time.monotonic() < last:  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.02)
+
+    async def _first_sync(self) -> set[Key]:
         while True:
             try:
-                await self._sync()
+                return await self._sync()
             except ApiError as error:
                 log.warning("the cluster could not be listed yet: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                return
 
-    async def _sync(self) -> None:
+    async def _sync(self) -> set[Key]:
+        """Compare the cache with the cluster; return the FineTuneJobs of which something was not known or is gone."""
         changed = self._cache.replace_finetunejobs(await self._list(FINETUNEJOBS))
         changed |= self._cache.replace_jobs(await self._list(JOBS, keys.UID_LABEL))
         changed |= self._cache.replace_pods(await self._list(PODS, keys.UID_LABEL))
-        for key in changed:
-            self._queue.add(key)
         self._synced = time.monotonic()
         metrics.SYNCED.set_to_current_time()
         self._count_jobs()
+        return changed
 
     async def _list(self, resource: Resource, labels: str = "") -> Listing:
         """List a kind in all namespaces that are watched; what is told for certain is as old as the oldest list."""
@@ -135,9 +151,12 @@ class Operator:
         while True:
             await asyncio.sleep(_RESYNC_SECONDS)
             try:
-                await self._sync()
+                changed = await self._sync()
             except ApiError as error:
                 log.warning("the cluster could not be listed: %s", error)
+                continue
+            for key in changed:
+                self._queue.add(key)
 
     def _count_jobs(self) -> None:
         metrics.JOBS.clear()
