@@ -19,11 +19,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "toolchain"))
 
-from making import is_whole, make_once, run_main, tell
+from making import check_go, is_whole, make_once, run_main, tell
 from tied import tied
 
-from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.program import StageError
 from tunesmith_stages.tools import run_tool, toolchain_folder
 
 PINS = Path(__file__).parent / "programs"
@@ -98,7 +96,7 @@ def ensure(program: Program) -> Path:
         StageError: Go is missing, or the build failed.
     """
     if not is_whole(program.folder):
-        _check_go(program)
+        check_go(f"{program.name} {program.version}")
         make_once(
             program.folder,
             program.version,
@@ -113,16 +111,6 @@ def kubernetes(program: str) -> Path:
     if program not in KUBERNETES.links:
         raise ValueError(f"`{program}` must be one of: {', '.join(KUBERNETES.links)}")
     return KUBERNETES.path.with_name(program)
-
-
-def _check_go(program: Program) -> None:
-    if not shutil.which("go"):
-        raise StageError(
-            ExitCode.MISSING_INPUT,
-            f"{program.name} {program.version} cannot be built: there is no `go` on PATH",
-            reason="GoMissing",
-            hint="Install Go 1.26 or newer (see go.dev/doc/install).",
-        )
 
 
 def _make(program: Program, prefix: Path, log: Path) -> None:

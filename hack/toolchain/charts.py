@@ -16,7 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from making import is_whole, make_once, run_main
+from making import check_go, is_whole, make_once, run_main
 from tied import tied
 
 from tunesmith_stages.contract import ExitCode
@@ -81,7 +81,7 @@ def ensure(name: str) -> Path:
         )
     tool = pinned()[name]
     if not is_whole(tool.folder):
-        _check_go(tool)
+        check_go(tool.name)
         make_once(
             tool.folder,
             tool.version,
@@ -89,16 +89,6 @@ def ensure(name: str) -> Path:
             lambda _work, prefix, log: _make(tool, prefix, log),
         )
     return tool.path
-
-
-def _check_go(tool: Tool) -> None:
-    if not shutil.which("go"):
-        raise StageError(
-            ExitCode.MISSING_INPUT,
-            f"{tool.name} cannot be built: there is no `go` on PATH",
-            reason="GoMissing",
-            hint="Install Go 1.26 or newer (see go.dev/doc/install).",
-        )
 
 
 def _make(tool: Tool, prefix: Path, log: Path) -> None:

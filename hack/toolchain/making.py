@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 
 
@@ -66,6 +67,26 @@ def _wait_for(lock: int, folder: Path) -> None:
     except BlockingIOError:
         tell(f"{folder.name}: another process is building it; waiting for it")
         fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def check_go(what: str, instead: str = "") -> None:
+    """Refuse to start a build that would end for want of Go.
+
+    Args:
+        what: is to be built.
+        instead: what else would do, for the hint.
+
+    Raises:
+        StageError: there is no Go.
+    """
+    if not shutil.which("go"):
+        go = "Go 1.26 or newer (see go.dev/doc/install)."
+        raise StageError(
+            ExitCode.MISSING_INPUT,
+            f"{what} cannot be built: there is no `go` on PATH",
+            reason="GoMissing",
+            hint=f"{instead} Or install {go}" if instead else f"Install {go}",
+        )
 
 
 def cores() -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import llama_cpp
-from making import is_whole, make_once, run_main, tell
+from making import check_go, is_whole, make_once, run_main, tell
 from tied import tied
 
 from tunesmith.local.served import ollama_url
@@ -79,7 +79,10 @@ def ensure(version: str) -> Program:
             hint="To pin another: see hack/toolchain/README.md.",
         )
     if not is_whole(_folder(version)):
-        _check_go(version)
+        served = (
+            f"Install Ollama itself ({_dotted(OLDEST)} or newer, see ollama.com), or set OLLAMA_HOST to a server that"
+        )
+        check_go(f"Ollama {version}", f"{served} runs: then none is built.")
         llama_cpp.check_compilers(f"Ollama {version}")
         server = llama_cpp.ensure().server
         make_once(
@@ -93,17 +96,6 @@ def ensure(version: str) -> Program:
 
 def _folder(version: str) -> Path:
     return toolchain_folder() / f"ollama-{version}"
-
-
-def _check_go(version: str) -> None:
-    if not shutil.which("go"):
-        raise StageError(
-            ExitCode.MISSING_INPUT,
-            f"Ollama {version} cannot be built: there is no `go` on PATH",
-            reason="GoMissing",
-            hint=f"Install Ollama itself ({_dotted(OLDEST)} or newer, see ollama.com), or set OLLAMA_HOST to a server "
-            "that runs: then none is built. Or install Go 1.26 or newer (see go.dev/doc/install).",
-        )
 
 
 def _make(version: str, server: Path, prefix: Path, log: Path) -> None:
