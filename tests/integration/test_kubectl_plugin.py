@@ -118,7 +118,7 @@ def environ_with_plugin(folder: Path, server: ApiServer) -> dict[str, str]:
         script = f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
         (folder / name).write_text(script, encoding="utf-8")
         (folder / name).chmod(0o755)
-    path = os.pathsep.join([str(folder), str(programs.kubernetes("kubectl").parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(folder), str(programs.kubernetes("kubectl").parent), os.defpath])
     return {"PATH": path, "HOME": str(folder), "KUBECONFIG": str(server.kubeconfig), "LANG": "C.UTF-8"}
 
 
