@@ -133,9 +133,15 @@ class Operator:
 
     async def _sync(self) -> set[Key]:
         """Compare the cache with the cluster; return the FineTuneJobs of which something was not known or is gone."""
-        changed = self._cache.replace_finetunejobs(await self._list(FINETUNEJOBS))
-        changed |= self._cache.replace_jobs(await self._list(JOBS, keys.UID_LABEL))
-        changed |= self._cache.replace_pods(await self._list(PODS, keys.UID_LABEL))
+        # All are read before any is taken: what is taken is news but once.
+        finetunejobs, jobs, pods = (
+            await self._list(FINETUNEJOBS),
+            await self._list(JOBS, keys.UID_LABEL),
+            await self._list(PODS, keys.UID_LABEL),
+        )
+        changed = self._cache.replace_finetunejobs(finetunejobs)
+        changed |= self._cache.replace_jobs(jobs)
+        changed |= self._cache.replace_pods(pods)
         self._synced = time.monotonic()
         metrics.SYNCED.set_to_current_time()
         self._count_jobs()

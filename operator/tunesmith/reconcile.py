@@ -34,6 +34,7 @@ _MAX_ANNOTATION = 1024
 """Characters of an annotation that the status remembers."""
 _WRONG = frozenset({400, 413, 422})
 """What the API server says of an object that it will never take as it is."""
+_AFTER_MENDING = f"When it is mended elsewhere, set the annotation {keys.RETRY_ANNOTATION} to any new value."
 AT_ONCE = 0.0
 
 
@@ -174,7 +175,8 @@ class Reconciler:
                 if error.gone or error.conflict or error.status in {0, 429} or error.status >= 500:
                     raise
                 if error.status in _WRONG:
-                    draft.stalled = _refusal(child, error)
+                    reason, message = _refusal(child, error)
+                    draft.stalled = reason, f"{message} {_AFTER_MENDING}"
                 else:
                     draft.waits_for = _refusal(child, error)
                 draft.records = {**draft.records, **_not_started(draft)}

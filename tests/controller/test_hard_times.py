@@ -61,6 +61,36 @@ def test_a_training_that_has_used_up_its_time_stalls(life: Life) -> None:
     assert second["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 3600
 
 
+def test_a_slow_start_does_not_keep_a_used_up_training_alive(life: Life) -> None:
+    """The Pod's time counts from its node's side: the seconds in which the image was pulled are not tried for again."""
+    job = training(life, {"spec.activeDeadlineSeconds": 3600})
+    life.programs.pending(job)
+    life.clock.forward(5)
+    pod = life.programs.start(job)
+    life.look()
+    life.wait(3595)
+    life.programs.end(job, pod, None, 137, reason="DeadlineExceeded")
+    life.look()
+    assert life.ready() == ("False", "DeadlineExceeded")
+
+
+def test_every_hour_of_a_training_is_charged_once(life: Life) -> None:
+    """Ten minutes, an eviction within the same Job, two hours without a place: ten minutes are charged."""
+    job = training(life, {"spec.activeDeadlineSeconds": 3600})
+    first = life.programs.start(job)
+    life.look()
+    life.wait(600)
+    first["status"] = {"phase": "Failed", "reason": "Evicted"}
+    life.cluster.changed(first)
+    life.programs.pending(job, **NO_GPU)
+    life.look()
+    life.wait(7200)
+    assert life.stage("train")["elapsedSeconds"] == 600
+    life.cluster.remove(job)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
 def test_what_is_ended_as_soon_as_it_began_is_tried_less_and_less_often(life: Life) -> None:
     """A node that ends every Pod at once does not get one every ten seconds for ever."""
     job = training(life)
@@ -312,3 +342,64 @@ def test_a_reason_that_was_written_by_hand_blocks_nothing(life: Life) -> None:
     FineTuneJobStatus.model_validate(life.cluster.status("bot"))
     life.run()
     assert life.ready() == ("True", "Succeeded")
+
+
+def test_sources_are_looked_at_again_although_old_jobs_have_ended(life: Life) -> None:
+    """A refresh believes no Job that fetched before, also if several of them have fetched parts."""
+    life.apply()
+    life.run()
+    more = {"name": "more", "volume": {"path": "data/more.json"}}
+    life.cluster.edit("bot", lambda item: item["spec"]["datasets"].append(more))
+    life.run()
+    before = life.programs.ran.count("fetch")
+    life.cluster.edit("bot", lambda item: item["metadata"].update(annotations={"tunesmith.dev/refresh": "1"}))
+    life.run()
+    assert life.programs.ran.count("fetch") == before + 1
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_a_refresh_while_it_fetches_starts_no_second_one_beside_it(life: Life) -> None:
+    """The Job that fetches is ended first: two never make the same."""
+    life.apply()
+    life.run(until="fetch")
+    (job,) = life.unfinished("fetch")
+    life.programs.start(job)
+    life.look()
+    life.cluster.edit("bot", lambda item: item["metadata"].update(annotations={"tunesmith.dev/refresh": "1"}))
+    life.look()
+    assert life.unfinished("fetch") == []
+    life.cluster.remove(job)
+    life.wait(3)
+    assert len(life.unfinished("fetch")) == 1
+
+
+def test_a_dry_run_of_what_trains_stops_the_training(life: Life) -> None:
+    """`dryRun` set in the middle: nothing goes on behind a job that says that it is done."""
+    job = training(life)
+    life.programs.start(job)
+    life.look()
+    life.cluster.edit("bot", lambda item: item["spec"].update(dryRun=True))
+    life.look()
+    assert life.unfinished("train") == []
+    assert life.ready() == ("True", "DryRunSucceeded")
+
+
+def test_a_report_without_what_was_wanted_is_not_tried_for_ever(life: Life) -> None:
+    """A program that ends well and reports something else is tried again, later and later."""
+    training(life)
+    for _ in range(30):
+        for job in life.unfinished("train"):
+            life.programs.end(job, life.programs.start(job), Report(), 0)
+        life.wait(5)
+    assert life.stage("train")["attempts"] <= 6
+    assert life.stage("train")["reason"] == "ResultLost"
+
+
+def test_a_job_that_waits_is_ended_by_an_obstacle(life: Life) -> None:
+    """Stalled means that nothing goes on: a Pod without a place does not start an hour later."""
+    job = training(life)
+    life.programs.pending(job, **NO_GPU)
+    life.look()
+    restart_with(life, servers=[{"name": "other", "url": "http://other:11434"}])
+    assert life.unfinished("train") == []
+    assert life.ready() == ("False", "ServerNotAllowed")

@@ -85,8 +85,10 @@ def test_the_old_value_put_back_finds_the_old_results(life: Life) -> None:
     life.run()
     assert life.programs.ran.count("train") == 2
     life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.0001"))
+    before = life.programs.ran.count("register")
     life.run()
     assert life.programs.ran.count("train") == 2
+    assert life.programs.ran.count("register") == before + 1, "the server has the other model"
     assert life.ready() == ("True", "Succeeded")
 
 

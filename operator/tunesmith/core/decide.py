@@ -21,7 +21,7 @@ from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith.core.observe import NO_IMAGE, NOTHING_YET, ObservedJob, Phase, Waiting
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
 from tunesmith.core.record import ACTIVE, StageRecord, UnitRecord, as_result, read_records
-from tunesmith.core.times import to_time
+from tunesmith.core.times import to_text, to_time
 from tunesmith_stages.contract import (
     KEY_DIGITS,
     RECIPES,
@@ -38,6 +38,7 @@ from tunesmith_stages.contract import (
 INPUT_LOST = "InputLost"
 """Reason with which a stage says that what the operator believes of earlier stages is not on the volume."""
 _DELETION_POLL = 2.0
+_ORDER = list(StageName)
 _REPORT_LOST = Waiting("ReportLost", "its Pod is gone; it is looked up")
 _REPORT_LOST_TOO = ("ReportLost", "the Pod that looked it up is gone too", "")
 
@@ -176,12 +177,15 @@ def _takes_image_anew(
     """Tell whether the image, and with it what its stages make, is taken from the settings now.
 
     A job keeps the one that it began with until it ended or was stopped by a failure and somebody edits it, until
-    another try is asked for, or if nodes cannot get it.
+    another try is asked for, or if nodes cannot get it and what was made already counts with another one, too.
     """
     status = subject.status
     if not status.get("image"):
         return True
-    if any(job.waiting is not None and job.waiting.reason == NO_IMAGE for job in world.jobs):
+    stamped = status.get("recipes") or {}
+    as_before = all(stamped.get(name, RECIPES[name]) == RECIPES[name] for name in StageName)
+    findable = as_before or not any(record.units for record in records.values())
+    if findable and any(job.waiting is not None and job.waiting.reason == NO_IMAGE for job in world.jobs):
         return True
     if any(record.state in ACTIVE for record in records.values()):
         return False
@@ -235,7 +239,9 @@ def _adopt(draft: Draft, stage: PlannedStage) -> None:
     wanted, missing = {unit.key for unit in stage.units}, {unit.key for unit in stage.missing}
     for job in draft.world.jobs:
         known = job.keys == record.keys and job.attempt <= record.attempts
-        stale = job.phase is Phase.DELETING or (job.phase is Phase.FAILED and record.attempts > 0)
+        ended = job.phase in {Phase.SUCCEEDED, Phase.FAILED}
+        # What ended under another spec says nothing of now: least of all what a server serves.
+        stale = job.phase is Phase.DELETING or (ended and (record.attempts > 0 or stage.name is StageName.REGISTER))
         if job.stage is not stage.name or job.lookup or known or stale:
             continue
         if (
@@ -260,6 +266,8 @@ def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
     job = _named(draft, record.job)
     reports = job is not None and job.phase is Phase.SUCCEEDED and job.report is not None
     if job is None or (record.state is State.UNKNOWN and not reports):
+        if job is None and record.started:
+            record = retries.charge(record, to_text(draft.now))
         draft.records[stage.name] = _settle(draft, record)
         return
     if job.phase is Phase.SUCCEEDED:
@@ -271,12 +279,13 @@ def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
         draft.wake(_DELETION_POLL)
     else:
         state = State.RUNNING if job.phase is Phase.RUNNING else State.PENDING
-        started = job.started if state is State.RUNNING else record.started
+        if record.started not in {"", job.started}:  # its Pod was replaced, or is to be
+            record = retries.charge(record, job.started or to_text(draft.now))
         waiting = job.waiting if state is State.PENDING and job.waiting != NOTHING_YET else None
         draft.records[stage.name] = replace(
             record,
             state=state,
-            started=started,
+            started=job.started,
             reason=waiting.reason if waiting else "",
             message=waiting.message[:1024] if waiting else "",
             hint="",
@@ -289,6 +298,8 @@ def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
 def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
     if job.report is None:
         return replace(record, state=State.UNKNOWN, reason=_REPORT_LOST.reason, message=_REPORT_LOST.message)
+    told = {unit.key for unit in job.report.units}
+    complete = record.name is StageName.REHEARSE or told.issuperset(key[:KEY_DIGITS] for key in record.keys)
     return replace(
         record,
         state=State.SUCCEEDED,
@@ -298,7 +309,7 @@ def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
         message="",
         hint="",
         exit_code=None,
-        failures=0,
+        failures=0 if complete else record.failures,
         interruptions=0,
         next_attempt="",
         cached=bool(job.report.units) and all(unit.cached for unit in job.report.units),
@@ -309,7 +320,11 @@ def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
 def _failed(draft: Draft, record: StageRecord, job: ObservedJob) -> StageRecord:
     assert job.failure is not None  # noqa: S101 - observe gives every failed Job a cause
     if job.interrupted:
-        return retries.interrupted(record, job, draft.now, job.failure.message)
+        ended = retries.interrupted(record, job, draft.now, job.failure.message)
+        deadline = draft.subject.job.spec.active_deadline_seconds
+        if not job.out_of_time or deadline is None:
+            return ended
+        return replace(ended, elapsed=max(ended.elapsed, deadline), next_attempt="")
     if job.failure.reason == INPUT_LOST:
         _forget_before(draft, record.name)
         return retries.to_be_tried_again(record, job, job.failure, draft.now)
@@ -318,8 +333,7 @@ def _failed(draft: Draft, record: StageRecord, job: ObservedJob) -> StageRecord:
 
 def _forget_before(draft: Draft, stage: StageName) -> None:
     """Forget the results of earlier stages: they are not on the volume. Each is looked at again."""
-    order = list(StageName)
-    for name in order[: order.index(stage)]:
+    for name in _ORDER[: _ORDER.index(stage)]:
         draft.records[name] = replace(retries.forgive(draft.records[name]), units=(), state=State.WAITING)
     draft.pins.clear()
 
@@ -437,12 +451,26 @@ def _stop_unwanted(draft: Draft) -> None:
         stage = draft.plan.stage(job.stage)
         wanted = {unit.key for unit in stage.missing}
         outdated = bool(stage.units) and not set(job.keys) <= wanted
-        if outdated or draft.subject.job.spec.suspend or _would_differ(draft, stage, job):
+        spec = draft.subject.job.spec
+        unwanted_now = (
+            outdated
+            or spec.suspend
+            or (spec.dry_run and _ORDER.index(job.stage) > _ORDER.index(StageName.REHEARSE))
+            or (draft.world.obstacle is not None and job.phase is not Phase.RUNNING)
+            or _is_nobodys(draft.records[job.stage], job)
+            or _would_differ(draft, stage, job)
+        )
+        if unwanted_now:
             unwanted.append(job.name)
             record = draft.records[job.stage]
             if record.job == job.name and record.state in ACTIVE:
                 draft.records[job.stage] = retries.interrupted(record, job, draft.now, "it is not wanted any more")
     draft.delete = tuple(unwanted)
+
+
+def _is_nobodys(record: StageRecord, job: ObservedJob) -> bool:
+    """Tell whether a Job goes on that the record has given up: its sources or inputs are to be looked at again."""
+    return job.keys == record.keys and job.attempt <= record.attempts and record.state not in ACTIVE
 
 
 def _would_differ(draft: Draft, stage: PlannedStage, job: ObservedJob) -> bool:
@@ -483,6 +511,8 @@ def _go_on(draft: Draft) -> None:
         return
     if record.state in {State.PENDING, State.RUNNING}:
         return
+    if record.state is State.SUCCEEDED and stage.name is not StageName.REHEARSE:
+        record = draft.records[stage.name] = retries.lost(record, draft.now)  # its report lacks what it was to make
     if (due := to_time(record.next_attempt)) is not None and due > draft.now:
         draft.wake((due - draft.now).total_seconds())
         return

@@ -61,6 +61,8 @@ class ObservedJob:
     finished: str = ""
     manifest: str = ""
     """Digest of all that it was made from."""
+    out_of_time: bool = False
+    """Its Pod has reached the end of the time that it was given."""
 
 
 def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = ()) -> ObservedJob | None:
@@ -99,6 +101,7 @@ def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = 
         started=_started(leader),
         finished=_finished(leader) or status.get("completionTime") or "",
         manifest=notes.get(keys.MANIFEST_ANNOTATION, ""),
+        out_of_time=failed and _is_out_of_time(everyone),
     )
 
 
@@ -184,9 +187,13 @@ _OUT_OF_TIME = "DeadlineExceeded"
 _SIGKILL, _SIGTERM = 128 + 9, 128 + 15
 
 
+def _is_out_of_time(pods: Sequence[Object]) -> bool:
+    return any((pod.get("status") or {}).get("reason") == _OUT_OF_TIME for pod in pods)
+
+
 def _was_interrupted(job: Object, pods: Sequence[Object], report: Report | None) -> bool:
-    if any((pod.get("status") or {}).get("reason") == _OUT_OF_TIME for pod in pods):
-        return True  # how much of its time is used up, the record tells
+    if _is_out_of_time(pods):
+        return True
     if report is not None and report.failure is not None and report.failure.code is not ExitCode.INTERRUPTED:
         return any("DisruptionTarget" in _conditions(pod) for pod in pods)
     if report is not None and report.failure is not None:

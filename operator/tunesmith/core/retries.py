@@ -38,6 +38,11 @@ def forgive(record: StageRecord) -> StageRecord:
     return record
 
 
+def charge(record: StageRecord, until: str) -> StageRecord:
+    """Return the record of a stage whose program has ended at the time `until`, though its attempt goes on."""
+    return replace(record, elapsed=record.elapsed + seconds_between(record.started, until), started="")
+
+
 def interrupted(record: StageRecord, job: ObservedJob, now: datetime, why: str) -> StageRecord:
     """Return the record of a stage that was ended from outside: it is tried again, and this one is not a failure.
 
@@ -64,13 +69,13 @@ def failed(record: StageRecord, job: ObservedJob, failure: Failure, now: datetim
     """Return the record of a stage that failed: to be tried again if its class of failure may pass."""
     if FAILURE_CLASSES[failure.code].retry:
         return to_be_tried_again(record, job, failure, now)
-    return replace(_with_failure(record, job, failure), state=State.FAILED)
+    return replace(_with_failure(record, job, failure, now), state=State.FAILED)
 
 
 def to_be_tried_again(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
     """Return the record of a stage whose failure may pass: it waits, longer each time."""
     return replace(
-        _with_failure(record, job, failure),
+        _with_failure(record, job, failure, now),
         state=State.WAITING,
         failures=record.failures + 1,
         next_attempt=to_text(now + timedelta(seconds=_delay(record.failures))),
@@ -109,11 +114,12 @@ def _delay(before: int) -> int:
     return min(FIRST_DELAY << min(before, 10), LONGEST_DELAY)
 
 
-def _with_failure(record: StageRecord, job: ObservedJob, failure: Failure) -> StageRecord:
+def _with_failure(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
+    began = job.started or record.started
     return replace(
         record,
-        elapsed=record.elapsed + seconds_between(job.started, job.finished),
-        started=job.started,
+        elapsed=record.elapsed + seconds_between(began, job.finished or to_text(now)),
+        started=began,
         finished=job.finished,
         reason=failure.reason,
         message=failure.message,

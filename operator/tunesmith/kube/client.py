@@ -19,6 +19,7 @@ from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.client.rest import RESTResponse
 
 from tunesmith.api.keys import FIELD_MANAGER
+from tunesmith.core.manifests.child import STAGE_CONTAINER
 from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Listing, Object, Resource, to_version
 
 _TIMEOUT = 30.0
@@ -120,8 +121,8 @@ class KubeCluster:
         return await self._object("PUT", path, {"fieldManager": FIELD_MANAGER}, item)
 
     async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:
-        """Return the last lines that a Pod's only container wrote."""
-        query = {"tailLines": str(lines), "limitBytes": "65536"}
+        """Return the last lines that our container in a Pod wrote."""
+        query = {"container": STAGE_CONTAINER, "tailLines": str(lines), "limitBytes": "65536"}
         return (await self._request("GET", _path(PODS, namespace, pod) + "/log", query)).decode("utf-8", "replace")
 
     async def stream_log(self, namespace: str, pod: str, query: dict[str, str]) -> AsyncGenerator[bytes]:
