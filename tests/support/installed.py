@@ -15,9 +15,10 @@ from typing import Any
 from support.chart import CHART, Helm
 from support.cluster import NodeCluster
 from support.jobs import quickstart_volume
-from tunesmith.api.keys import JOB_LABEL, STAGE_LABEL
+from tunesmith.api.keys import GROUP, JOB_LABEL, PLURAL, STAGE_LABEL
 
 RELEASE = "tunesmith-e2e"
+CRD = f"{PLURAL}.{GROUP}"
 SERVER_POD = "ollama-0"
 EXEC_ACCOUNT = "tunesmith-exec"
 USER = 65532
@@ -191,6 +192,7 @@ def uninstall(installed: Installed) -> None:
     for name in installed.teams:
         cluster.kubectl("delete", "finetunejobs", "--all", "--namespace", name, "--ignore-not-found")
     installed.helm.must("uninstall", "tunesmith", "--namespace", RELEASE, "--wait")
+    cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")  # Helm keeps it, and no other release may take it over
     cluster.kubectl("delete", "namespace", *names, "--ignore-not-found", "--timeout=180s")
     cluster.kubectl("delete", "persistentvolume", *(f"{name}-volume" for name in names), "--ignore-not-found")
     shutil.rmtree(installed.folder, ignore_errors=True)
