@@ -72,7 +72,7 @@ cluster-down: env ## Stop it; nothing of it is left but its cache of images
 	@$(PYTHON) hack/testcluster/down.py
 
 .PHONY: check
-check: env ## Format, lint, types, import contracts, unit tests: under a minute
+check: env ## Format, lint, types, import contracts, unit tests: a minute on two cores
 	@ruff format --check --quiet .
 	@ruff check --quiet .
 	@mypy --no-error-summary operator images tests hack benchmarks examples
