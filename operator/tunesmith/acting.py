@@ -73,11 +73,7 @@ def _ended(draft: Draft) -> set[str]:
 
 
 def _lookups_of(draft: Draft, record: StageRecord) -> set[str]:
-    return {
-        job.name
-        for job in draft.world.jobs
-        if job.lookup and (job.stage, job.keys, job.attempt) == (record.name, record.keys, record.attempts)
-    }
+    return {job.name for job in draft.world.jobs if job.lookup and job.attempt_id == record.attempt_id}
 
 
 def _superseded(draft: Draft, newest_first: Sequence[Object]) -> list[str]:
@@ -95,5 +91,4 @@ def _superseded(draft: Draft, newest_first: Sequence[Object]) -> list[str]:
 
 
 def _is_over(job: ObservedJob, record: StageRecord) -> bool:
-    current = job.keys == record.keys and job.attempt == record.attempts
-    return job.phase is Phase.FAILED and not current
+    return job.phase is Phase.FAILED and job.attempt_id != record.attempt_id

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from tunesmith.api.status import State
 from tunesmith.core.decide import Subject
-from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, observe_job
+from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, created, newest_pods, observe_job
 from tunesmith.core.record import ACTIVE, read_records
 from tunesmith.core.times import seconds_between, to_text
 from tunesmith.kube.cache import Cache
@@ -19,7 +19,6 @@ _EVENTS_AFTER = 3.0
 _PENDING_POLL = 15.0
 _CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
 """Kubernetes gives it to the Pods of a Job, with the Job's uid."""
-_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class Observer:
@@ -81,7 +80,7 @@ class Observer:
 
     def _has_ended(self, job: Object) -> bool:
         """Tell whether the newest Pods of a Job that ended are known to have ended as well: that of each index."""
-        newest = {_index(pod): pod for pod in sorted(self._cache.pods_of(job), key=_created)}
+        newest = newest_pods(self._cache.pods_of(job))
         phases = [pod["status"].get("phase") for pod in newest.values()]
         conditions = job["status"].get("conditions") or ()
         complete = any(item["type"] == "Complete" and item["status"] == "True" for item in conditions)
@@ -97,16 +96,8 @@ class Observer:
         if age < _EVENTS_AFTER:
             return seen, _EVENTS_AFTER - age + 0.5
         pods = self._cache.pods_of(job)
-        about = max(pods, key=_created) if pods else job
+        about = max(pods, key=created) if pods else job
         namespace, uid = job["metadata"]["namespace"], about["metadata"]["uid"]
         events = await self._cluster.find(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return observe_job(job, pods, events) or seen, _PENDING_POLL
-
-
-def _index(pod: Object) -> str:
-    return str((pod["metadata"].get("annotations") or {}).get(_INDEX) or "0")
-
-
-def _created(pod: Object) -> tuple[str, str]:
-    return str(pod["metadata"].get("creationTimestamp", "")), str(pod["metadata"]["name"])

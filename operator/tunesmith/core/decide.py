@@ -342,14 +342,7 @@ def _settle(draft: Draft, record: StageRecord) -> StageRecord:
     """Find out what came of a Job that left no report: by the Job that looks it up, which is created if need be."""
     if record.name is StageName.REHEARSE:  # it leaves nothing on the volume
         return replace(record, state=State.WAITING, reason="", message="")
-    lookup = next(
-        (
-            job
-            for job in draft.world.jobs
-            if job.lookup and job.stage is record.name and job.keys == record.keys and job.attempt == record.attempts
-        ),
-        None,
-    )
+    lookup = next((job for job in draft.world.jobs if job.lookup and job.attempt_id == record.attempt_id), None)
     if lookup is None or lookup.phase not in {Phase.SUCCEEDED, Phase.FAILED}:
         waiting = lookup.waiting if lookup is not None else None
         if record.state is State.UNKNOWN and record.next_attempt and lookup is None:
@@ -398,8 +391,7 @@ def _reports(draft: Draft) -> dict[str, UnitReport]:
 
 def _report_of(draft: Draft, record: StageRecord) -> Report | None:
     """Return what the newest attempt of a stage has reported, or what was looked up in its place."""
-    wanted = (record.name, record.keys, record.attempts)
-    jobs = [job for job in draft.world.jobs if (job.stage, job.keys, job.attempt) == wanted and job.report is not None]
+    jobs = [job for job in draft.world.jobs if job.attempt_id == record.attempt_id and job.report is not None]
     return min(jobs, key=lambda job: job.lookup).report if jobs else None
 
 
@@ -448,24 +440,25 @@ def _stop_unwanted(draft: Draft) -> None:
     for job in draft.world.jobs:
         if job.phase not in {Phase.PENDING, Phase.RUNNING, Phase.QUEUED}:
             continue
-        stage = draft.plan.stage(job.stage)
-        wanted = {unit.key for unit in stage.missing}
-        outdated = bool(stage.units) and not set(job.keys) <= wanted
-        spec = draft.subject.job.spec
-        unwanted_now = (
-            outdated
-            or spec.suspend
-            or (spec.dry_run and _ORDER.index(job.stage) > _ORDER.index(StageName.REHEARSE))
-            or (draft.world.obstacle is not None and job.phase is not Phase.RUNNING)
-            or _is_nobodys(draft.records[job.stage], job)
-            or _would_differ(draft, stage, job)
-        )
-        if unwanted_now:
+        if _is_unwanted(draft, job):
             unwanted.append(job.name)
             record = draft.records[job.stage]
             if record.job == job.name and record.state in ACTIVE:
                 draft.records[job.stage] = retries.interrupted(record, job, draft.now, "it is not wanted any more")
     draft.delete = tuple(unwanted)
+
+
+def _is_unwanted(draft: Draft, job: ObservedJob) -> bool:
+    spec, stage = draft.subject.job.spec, draft.plan.stage(job.stage)
+    outdated = bool(stage.units) and not set(job.keys) <= {unit.key for unit in stage.missing}
+    return (
+        outdated
+        or spec.suspend
+        or (spec.dry_run and _ORDER.index(job.stage) > _ORDER.index(StageName.REHEARSE))
+        or (draft.world.obstacle is not None and job.phase is not Phase.RUNNING)
+        or _is_nobodys(draft.records[job.stage], job)
+        or _would_differ(draft, stage, job)
+    )
 
 
 def _is_nobodys(record: StageRecord, job: ObservedJob) -> bool:

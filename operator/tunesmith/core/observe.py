@@ -64,6 +64,11 @@ class ObservedJob:
     out_of_time: bool = False
     """Its Pod has reached the end of the time that it was given."""
 
+    @property
+    def attempt_id(self) -> tuple[StageName, tuple[str, ...], int]:
+        """Which attempt at what it is, or looks up: compares with ``StageRecord.attempt_id``."""
+        return self.stage, self.keys, self.attempt
+
 
 def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = ()) -> ObservedJob | None:
     """Return what `job` and its `pods` show, or None if the Job is not one that the operator made.
@@ -79,7 +84,7 @@ def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = 
         stage, attempt = StageName(labels[keys.STAGE_LABEL]), int(labels[keys.ATTEMPT_LABEL])
     except (KeyError, ValueError):
         return None
-    newest = _newest(pods)
+    newest = newest_pods(pods)
     everyone = list(newest.values())
     leader = newest.get(0)
     report = _report(leader)
@@ -105,17 +110,19 @@ def observe_job(job: Object, pods: Iterable[Object], events: Sequence[Object] = 
     )
 
 
-def _index(pod: Object) -> int:
+def index_of(pod: Object) -> int:
+    """Return which of the Pods that work together it is."""
     notes = pod["metadata"].get("annotations") or {}
-    return int(notes.get("batch.kubernetes.io/job-completion-index", "0") or 0)
+    return int(notes.get("batch.kubernetes.io/job-completion-index") or 0)
 
 
-def _newest(pods: Iterable[Object]) -> dict[int, Object]:
+def newest_pods(pods: Iterable[Object]) -> dict[int, Object]:
     """Return the newest Pod of each index: what became of one that was replaced counts no longer."""
-    return {_index(pod): pod for pod in sorted(pods, key=_created)}
+    return {index_of(pod): pod for pod in sorted(pods, key=created)}
 
 
-def _created(pod: Object) -> tuple[str, str]:
+def created(pod: Object) -> tuple[str, str]:
+    """Return when a Pod was created, and its name: an order that is always the same."""
     return str(pod["metadata"].get("creationTimestamp", "")), str(pod["metadata"]["name"])
 
 

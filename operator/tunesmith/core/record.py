@@ -62,6 +62,11 @@ class StageRecord:
     units: tuple[UnitRecord, ...] = ()
     numbers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def attempt_id(self) -> tuple[StageName, tuple[str, ...], int]:
+        """Which attempt at what the newest one is."""
+        return self.name, self.keys, self.attempts
+
 
 _TEXTS = {
     "job": "job",

@@ -18,10 +18,10 @@ from tunesmith.cli.kubectl.pod_log import (
     follow_log,
     has_ended,
     has_started,
-    index_of,
     pods_of,
     print_log,
 )
+from tunesmith.core.observe import index_of
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import ApiError, Object
 

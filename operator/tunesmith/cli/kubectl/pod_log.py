@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from tunesmith.api import keys
 from tunesmith.cli.kubectl.errors import is_passing
 from tunesmith.core.manifests.child import STAGE_CONTAINER
+from tunesmith.core.observe import created, index_of
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import PODS, ApiError, Object
 
@@ -48,12 +49,7 @@ async def pods_of(cluster: KubeCluster, namespace: str, uid: str, attempt: str) 
     """
     pods = await cluster.find(PODS, namespace, labels=f"{keys.UID_LABEL}={uid}")
     found = [pod for pod in pods if attempt in {_job_name(pod), pod["metadata"]["name"]}]
-    return sorted(found, key=lambda pod: (index_of(pod), str(pod["metadata"].get("creationTimestamp", ""))))
-
-
-def index_of(pod: Mapping[str, Any]) -> int:
-    """Return which of the pods that work together it is."""
-    return int((pod["metadata"].get("annotations") or {}).get("batch.kubernetes.io/job-completion-index") or 0)
+    return sorted(found, key=lambda pod: (index_of(pod), created(pod)))
 
 
 def has_started(pod: Mapping[str, Any]) -> bool:

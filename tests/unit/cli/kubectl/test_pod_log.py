@@ -15,11 +15,11 @@ from tunesmith.cli.kubectl.pod_log import (
     follow_log,
     has_ended,
     has_started,
-    index_of,
     lines,
     print_log,
     why_ended,
 )
+from tunesmith.core.observe import index_of
 from tunesmith.kube.cluster import ApiError
 from unit.cli.kubectl.items import container, job_name, pod
 from unit.cli.kubectl.played_api import Answer, PlayedApi, serving
