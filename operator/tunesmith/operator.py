@@ -48,14 +48,19 @@ class Operator:
     def __init__(self, cluster: KubeCluster, settings: Settings) -> None:
         self._cluster = cluster
         self._settings = settings
-        self._queue: WorkQueue[Key] = WorkQueue(is_urgent=self._is_unseen)
+        self._queue: WorkQueue[Key] = WorkQueue(is_urgent=self._is_new)
         self._cache = Cache(wake=self._queue.add)
         self._notes: asyncio.Queue[tuple[Object, Note]] = asyncio.Queue(_MOST_NOTES)
         self._busy: dict[int, float] = {}
         self._leads = False
         self._synced = 0.0
         self._reconciler = Reconciler(
-            cluster, self._cache, settings, now=lambda: datetime.now(UTC), tell=self._take_note
+            cluster,
+            self._cache,
+            settings,
+            now=lambda: datetime.now(UTC),
+            tell=self._take_note,
+            others_wait=self._queue.has_urgent,
         )
 
     # --- probes
@@ -116,11 +121,11 @@ class Operator:
 
         Both take seconds on a large cluster. What happens meanwhile kopf's list tells.
         """
-        new = [key for key in there if self._cache.is_unseen(key)]
+        new = [key for key in there if self._is_new(key)]
         for key in new:
             self._queue.add(key)
         last = time.monotonic() + _HEAD_START_SECONDS
-        while any(map(self._cache.is_unseen, new)) and time.monotonic() < last:  # noqa: ASYNC110 - there is no event
+        while any(map(self._is_new, new)) and time.monotonic() < last:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.02)
 
     async def _first_sync(self) -> set[Key]:
@@ -169,8 +174,9 @@ class Operator:
         for item in self._cache.finetunejobs.values():
             metrics.JOBS.labels(ready_reason(item) or "New").inc()
 
-    def _is_unseen(self, key: Key) -> bool:
-        return self._cache.is_unseen(key)
+    def _is_new(self, key: Key) -> bool:
+        """Tell whether nothing has been begun yet for a FineTuneJob."""
+        return self._cache.is_unseen(key) and not self._reconciler.has_begun(key)
 
     async def _work(self, number: int) -> None:
         while True:

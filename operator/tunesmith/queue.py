@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -13,6 +14,9 @@ K = TypeVar("K", bound=Hashable)
 
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 60.0
+_PATIENCE = 30.0
+"""Seconds that a key may be overtaken by urgent ones; then they take turns."""
+_URGENT, _OTHER = 0, 1
 
 
 class WorkQueue(Generic[K]):
@@ -20,7 +24,8 @@ class WorkQueue(Generic[K]):
 
     A key that is added while it waits stays where it is; one that is added while a worker has it is handed out again
     afterwards. So each key is worked on in order, and never twice at once. Keys that are urgent when they are added go
-    before all others: under load the others wait, and what happens to them meanwhile is looked at once.
+    before all others: under load the others wait, but not for ever, and what happens to them meanwhile is looked at
+    once.
     """
 
     def __init__(
@@ -28,8 +33,11 @@ class WorkQueue(Generic[K]):
     ) -> None:
         self._clock = clock or asyncio.get_running_loop().time
         self._is_urgent = is_urgent
-        self._ready: asyncio.PriorityQueue[tuple[int, int, K]] = asyncio.PriorityQueue()
-        self._waiting: dict[K, int] = {}  # with the rank by which it waits; the queue may hold it by a lower one, too
+        self._lanes: tuple[deque[tuple[float, K]], ...] = (deque(), deque())  # urgent ones, others: since when
+        self._waiting: dict[K, int] = {}  # with its lane; one that became urgent is in the other lane still
+        self._urgent = 0
+        self._turn = _URGENT
+        self._there = asyncio.Event()
         self._active: set[K] = set()
         self._again: set[K] = set()
         self._due: dict[K, float] = {}
@@ -46,10 +54,16 @@ class WorkQueue(Generic[K]):
         if key in self._active:
             self._again.add(key)
             return
-        rank = 0 if self._is_urgent(key) else 1
-        if rank < self._waiting.get(key, 2):
-            self._waiting[key] = rank
-            self._ready.put_nowait((rank, next(self._count), key))
+        lane = _URGENT if self._is_urgent(key) else _OTHER
+        if lane < self._waiting.get(key, _OTHER + 1):
+            self._waiting[key] = lane
+            self._lanes[lane].append((self._clock(), key))
+            self._urgent += lane == _URGENT
+            self._there.set()
+
+    def has_urgent(self) -> bool:
+        """Tell whether urgent keys wait."""
+        return self._urgent > 0
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have `key` looked at in `seconds` at the latest."""
@@ -67,12 +81,25 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """Return the next key; it is this worker's until :meth:`done`."""
-        while True:
-            rank, _, key = await self._ready.get()
-            if self._waiting.get(key) == rank:
-                del self._waiting[key]
-                self._active.add(key)
-                return key
+        while not self._waiting:
+            self._there.clear()
+            await self._there.wait()
+        lane = self._next_lane()
+        _, key = self._lanes[lane].popleft()
+        del self._waiting[key]
+        self._urgent -= lane == _URGENT
+        self._active.add(key)
+        return key
+
+    def _next_lane(self) -> int:
+        others = self._lanes[_OTHER]
+        while others and self._waiting.get(others[0][1]) != _OTHER:
+            others.popleft()
+        if not (others and self._urgent):
+            return _URGENT if self._urgent else _OTHER
+        overdue = others[0][0] < self._clock() - _PATIENCE
+        self._turn = _OTHER if overdue and self._turn == _URGENT else _URGENT
+        return self._turn
 
     def done(self, key: K, *, failed: bool = False) -> float:
         """Give a key back; return the seconds until it comes again if it `failed`, else 0."""

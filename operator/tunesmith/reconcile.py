@@ -21,7 +21,7 @@ from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.observe import Phase
 from tunesmith.core.record import read_records
-from tunesmith.kube.cache import Cache, Key
+from tunesmith.kube.cache import Cache, Key, key_of
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, ApiError, Cluster, Object
 from tunesmith.observing import Observer
 from tunesmith.running_logs import RunningLogs
@@ -49,13 +49,25 @@ class Reconciler:
         *,
         now: Callable[[], datetime],
         tell: Callable[[Object, Note], None],
+        others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`tell` is given the Events to be told about a FineTuneJob."""
+        """Work on a cluster.
+
+        Args:
+            cluster: what is asked, and told what to do.
+            cache: what is known of it.
+            settings: the administrator's.
+            now: the clock.
+            tell: is given the Events to be told about a FineTuneJob.
+            others_wait: tells whether there are FineTuneJobs for which nothing has been begun.
+        """
         self._cluster = cluster
         self._cache = cache
         self._settings = settings
         self._now = now
         self._tell = tell
+        self._others_wait = others_wait
+        self._owed: dict[Key, tuple[str, dict[str, Any]]] = {}  # first statuses, not written yet, and whose: uid
         self._parsed: dict[Key, tuple[str, int, FineTuneJob, tuple[str, ...]]] = {}
         self._observer = Observer(cluster, cache, now)
         self._logs = RunningLogs(cluster, now)
@@ -74,7 +86,7 @@ class Reconciler:
             job, warnings = self._parse(key, item)
         except InvalidJobError as error:
             return await self._refuse(item, error)
-        subject = _subject(job, item)
+        subject = _subject(job, item, self._status_of(key, item))
         if is_settled(subject):
             self._observer.forget(key)
             self._logs.forget(key)
@@ -82,15 +94,37 @@ class Reconciler:
         world, wake = await self._observe(key, item, subject)
         draft = decide(subject, world, self._settings, self._now())
         with self._cache.announced(draft.create):
-            if (draft.create or draft.delete) and not await self._is_current(item):
+            # What has no status yet was created just now: it need not be read again, and its Job's name is its own.
+            if (draft.create or draft.delete) and subject.status and not await self._is_current(item):
                 return AT_ONCE
-            if not await self._act(item, draft):
+            begun = await self._act(item, draft)
+            if not begun:
                 wake = _soonest(wake, _REFUSED_POLL if draft.stalled is None else None)
         status = next_status(draft, self._logs.told(key).progress, warnings)
+        if begun and draft.create and not subject.status and self._others_wait():
+            self._owed[key] = (item["metadata"]["uid"], status)
+            return AT_ONCE
         written = await self._write(item, status)
         return _soonest(wake, draft.wake_after) if written else _CONFLICT_PAUSE
 
+    def has_begun(self, key: Key) -> bool:
+        """Tell whether the first Job of a FineTuneJob is there and only its status is not written yet.
+
+        In a burst, Jobs are created before statuses are written: people wait for the former.
+        """
+        item = self._cache.finetunejobs.get(key)
+        return item is not None and bool(self._status_of(key, item))
+
+    def _status_of(self, key: Key, item: Object) -> Mapping[str, Any]:
+        """Return the status that is to be on the server: the one that is there, or the first one, still to be written.
+
+        If that is lost, the next look finds the Job and comes to the same.
+        """
+        uid, owed = self._owed.get(key, ("", {}))
+        return item.get("status") or (owed if uid == item["metadata"]["uid"] else {})
+
     def _forget(self, key: Key) -> None:
+        self._owed.pop(key, None)
         self._parsed.pop(key, None)
         self._observer.forget(key)
         self._logs.forget(key)
@@ -204,6 +238,7 @@ class Reconciler:
             await self._read_again(item)
             return False
         self._cache.put_finetunejob(written)
+        self._owed.pop(key_of(item), None)
         for note in notes(before, status):
             self._tell(item, note)
         _count(before, status)
@@ -216,7 +251,7 @@ def _refusal(child: Object, error: ApiError) -> tuple[str, str]:
     return ("QuotaExceeded" if quota else "ApiRefused"), f"{child['kind']}: {error}"
 
 
-def _subject(job: FineTuneJob, item: Object) -> Subject:
+def _subject(job: FineTuneJob, item: Object, status: Mapping[str, Any]) -> Subject:
     meta = item["metadata"]
     annotations = meta.get("annotations") or {}
     return Subject(
@@ -224,7 +259,7 @@ def _subject(job: FineTuneJob, item: Object) -> Subject:
         uid=meta["uid"],
         namespace=meta["namespace"],
         generation=int(meta.get("generation", 1)),
-        status=item.get("status") or {},
+        status=status,
         retry=annotations.get(keys.RETRY_ANNOTATION, "")[:_MAX_ANNOTATION],
         refresh=annotations.get(keys.REFRESH_ANNOTATION, "")[:_MAX_ANNOTATION],
     )

@@ -30,6 +30,8 @@ class Life:
         self.programs = Programs(self.cluster)
         self.settings = Settings.model_validate({**SETTINGS, **(settings or {})})
         self.notes: list[Note] = []
+        self.others_wait = False
+        """Whether there are other FineTuneJobs for which nothing has been begun."""
         self.restart()
 
     def restart(self) -> None:
@@ -42,6 +44,7 @@ class Life:
             self.settings,
             now=self.clock.now,
             tell=lambda _item, note: self.notes.append(note),
+            others_wait=lambda: self.others_wait,
         )
         self.cluster.listener = self.hear
         for item in list(self.cluster.objects.values()):

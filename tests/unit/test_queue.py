@@ -88,3 +88,39 @@ def test_urgent_keys_go_first() -> None:
         return [*taken, await asyncio.wait_for(queue.get(), 1)]
 
     assert asyncio.run(run()) == ["new", "older", "old", "last"]
+
+
+def test_a_key_is_not_overtaken_for_ever() -> None:
+    """Who has waited for half a minute takes turns with the urgent ones: a stream of them cannot starve the others."""
+    now = 0.0
+
+    async def run() -> list[str]:
+        nonlocal now
+        queue: WorkQueue[str] = WorkQueue(clock=lambda: now, is_urgent=lambda key: key.startswith("new"))
+        for key in ("old 1", "old 2", "old 3", "new 1", "new 2", "new 3"):
+            queue.add(key)
+        taken = [await queue.get()]
+        now = 31.0
+        queue.add("old 4")
+        return taken + [await queue.get() for _ in range(6)]
+
+    assert asyncio.run(run()) == ["new 1", "old 1", "new 2", "old 2", "new 3", "old 3", "old 4"]
+
+
+def test_it_is_known_whether_urgent_keys_wait() -> None:
+    """A key counts from when it is added, or becomes urgent, until a worker has it."""
+
+    async def run() -> list[bool]:
+        urgent = {"new"}
+        queue: WorkQueue[str] = WorkQueue(is_urgent=urgent.__contains__)
+        found = []
+        for key in ("old", "new", "older"):
+            queue.add(key)
+            found.append(queue.has_urgent())
+        await queue.get()
+        found.append(queue.has_urgent())
+        urgent.add("older")
+        queue.add("older")
+        return [*found, queue.has_urgent()]
+
+    assert asyncio.run(run()) == [False, True, True, False, True]
