@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from support.prepared import VOCABULARY, write_base, write_prepared
 from support.training import (
@@ -83,6 +83,26 @@ def test_trains(
     key = request.node.callspec.id.replace(" ", "").replace(",", "-")
     train(volume, key, params={**EPOCHS, **params}, runtime={**EVERY, **runtime})
     check_trained(volume, key, params)
+
+
+def test_packed_rows_are_trained_on_as_their_samples(tmp_path: Path) -> None:
+    """Packing is proven before the first step, and gives the losses and the adapter that the samples give unpacked."""
+    everything = {"globalBatchSize": 42, "zeroStage": 3, "precision": "FP32"}
+    packed, plain = (Volume(tmp_path / name) for name in ("packed", "plain"))
+    for volume, capacity in ((packed, 64), (plain, None)):
+        write_base(volume.root / "base")
+        write_prepared(volume.root / "prepared", train=42, validation=9, packed_to=capacity)
+        train(
+            volume, "k", params=everything, runtime={"perDeviceTrainBatchSize": 21, "evalSteps": 1, "saveSteps": None}
+        )
+    records = [read_metrics(volume.unit(StageName.TRAIN, "k") / "logs" / "metrics.jsonl") for volume in (packed, plain)]
+    for name in ("loss", "evalLoss"):
+        ours, theirs = ([event[name] for event in record if name in event] for record in records)
+        assert len(ours) == 2
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    adapters = [load_file(out(volume, "k") / "adapter_model.safetensors") for volume in (packed, plain)]
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(tensor, adapters[1][name], rtol=0, atol=1e-3, msg=name)
 
 
 def check_trained(volume: Volume, key: str, params: Mapping[str, Any]) -> None:

@@ -22,6 +22,11 @@ THINKING = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """Writes thoughts before the last answer alone: an earlier answer's text changes when another one follows."""
+EMPTY_THOUGHTS_IN_PROMPT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n</think>\n' }}{% endif %}"
+)
+"""Asks with empty thoughts, which it leaves out where the answer is there."""
 BLANK_PROMPT = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + ': ' + message.content + '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}"
@@ -34,3 +39,17 @@ NO_END = (
 
 APPENDING = {"ChatML": CHATML, "Llama": LLAMA_LIKE, "INST": INST_LIKE, "a blank after the prompt": BLANK_PROMPT}
 """Templates with which the assistant's text can be told from the rest."""
+
+WITH_BLOCKS = (
+    "{% for message in messages %}\n"
+    "    {%- if message.role == 'assistant' %}\n"
+    "        {{- '<|im_start|>assistant\n' -}}\n"
+    "        {% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}\n"
+    "        {{- '\n' -}}\n"
+    "    {%- else %}\n"
+    "        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}\n"
+    "    {%- endif %}\n"
+    "{%- endfor %}\n"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}\n"
+)
+"""ChatML that says itself what is learnt."""

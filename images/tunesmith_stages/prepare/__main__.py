@@ -9,4 +9,5 @@ from tunesmith_stages.contract import StageName
 from tunesmith_stages.prepare.stage import prepare
 from tunesmith_stages.program import main
 
-main(StageName.PREPARE, prepare)
+if __name__ == "__main__":
+    main(StageName.PREPARE, prepare)

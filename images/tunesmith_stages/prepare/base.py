@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith_stages.architectures import require_supported
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.prepare.choosing import chosen_template, with_job_choices
 from tunesmith_stages.program import StageError
 from tunesmith_stages.tools import llama_cpp
 
@@ -41,6 +42,12 @@ _KNOWN_ENDS = frozenset(
         "<|end_of_text|>",
         "<end_of_utterance>",
         "<eos>",
+        "<turn|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
     }
 )
 
@@ -51,11 +58,21 @@ class Base:
 
     tokenizer: PreTrainedTokenizerBase
     template: str
-    """The chat template to train with."""
+    """The chat template to train with and to serve."""
+    marked: str | None
+    """The same with its ``{% generation %}`` blocks, if it has any."""
+    template_name: str
+    """``tokenizer``, ``jinja``, or the name of one of ours."""
+    thinking: bool | None
+    """What `chatTemplate.enableThinking` says."""
     vocab_size: int
     """Rows of the embedding."""
     end_ids: frozenset[int]
     """Ids that end a generation by the model's own configuration."""
+
+    def stops_at(self, token: int) -> bool:
+        """Say whether the model's configuration or llama.cpp takes a token for an end."""
+        return token in self.end_ids or self.tokenizer.convert_ids_to_tokens(token) in _KNOWN_ENDS
 
     def check_end_of_turn(self, token: int) -> None:
         """Prove that the end-of-turn token, once learnt, will stop the served model.
@@ -63,9 +80,9 @@ class Base:
         Raises:
             StageError: neither the model's configuration nor llama.cpp takes it for an end.
         """
-        text = self.tokenizer.convert_ids_to_tokens(token)
-        if token in self.end_ids or text in _KNOWN_ENDS:
+        if self.stops_at(token):
             return
+        text = self.tokenizer.convert_ids_to_tokens(token)
         raise StageError(
             ExitCode.BAD_CONFIG,
             f"the chat template ends answers with {text!r} (id {token}), at which the served model would not stop: its "
@@ -91,8 +108,8 @@ class Base:
             )
 
 
-def load_base(folder: Path, jinja: str | None) -> Base:
-    """Read the base model's configuration and tokenizer; `jinja` replaces the tokenizer's own template.
+def load_base(folder: Path, chat_template: Mapping[str, Any] | None) -> Base:
+    """Read the base model's configuration and tokenizer; `chat_template` is what the job says about the template.
 
     The tokenizer is taken from tokenizer.json as it stands, without the changes that transformers' classes for some
     families make on loading: llama.cpp will serve what the file says. That also spares importing PyTorch.
@@ -121,17 +138,10 @@ def load_base(folder: Path, jinja: str | None) -> Base:
             hint="Name one as eos_token in tokenizer_config.json.",
         )
     tokenizer.model_max_length = sys.maxsize  # rows that are too long are counted and named by us
-    template = jinja or tokenizer.chat_template
-    if not isinstance(template, str):
-        raise StageError(
-            ExitCode.BAD_CONFIG,
-            "the base model's tokenizer has no chat template"
-            if not template
-            else "the tokenizer has several templates",
-            reason="TemplateMissing",
-            hint="Give one in `model.chatTemplate.jinja`.",
-        )
-    return Base(tokenizer, template, _vocab_size(config), _end_ids(folder, tokenizer))
+    name, source = chosen_template(tokenizer, chat_template or {})
+    served, marked = with_job_choices(source, tokenizer, name, chat_template or {})
+    thinking = (chat_template or {}).get("enableThinking")
+    return Base(tokenizer, served, marked, name, thinking, _vocab_size(config), _end_ids(folder, tokenizer))
 
 
 def _require_causal_lm(config: Mapping[str, Any]) -> None:

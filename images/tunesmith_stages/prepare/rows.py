@@ -1,118 +1,122 @@
-"""Reads the rows of a dataset's files; every row knows the file and the number under which people find it."""
+"""Reads the rows of a dataset's files; every row knows the file and the number under which people find it.
+
+One process reads (:func:`read_batches`), others parse (:func:`parse`). Nothing is held but the batch at hand, so that
+memory does not grow with the files.
+"""
 
 from __future__ import annotations
 
-import codecs
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
-from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.prepare.csv_files import csv_rows
+from tunesmith_stages.prepare.json_files import holds_lines, line_rows, list_rows, parse_row
+from tunesmith_stages.prepare.parquet_files import parquet_count, parquet_tables, unpacked
+from tunesmith_stages.prepare.row import BadRow, Batch, RawRow, Row, too_long
+from tunesmith_stages.prepare.text_files import decoded, raw_lines
 from tunesmith_stages.program import StageError
+from tunesmith_stages.volume import readable
 
-_BOM = b"\xef\xbb\xbf"
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
+"""Endings of the files that hold rows."""
 
+DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json"})
+"""Files with such an ending that hold none."""
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a dataset."""
-
-    place: str
-    """Where people find it: ``faq.json, row 12`` (rows count from 1) or ``faq.jsonl, line 12``."""
-    data: Mapping[str, Any]
-
-    def refuse(self, message: str, *, hint: str = "") -> NoReturn:
-        """Raise the error that this row cannot be used."""
-        raise StageError(ExitCode.BAD_DATA, f"{self.place}: {message}", reason="BadRow", hint=hint)
+_BATCH_ROWS = 500
+_BATCH_BYTES = 1024 * 1024
 
 
-def read_rows(folder: Path) -> Iterator[Row]:
-    """Yield the rows of every file in a dataset's folder, in the files' order.
+def data_files(folder: Path) -> dict[str, Path]:
+    """Return the files that hold rows, by their paths below `folder`, in a fixed order."""
+    files = (path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.name not in DESCRIPTIONS)
+    found = {readable(path.relative_to(folder).as_posix()): path for path in files if path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def read_batches(folder: Path) -> Iterator[Batch]:
+    """Yield the rows of every file of a dataset, in the files' order.
 
     Raises:
-        StageError: a file is not UTF-8, not JSON, or not a list of objects.
+        StageError: a file cannot be read on: it is no text, no CSV, no Parquet or no list of JSON objects.
     """
-    for path in sorted(folder.iterdir()):
-        yield from _read_lines(path) if path.suffix == ".jsonl" else _read_list(path)
+    start = 0
+    for name, path in data_files(folder).items():
+        for batch in _batches(name, path, start):
+            yield batch
+            start += len(batch)
 
 
-def _read_lines(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            content = line.removeprefix(_BOM) if number == 1 else line
-            if content.strip():
-                place = f"{path.name}, line {number}"
-                yield _row(place, _parse(_decode(content, place), place, hint=_ONE_ROW_A_LINE), hint=_ONE_ROW_A_LINE)
+def count_rows(folder: Path) -> int:
+    """Return the number of rows, bad ones counted; errors as :func:`read_batches`."""
+    return sum(
+        parquet_count(path, name) if path.suffix == ".parquet" else sum(1 for _ in _raw(name, path)[1])
+        for name, path in data_files(folder).items()
+    )
 
 
-def _read_list(path: Path) -> Iterator[Row]:
-    text = _decode(path.read_bytes().removeprefix(_BOM), path.name)
-    rows = _parse(text, path.name, hint=_LIST_OF_ROWS) if text.strip() else []
-    if not isinstance(rows, list):
-        raise StageError(
-            ExitCode.BAD_DATA,
-            f"{path.name} must hold a list of rows, [{{...}}, ...], but holds {_kind(rows)}",
-            reason="WrongShape",
-            hint="Wrap the rows in [ ], or name the file .jsonl if there is one row on each line.",
-        )
-    for number, data in enumerate(rows, start=1):
-        yield _row(f"{path.name}, row {number}", data, hint=_LIST_OF_ROWS)
+def parse(batch: Batch) -> Iterator[Row | BadRow]:
+    """Yield each row of a batch, or why it is none."""
+    raw = unpacked(batch) if batch.table else iter(batch.rows)
+    for position in range(len(batch)):
+        place = batch.place(position)
+        try:
+            content = next(raw)
+            if isinstance(content, BadRow):
+                yield content
+            else:
+                data = parse_row(content, place, batch.unit) if isinstance(content, bytes) else content
+                yield Row(place, data)
+        except StageError as error:
+            yield BadRow.of(place, error)
 
 
-def _decode(content: bytes, place: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        code = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "LATIN1"
-        line = content.count(b"\n", 0, error.start) + 1
-        where = f"byte 0x{content[error.start]:02x} at offset {error.start}" + (f" (line {line})" if line > 1 else "")
-        raise StageError(
-            ExitCode.BAD_DATA,
-            f"{place} is not UTF-8: {where}",
-            reason="NotUtf8",
-            hint=f"Save the file as UTF-8 (for example: iconv -f {code} -t UTF-8).",
-        ) from None
+def _batches(name: str, path: Path, start: int) -> Iterator[Batch]:
+    if path.suffix == ".parquet":
+        first = 1
+        for count, table in parquet_tables(path, name, _BATCH_ROWS, _BATCH_BYTES):
+            yield Batch(name, "row", start + first - 1, tuple(range(first, first + count)), table=table)
+            first += count
+        return
+    unit, raw = _raw(name, path)
+    numbers: list[int] = []
+    rows: list[RawRow] = []
+    size = 0
+    for number, content in raw:
+        numbers.append(number)
+        rows.append(content)
+        size += _size(content)
+        if len(rows) == _BATCH_ROWS or size > _BATCH_BYTES:
+            yield Batch(name, unit, start, tuple(numbers), tuple(rows))
+            start += len(rows)
+            numbers, rows, size = [], [], 0
+    if rows:
+        yield Batch(name, unit, start, tuple(numbers), tuple(rows))
 
 
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-"""Half of a pair that writes one character in JSON. Alone it is no character, and no tokenizer takes it."""
-
-_ONE_ROW_A_LINE = "A .jsonl file holds one row, {...}, on each line; name a file .json if it is one list of rows."
-_LIST_OF_ROWS = "A .json file holds one list of rows, [{...}, ...]; name a file .jsonl if each line is a row."
-
-
-def _parse(text: str, place: str, *, hint: str) -> Any:
-    try:
-        rows = json.loads(text)
-        if _SURROGATE.search(text):
-            json.dumps(rows, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
-        why = f"is not JSON: {error.msg} at {line}column {error.colno}"
-    except UnicodeEncodeError as error:
-        why = f"holds half of a surrogate pair, {error.object[error.start]!r}, which is no character"
-        hint = "Write the character whole, or remove it."
-    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
-        why = f"is not JSON that can be read: {error}"
-    else:
-        return rows
-    raise StageError(ExitCode.BAD_DATA, f"{place} {why}", reason="NotJson", hint=hint)
+def _size(content: RawRow) -> int:
+    if isinstance(content, BadRow):
+        return 0
+    return len(content) if isinstance(content, bytes) else sum(len(value) for value in content.values())
 
 
-def _row(place: str, data: object, *, hint: str) -> Row:
-    if not isinstance(data, dict):
-        raise StageError(
-            ExitCode.BAD_DATA,
-            f"{place}: a row must be an object, {{...}}, but is {_kind(data)}",
-            reason="WrongShape",
-            hint=hint,
-        )
-    return Row(place, data)
+def _raw(name: str, path: Path) -> tuple[str, Iterator[tuple[int, RawRow]]]:
+    """Return what the rows of a file are counted in, and number and content of each."""
+    match path.suffix:
+        case ".csv":
+            return "line", csv_rows(path, name)
+        case ".txt":
+            return "line", _text_rows(path, name)
+        case ".jsonl":
+            return "line", line_rows(path, name)
+    return ("line", line_rows(path, name)) if holds_lines(path, name) else ("row", list_rows(path, name))
 
 
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+def _text_rows(path: Path, name: str) -> Iterator[tuple[int, RawRow]]:
+    """Yield each line of a plain text that is not blank, as a row with one column, ``text``."""
+    for number, line in raw_lines(path, name):
+        place = f"{name}, line {number}"
+        try:
+            yield number, too_long(place) if line is None else {"text": decoded(line, place).rstrip("\r\n")}
+        except StageError as error:
+            yield number, BadRow.of(place, error)

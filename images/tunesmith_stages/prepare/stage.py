@@ -1,203 +1,163 @@
-"""Puts the steps of `prepare` together and writes what training and the later proofs read."""
+"""Puts the steps of `prepare` together and writes what training and the later proofs read.
+
+This process reads the files and writes the results. Rendering, tokenizing and labelling are done by as many others as
+there are processors (:mod:`.workers`). Samples go to a file as they come and are chosen from it at the end, so that
+memory does not grow with the data.
+"""
 
 from __future__ import annotations
 
 import json
-import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.base import Base, load_base
-from tunesmith_stages.prepare.conversations import Conversation, reader_for, sample
-from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller, prove
-from tunesmith_stages.prepare.rendering import Renderer
-from tunesmith_stages.prepare.rows import Row, read_rows
-from tunesmith_stages.prepare.writing import write_examples
-from tunesmith_stages.program import Made, Progress, StageError, Work
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith_stages.prepare.bad_rows import BadRows
+from tunesmith_stages.prepare.collecting import Collected, Dataset
+from tunesmith_stages.prepare.conversations import Conversation
+from tunesmith_stages.prepare.encoder import Encoder
+from tunesmith_stages.prepare.mixing import held_back, times_of_rows
+from tunesmith_stages.prepare.pipeline import Preparer, Source, Task
+from tunesmith_stages.prepare.processors import usable_processors
+from tunesmith_stages.prepare.recognition import reader_for
+from tunesmith_stages.prepare.report import report_of
+from tunesmith_stages.prepare.rows import count_rows, read_batches
+from tunesmith_stages.prepare.workers import in_order
+from tunesmith_stages.prepare.writing import Choice, RowWriter, write_rows
+from tunesmith_stages.program import Made, StageError, Work
 
 PROBES = 8
 """Conversations whose answers are compared through all later stages."""
-_PROVEN_ROWS = 500
+_QUESTIONS = ("Hello", "What can you do?", "Tell me a story.")
+"""What is asked instead where the data ask nothing: plain text."""
+_MOST_PROCESSES = 16
+"""More would wait for this one, which reads for all and writes what they make."""
+
+Times = npt.NDArray[np.uint32]
+"""How often each sample is used."""
 
 
 def prepare(work: Work) -> Made:
     """Turn the datasets into labelled token rows, and prove the labels."""
     params = work.params
     work.progress.note("reading the tokenizer")
-    base = load_base(work.input("base"), params["chatTemplate"])
-    renderer = Renderer(base.tokenizer, base.template)
-    renderer.check()
-    labeller = Labeller(base.tokenizer)
-    conversations, report = _read_datasets(work)
-    kept, examples = _tokenize(conversations, base, renderer, labeller, params["sequenceLength"], work.progress)
-    end_of_turn = _end_of_turn(base, kept, examples)
-    train, validation = split(examples, params["validationFraction"], params["seed"])
-    write_examples(work.out / "train.arrow", train)
-    if validation:
-        write_examples(work.out / "validation.arrow", validation)
-    (work.out / "chat_template.jinja").write_text(base.template, encoding="utf-8", newline="")
-    _write(work.out / "tokens.json", _tokens(base, labeller, end_of_turn))
-    _write(work.out / "probes.json", {"prompts": _probes(kept, renderer, labeller)})
-    report.update(
-        rowsLeftOut=len(conversations) - len(kept),
-        rowsCutAtTurns=sum(example.cut_at_turns for example in examples),
-        firstRow=_marked(base, examples[0]),
-    )
+    encoder = Encoder(work.input("base"), params["chatTemplate"])
+    samples = work.folder / "samples.arrow"
+    collected = _collect(work, encoder, samples)
+    collected.check(params["sequenceLength"])
+    train, validation = split(collected, params["validationFraction"], params["seed"])
+    capacity = params["sequenceLength"] if params.get("packing") else None
+    work.progress.note("packing" if capacity else "writing")
+    parts = {"train": train, "validation": validation}
+    rows = {
+        name: write_rows(samples, Choice(times, collected.spans), work.out / f"{name}.arrow", capacity)
+        for name, times in parts.items()
+        if times.any()
+    }
+    samples.unlink()
+    (work.out / "chat_template.jinja").write_text(encoder.template, encoding="utf-8", newline="")
+    _write(work.out / "tokens.json", encoder.tokens())
+    _write(work.out / "probes.json", {"prompts": _probes(collected.prompts, encoder)})
+    report = report_of(collected, encoder, train + validation, rows, capacity)
     _write(work.logs / "report.json", report)
-    lengths = [len(example.input_ids) for example in examples]
     return Made(
-        outputs={"datasets": report["datasets"], "rowsLeftOut": report["rowsLeftOut"]},
+        outputs={
+            "datasets": {
+                name: {field: found[field] for field in ("format", "rows", "used")}
+                for name, found in report["datasets"].items()
+            },
+            "rowsLeftOut": report["rowsLeftOut"],
+        },
         numbers={
-            "rows": len(train),
-            "validationRows": len(validation),
-            "tokens": sum(lengths),
-            "labelledTokens": sum(label != IGNORED for example in examples for label in example.labels),
-            "longestRow": max(lengths),
+            **{name: report[name] for name in ("rows", "validationRows", "tokens", "labelledTokens")},
+            "longestRow": report["longest"],
         },
         tools={name: metadata.version(name) for name in ("transformers", "tokenizers", "pyarrow")},
     )
 
 
-def _read_datasets(work: Work) -> tuple[list[Conversation], dict[str, Any]]:
-    """Return the conversations of all datasets, in their order, and what was found in each."""
-    conversations: list[Conversation] = []
-    found: dict[str, Any] = {}
-    for dataset in work.params["datasets"]:
-        name = dataset["name"]
-        work.progress.note(f"reading {name}")
-        rows = _rows(name, work.input(f"dataset:{name}"))
-        if not rows:
-            raise StageError(
-                ExitCode.BAD_DATA,
-                f"dataset `{name}` is empty: it holds no rows",
-                reason="EmptyDataset",
-                hint="Put rows into it or remove it from `datasets`.",
-            )
-        reader = reader_for(dataset, rows)
-        with _named(name):
-            read = [reader.read(row) for row in rows]
-        chosen = sample(read, dataset["maxSamples"], repeat=dataset["builtin"], seed=work.params["seed"], name=name)
-        conversations += [Conversation(f"dataset `{name}`, {item.place}", item.messages) for item in chosen]
-        found[name] = {"format": reader.format, "rows": len(read), "used": len(chosen)}
-    return conversations, {"datasets": found}
+def _collect(work: Work, encoder: Encoder, samples: Path) -> Collected:
+    """Prepare all rows, write the samples to a file, and return what came of them."""
+    collected = Collected([_open(work, dataset) for dataset in work.params["datasets"]])
+    sources = [Source(dataset.name, dataset.reader) for dataset in collected.datasets]
+    preparer = Preparer(encoder, sources, work.params["sequenceLength"])
+    total = sum(len(dataset.times) for dataset in collected.datasets)
+    portions = in_order(_tasks(collected.datasets), preparer, min(_MOST_PROCESSES, usable_processors()))
+    with RowWriter(samples) as file, closing(portions):
+        for portion in portions:
+            collected.add(portion, file)
+            work.progress.count(collected.read, total, "rows")
+    return collected
 
 
-def _rows(name: str, folder: Path) -> list[Row]:
+def _open(work: Work, dataset: Mapping[str, Any]) -> Dataset:
+    """Find out how a dataset is to be read, and which of its rows are used."""
+    name = dataset["name"]
+    folder = work.input(f"dataset:{name}")
+    work.progress.note(f"reading {name}")
     with _named(name):
-        return list(read_rows(folder))
+        reader = reader_for(dataset, folder)
+        rows = count_rows(folder)
+    return Dataset(
+        name,
+        folder,
+        reader,
+        times_of_rows(dataset, reader.num_samples, rows, work.params["seed"]),
+        BadRows(name, dataset.get("onBadRow") or "Fail"),
+        held_out=dataset.get("use") == "Validation",
+    )
+
+
+def _tasks(datasets: Sequence[Dataset]) -> Iterator[Task]:
+    for number, dataset in enumerate(datasets):
+        with _named(dataset.name):
+            for batch in read_batches(dataset.folder):
+                times = dataset.times[batch.start : batch.start + len(batch)]
+                yield Task(number, batch, times, first=number == batch.start == 0)
 
 
 @contextmanager
 def _named(dataset: str) -> Iterator[None]:
-    """Name the dataset in what goes wrong with its files and rows."""
+    """Name the dataset in what goes wrong with its files."""
     try:
         yield
     except StageError as error:
+        if error.message.startswith(f"dataset `{dataset}`"):
+            raise
         message = f"dataset `{dataset}`, {error.message}"
         raise StageError(error.code, message, reason=error.reason, hint=error.hint) from error
 
 
-def _tokenize(
-    conversations: Sequence[Conversation],
-    base: Base,
-    renderer: Renderer,
-    labeller: Labeller,
-    sequence_length: int,
-    progress: Progress,
-) -> tuple[list[Conversation], list[Example]]:
-    """Return the conversations that fit into `sequence_length`, and their labelled tokens."""
-    kept, examples = [], []
-    proven_every = max(1, len(conversations) // _PROVEN_ROWS)
-    longest = 0
-    for index, conversation in enumerate(conversations):
-        rendered = renderer.locate(conversation)
-        example = labeller.label(rendered)
-        base.check_ids(max(example.input_ids))
-        longest = max(longest, len(example.input_ids))
-        if len(example.input_ids) <= sequence_length:
-            if index % proven_every == 0:
-                prove(base.tokenizer, rendered, example)
-            kept.append(conversation)
-            examples.append(example)
-        progress.count(index + 1, len(conversations), "rows")
-    if not examples:
-        raise StageError(
-            ExitCode.BAD_DATA,
-            f"no row is left: all {len(conversations)} are longer than `sequenceLength` {sequence_length}; "
-            f"the longest has {longest} tokens",
-            reason="NoRowsLeft",
-            hint="Raise `training.sequenceLength` or shorten the rows.",
-        )
-    return kept, examples
+def split(collected: Collected, fraction: str, seed: int) -> tuple[Times, Times]:
+    """Return how often each sample is trained on, and how often it is measured with.
 
-
-def _end_of_turn(base: Base, kept: Sequence[Conversation], examples: Sequence[Example]) -> int:
-    """Return the one token that ends answers, after proving that it will stop the served model."""
-    ends = Counter(example.end_of_turn for example in examples)
-    if len(ends) > 1:
-        names = ", ".join(repr(base.tokenizer.convert_ids_to_tokens(token)) for token in ends)
-        odd = ends.most_common()[-1][0]
-        place = next(item.place for item, example in zip(kept, examples, strict=True) if example.end_of_turn == odd)
-        raise StageError(
-            ExitCode.BAD_CONFIG,
-            f"the chat template ends answers with different control tokens: {names}; for example {place}",
-            reason="NoEndOfTurn",
-            hint="Use a template that ends each answer with the same token, such as `eos_token`.",
-        )
-    token = next(iter(ends))
-    base.check_end_of_turn(token)
-    return token
-
-
-def split(examples: Sequence[Example], fraction: str, seed: int) -> tuple[list[Example], list[Example]]:
-    """Return the rows to train on and those held back, each in the data's order.
-
-    At least one row is held back when `fraction` is above 0, and at least one is left to train on.
+    Rows are held back with all their samples. Of a row that is used several times no copy is trained on then, and one
+    is measured with: otherwise the measure would be of what was learnt by heart.
     """
-    share = float(fraction)
-    count = min(len(examples) - 1, max(1, round(share * len(examples)))) if share > 0 else 0
-    held = set(random.Random(f"{seed}/validation").sample(range(len(examples)), count))  # noqa: S311 - not for secrets
-    train = [example for index, example in enumerate(examples) if index not in held]
-    return train, [examples[index] for index in sorted(held)]
+    times = np.frombuffer(collected.times, np.uint32)
+    rows = np.frombuffer(collected.rows, np.int32)
+    own = np.zeros(len(times), np.bool_)
+    for dataset, span in zip(collected.datasets, collected.spans, strict=True):
+        own[span] = dataset.held_out
+    trainable, numbers = np.unique(rows[~own], return_inverse=True)
+    held = own.copy()
+    held[~own] = held_back(len(trainable), fraction, seed)[numbers]
+    return np.where(held, 0, times).astype(np.uint32), np.where(own, times, held).astype(np.uint32)
 
 
-def _probes(conversations: Sequence[Conversation], renderer: Renderer, labeller: Labeller) -> list[dict[str, Any]]:
-    """Return up to PROBES different prompts, spread evenly over the data."""
-    prompts: dict[str, Sequence[dict[str, str]]] = {}
-    step = max(1, len(conversations) // (4 * PROBES))
-    for conversation in conversations[::step]:
-        asked = conversation.messages[:-1]
-        prompts.setdefault(renderer.render(asked, ask=True), asked)
-    texts = list(prompts)
-    chosen = texts[:: max(1, len(texts) // PROBES)][:PROBES]
-    return [{"messages": prompts[text], "text": text, "ids": labeller.encode_prompt(text)} for text in chosen]
-
-
-def _tokens(base: Base, labeller: Labeller, end_of_turn: int) -> dict[str, Any]:
-    tokenizer = base.tokenizer
-    return {
-        "endOfTurn": {"id": end_of_turn, "text": tokenizer.convert_ids_to_tokens(end_of_turn)},
-        "bosTokenId": tokenizer.bos_token_id,
-        "eosTokenId": tokenizer.eos_token_id,
-        "vocabSize": base.vocab_size,
-        "addsBos": labeller.adds_bos,
-    }
-
-
-def _marked(base: Base, example: Example) -> list[dict[str, Any]]:
-    """Return a row as runs of text, each with whether it is learnt, for people to look at."""
-    runs: list[dict[str, Any]] = []
-    for token, label in zip(example.input_ids, example.labels, strict=True):
-        learnt = label != IGNORED
-        if not runs or runs[-1]["learnt"] != learnt:
-            runs.append({"learnt": learnt, "ids": []})
-        runs[-1]["ids"].append(token)
-    return [{"learnt": run["learnt"], "text": base.tokenizer.decode(run["ids"])} for run in runs]
+def _probes(prompts: Sequence[Mapping[str, Any]], encoder: Encoder) -> list[Mapping[str, Any]]:
+    """Return up to PROBES different prompts, spread evenly over those given; there is always one."""
+    if not prompts:
+        asked = ([{"role": "user", "content": text}, {"role": "assistant", "content": text}] for text in _QUESTIONS)
+        answers = (encoder.prompt(Conversation("a question", messages)) for messages in asked)
+        return [prompt for prompt in answers if prompt is not None]
+    different = list({prompt["text"]: prompt for prompt in reversed(prompts)}.values())[::-1]
+    return different[:: max(1, len(different) // PROBES)][:PROBES]
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

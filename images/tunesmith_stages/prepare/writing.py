@@ -1,22 +1,170 @@
-"""Writes the prepared rows as Arrow, which training maps into memory and only reads."""
+"""Writes samples as Arrow: first all in the order of the data, then those to train on and those held back.
+
+A file of samples is mapped into memory and read batch by batch, so that memory does not grow with the data. Equal
+samples give equal files, however they come in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from tunesmith_stages.prepare.labels import Example
+from tunesmith_stages.prepare.packing import WINDOW_SAMPLES, WINDOW_TOKENS, pack
 
-_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+_LIST = pa.list_(pa.int32())
+SAMPLES = pa.schema([("input_ids", _LIST), ("labels", _LIST)])
+"""Columns of samples, and of rows that are a sample each."""
+PACKED = SAMPLES.append(pa.field("lengths", _LIST))
+"""Columns of rows that are made of several samples."""
 _ROWS_PER_BATCH = 1000
 
+Ints = npt.NDArray[np.int32]
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write rows in Arrow's IPC file format; equal rows give equal files."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        for start in range(0, len(examples), _ROWS_PER_BATCH):
-            batch = examples[start : start + _ROWS_PER_BATCH]
-            columns = [[example.input_ids for example in batch], [example.labels for example in batch]]
-            writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+
+class RowWriter:
+    """Writes an Arrow IPC file in batches of `_ROWS_PER_BATCH` rows, however many come at a time."""
+
+    def __init__(self, path: Path, schema: Any = SAMPLES) -> None:
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, schema)
+        self._schema = schema
+        self._held: list[Any] = []
+        self._rows_held = 0
+        self.rows = 0
+        """Rows written so far."""
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            self._write(whole_batches=False)
+            self._writer.close()
+        self._file.close()
+
+    def add(self, batch: Any) -> None:
+        """Write the rows of a record batch."""
+        self._held.append(batch)
+        self._rows_held += batch.num_rows
+        self.rows += batch.num_rows
+        if self._rows_held >= _ROWS_PER_BATCH:
+            self._write(whole_batches=True)
+
+    def _write(self, *, whole_batches: bool) -> None:
+        held = pa.Table.from_batches(self._held, self._schema).combine_chunks().to_batches(_ROWS_PER_BATCH)
+        self._held, self._rows_held = [], 0
+        for batch in held:
+            if whole_batches and batch.num_rows < _ROWS_PER_BATCH:
+                self._held, self._rows_held = [batch], batch.num_rows
+            else:
+                self._writer.write_batch(_copied(batch))
+
+
+def _copied(batch: Any) -> Any:
+    """Return a record batch with columns of its own; of a mere view, bytes beyond it might get into the file."""
+    columns = []
+    for column in batch.columns:
+        offsets = column.offsets.to_numpy()
+        values = column.values.to_numpy()[offsets[0] : offsets[-1]].copy()
+        columns.append(pa.ListArray.from_arrays(offsets - offsets[0], values))
+    return pa.record_batch(columns, schema=batch.schema)
+
+
+def batch_of(ids: Ints, labels: Ints, lengths: Ints) -> Any:
+    """Return samples, given one after the other with the length of each, as a record batch."""
+    offsets = _offsets(lengths)
+    return pa.record_batch([pa.ListArray.from_arrays(offsets, flat) for flat in (ids, labels)], schema=SAMPLES)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which samples of a file are used."""
+
+    times: npt.NDArray[np.uint32]
+    """How often each is used."""
+    spans: Sequence[slice]
+    """The samples of each dataset. Those of one that are used again come again before the next dataset's."""
+
+
+def write_rows(samples: Path, choice: Choice, path: Path, capacity: int | None = None) -> int:
+    """Write the chosen samples of a file as a row each, or packed; return the number of rows.
+
+    Args:
+        samples: file of all samples.
+        choice: which of them.
+        path: where to write.
+        capacity: tokens that a packed row may have; None: no packing.
+    """
+    chosen = _chosen(samples, choice)
+    batches = (_packed(window, capacity) for window in _windows(chosen)) if capacity else chosen
+    with RowWriter(path, PACKED if capacity else SAMPLES) as writer:
+        for batch in batches:
+            writer.add(batch)
+    return writer.rows
+
+
+def _chosen(samples: Path, choice: Choice) -> Iterator[Any]:
+    """Yield the chosen samples in record batches."""
+    with pa.memory_map(str(samples)) as file:
+        reader = pa.ipc.open_file(file)
+        for span in choice.spans:
+            left = np.zeros_like(choice.times)
+            left[span] = choice.times[span]
+            while left.any():
+                yield from _used(reader, left > 0)
+                left -= np.minimum(left, 1)
+
+
+def _used(reader: Any, used: npt.NDArray[np.bool_]) -> Iterator[Any]:
+    start = 0
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        part = used[start : start + batch.num_rows]
+        start += batch.num_rows
+        if part.any():
+            yield batch.filter(pa.array(part))
+
+
+def _windows(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the samples in batches that are large enough to be packed well, and no larger than memory bears."""
+    held: list[Any] = []
+    samples = tokens = 0
+    for batch in batches:
+        held.append(batch)
+        samples += batch.num_rows
+        tokens += len(batch.column("input_ids").flatten())
+        if samples >= WINDOW_SAMPLES or tokens >= WINDOW_TOKENS:
+            yield _joined(held)
+            held, samples, tokens = [], 0, 0
+    if samples:
+        yield _joined(held)
+
+
+def _joined(batches: list[Any]) -> Any:
+    (joined,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return joined
+
+
+def _packed(samples: Any, capacity: int) -> Any:
+    """Return the samples of a record batch as packed rows."""
+    lengths = np.diff(samples.column("input_ids").offsets.to_numpy())
+    rows = pack(lengths, capacity)
+    order = np.array([sample for row in rows for sample in row])
+    taken = samples.take(pa.array(order))
+    counts = np.array([len(row) for row in rows], np.int32)
+    lengths = lengths[order]
+    tokens = np.add.reduceat(lengths, _offsets(counts)[:-1], dtype=np.int32)
+    columns = [pa.ListArray.from_arrays(_offsets(tokens), taken.column(name).flatten()) for name in SAMPLES.names]
+    return pa.record_batch([*columns, pa.ListArray.from_arrays(_offsets(counts), pa.array(lengths))], schema=PACKED)
+
+
+def _offsets(lengths: Ints) -> Ints:
+    """Return where each of some lists begins, and where the last one ends."""
+    return np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])

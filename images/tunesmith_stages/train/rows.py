@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,18 @@ from tunesmith_stages.program import StageError
 IGNORED = -100
 """Label of a token on which no loss is taken."""
 
-Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
-"""Token ids and labels of one example, of equal length."""
+Ints = npt.NDArray[np.int32]
+
+
+class Row(NamedTuple):
+    """What is trained on as one: a sample, or several packed one after the other."""
+
+    ids: Ints
+    """Token ids."""
+    labels: Ints
+    """As long as `ids`."""
+    samples: Ints | None = None
+    """Tokens of each sample that it is packed of; None: rows are not packed."""
 
 
 class Rows:
@@ -29,6 +40,9 @@ class Rows:
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
             self._ids = [_list_column(batch, "input_ids") for batch in batches]
             self._labels = [_list_column(batch, "labels") for batch in batches]
+            self.packed = "lengths" in reader.schema.names
+            """Whether rows are made of several samples."""
+            self._samples = [_list_column(batch, "lengths") for batch in batches] if self.packed else []
         except FileNotFoundError as error:
             raise StageError(ExitCode.MISSING_INPUT, f"the prepared data lack {path.name}: {path}") from error
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
@@ -46,6 +60,14 @@ class Rows:
                     f"{self.path}: `input_ids` and `labels` must be equally long in every row",
                     reason="PreparedDataBroken",
                 )
+        for (values, samples), (_, ids) in zip(self._samples, self._ids, strict=False):
+            sums = np.diff(np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[samples])
+            if not np.array_equal(sums, np.diff(ids)):
+                raise StageError(
+                    ExitCode.BAD_DATA,
+                    f"{self.path}: `lengths` must add up to the row's length in every row",
+                    reason="PreparedDataBroken",
+                )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -53,7 +75,8 @@ class Rows:
     def __getitem__(self, index: int) -> Row:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         row = index - int(self._starts[part])
-        return _row(self._ids[part], row), _row(self._labels[part], row)
+        samples = _row(self._samples[part], row) if self.packed else None
+        return Row(_row(self._ids[part], row), _row(self._labels[part], row), samples)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -69,7 +92,7 @@ class Rows:
         return min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
 
 
-_Column = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+_Column = tuple[Ints, Ints]
 """Values of all rows one after the other, and where each row begins (one more than there are rows)."""
 
 
@@ -80,29 +103,43 @@ def _list_column(batch: Any, name: str) -> _Column:
     return column.values.to_numpy(), column.offsets.to_numpy()
 
 
-def _row(column: _Column, index: int) -> npt.NDArray[np.int32]:
+def _row(column: _Column, index: int) -> Ints:
     values, offsets = column
     return values[offsets[index] : offsets[index + 1]]
 
 
-def pad(rows: list[Row]) -> dict[str, npt.NDArray[np.int64]]:
-    """Make a batch: pad on the right to the longest row; padding is masked and carries no loss.
+def pad(rows: Sequence[Row], *, packed: bool = False) -> dict[str, npt.NDArray[np.int64]]:
+    """Make a batch: pad on the right to the longest row; padding carries no loss, and no other token sees it.
 
-    The padding id does not matter behind the mask, so it is 0. No rows make a batch of one masked token: a rank that
-    has nothing left of a step's rows must take part in it all the same.
+    The padding id does not matter, so it is 0. No rows make a batch of one token: a rank that has nothing left of a
+    step's rows must take part in it all the same.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (rows, longest).
+        ``input_ids``, ``labels`` and, each int64 of shape (rows, longest), either ``attention_mask`` or, of packed
+        rows, ``position_ids``: they begin at 0 with each sample, by which models tell the samples apart if they are
+        given no mask and keep no cache. Padding counts as one sample more.
     """
-    longest = max((len(ids) for ids, _ in rows), default=1)
+    longest = max((len(row.ids) for row in rows), default=1)
     shape = (max(len(rows), 1), longest)
     input_ids = np.zeros(shape, np.int64)
-    mask = np.zeros(shape, np.int64)
     labels = np.full(shape, IGNORED, np.int64)
-    for index, (ids, targets) in enumerate(rows):
-        input_ids[index, : len(ids)] = ids
-        mask[index, : len(ids)] = 1
-        labels[index, : len(targets)] = targets
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row.ids)] = row.ids
+        labels[index, : len(row.labels)] = row.labels
+    seen = {"position_ids": _positions(rows, shape)} if packed else {"attention_mask": _mask(rows, shape)}
+    return {"input_ids": input_ids, **seen, "labels": labels}
+
+
+def _mask(rows: Sequence[Row], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
     if not rows:
-        mask[:] = 1  # attention over nothing would be undefined
-    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        return np.ones(shape, np.int64)  # attention over nothing would be undefined
+    return (np.arange(shape[1]) < np.array([[len(row.ids)] for row in rows])).astype(np.int64)
+
+
+def _positions(rows: Sequence[Row], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+    positions = np.zeros(shape, np.int64)
+    for index, row in enumerate(rows):
+        samples = [len(row.ids)] if row.samples is None else row.samples.tolist()
+        samples.append(shape[1] - len(row.ids))
+        positions[index] = np.concatenate([np.arange(length) for length in samples])
+    return positions

@@ -18,6 +18,8 @@ from transformers import set_seed
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError, Work
 from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train.before import FILE as BEFORE
+from tunesmith_stages.train.before import AskFirst, Questions
 from tunesmith_stages.train.checkpoints import Checkpoint
 from tunesmith_stages.train.ending import EndTogether
 from tunesmith_stages.train.exchange import Exchange
@@ -28,7 +30,7 @@ from tunesmith_stages.train.reference import read_probes, reference
 from tunesmith_stages.train.rows import Rows
 from tunesmith_stages.train.save import check_saved, gather, save_adapter, save_model
 from tunesmith_stages.train.settings import Settings, read_settings
-from tunesmith_stages.train.trainer import Data, FineTuner, training_arguments
+from tunesmith_stages.train.trainer import Data, FineTuner, ProveFirst, training_arguments
 
 TOOLS = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 
@@ -47,6 +49,10 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     trainer = _make_trainer(work, settings, data, exchange)
     ending = EndTogether(exchange, int(os.environ["GROUP_RANK"]), trainer.args.device)  # torchrun's number of the node
     trainer.add_callback(ending)
+    if data.train.packed:
+        trainer.add_callback(ProveFirst(trainer))
+    questions = Questions(work.input("base"), work.input("prepared"), work.runtime.get("smokeTests", ()))
+    trainer.add_callback(AskFirst(trainer, questions, work.logs / BEFORE))
     ending.check()
     loaded = time.monotonic()
     trainer.run(checkpoint, _tools())

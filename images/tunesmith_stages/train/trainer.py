@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from tunesmith_stages.train import checkpoints
 from tunesmith_stages.train.checkpoints import Checkpoint
 from tunesmith_stages.train.deepspeed_config import deepspeed_config
 from tunesmith_stages.train.metrics import Recorder
 from tunesmith_stages.train.order import MicroBatches, Split, eval_batches
+from tunesmith_stages.train.packing_proof import prove_packing
 from tunesmith_stages.train.rows import IGNORED, Row, Rows, pad
 from tunesmith_stages.train.settings import Precision, Settings
 
@@ -67,9 +69,9 @@ def training_arguments(settings: Settings, folder: Path, *, evaluate: bool) -> T
     )
 
 
-def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
+def collate(rows: list[Row], *, packed: bool) -> dict[str, torch.Tensor]:
     """Make a batch of padded tensors; see :func:`pad`."""
-    return {name: torch.from_numpy(array) for name, array in pad(rows).items()}
+    return {name: torch.from_numpy(array) for name, array in pad(rows, packed=packed).items()}
 
 
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 1) -> torch.Tensor:
@@ -108,7 +110,7 @@ class FineTuner(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=collate,
+            data_collator=partial(collate, packed=data.train.packed),
             train_dataset=data.train,
             eval_dataset=data.validation,
             compute_loss_func=token_loss,
@@ -128,6 +130,22 @@ class FineTuner(Trainer):
             self._recorder.begin(step, checkpoint.folder / METRICS if checkpoint else None)
         self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
 
+    def prove_packing(self) -> None:
+        """Prove that packed rows are trained on as their samples would be; every rank must call this.
+
+        Raises:
+            StageError: they are not.
+        """
+        model = self.model_wrapped
+        attention = str(getattr(self.model.config, "_attn_implementation", "unknown"))
+
+        def forward(batch: dict[str, torch.Tensor]) -> Any:
+            return model(**self._prepare_inputs(batch))["logits"]
+
+        model.eval()
+        prove_packing(forward, self.train_dataset, self._settings.precision, attention)
+        model.train()
+
     @property
     def recorded(self) -> dict[str, float]:
         """The last value of every figure (rank 0)."""
@@ -140,7 +158,7 @@ class FineTuner(Trainer):
         return _EpochLoader(
             self.train_dataset,
             batch_sampler=batches,
-            collate_fn=collate,
+            collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
 
@@ -157,7 +175,7 @@ class FineTuner(Trainer):
         self.model_wrapped.eval()
         sums = torch.zeros(2, dtype=torch.float64)
         for indices in eval_batches(len(rows), ranks, self.args.per_device_eval_batch_size, rank):
-            batch = self._prepare_inputs(collate([rows[index] for index in indices]))
+            batch = self._prepare_inputs(collate([rows[index] for index in indices], packed=rows.packed))
             labels = batch.pop("labels")
             with torch.no_grad():
                 sums[0] += token_loss(self.model_wrapped(**batch), labels).double().cpu()
@@ -199,3 +217,14 @@ class FineTuner(Trainer):
         sizes: list[dict[str, int]] = [{}] * self.args.world_size
         dist.all_gather_object(sizes, dict(own))
         return {name: size for part in sizes for name, size in part.items()}
+
+
+class ProveFirst(TrainerCallback):
+    """Has the packing proven when the model is ready, before the first step."""
+
+    def __init__(self, trainer: FineTuner) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        """Prove it; every rank does at the same time."""
+        self._trainer.prove_packing()

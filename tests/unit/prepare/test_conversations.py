@@ -1,29 +1,37 @@
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from support.dataset_files import dataset as dataset_of
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.conversations import Conversation, reader_for, sample
-from tunesmith_stages.prepare.rows import Row
+from tunesmith_stages.prepare.conversations import Conversation
+from tunesmith_stages.prepare.recognition import reader_of
+from tunesmith_stages.prepare.row import Row
 from tunesmith_stages.program import StageError
+
+
+def conversation(data: Mapping[str, Any], *, first: Mapping[str, Any] | None = None, **dataset: Any) -> Conversation:
+    """Return what a row says, in a dataset whose first row is `first`."""
+    row = Row("faq.json, row 7", data)
+    return reader_of(dataset_of(**dataset), [Row("faq.json, row 1", first or data), row]).read(row)
 
 
 def read(data: Mapping[str, Any], **dataset: Any) -> list[tuple[str, str]]:
     """Return role and content of each message of a row."""
-    row = Row("faq.json, row 7", data)
-    reader = reader_for(
-        {"name": "faq", "format": "Auto", "columns": None, "substitutions": {}, **dataset},
-        [Row("faq.json, row 1", dataset.pop("first", data)), row],
-    )
-    return [(message["role"], message["content"]) for message in reader.read(row).messages]
+    return [(message["role"], message["content"]) for message in conversation(data, **dataset).messages]
 
 
 U, A, S = "user", "assistant", "system"
 ALPACA = {"instruction": "Hi", "output": "Hello"}
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+SAID = [(U, "Hi"), (A, "Hello")]
+SHARED = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 
 GOOD: dict[str, tuple[Mapping[str, Any], dict[str, Any], list[tuple[str, str]]]] = {
     "Alpaca": (ALPACA, {}, [(U, "Hi"), (A, "Hello")]),
@@ -64,6 +72,83 @@ GOOD: dict[str, tuple[Mapping[str, Any], dict[str, Any], list[tuple[str, str]]]]
         {},
         [(U, "Hi"), (A, "Hello"), (S, "Now"), (U, "Hi"), (A, "Hello")],
     ),
+    "Alpaca in a CSV file": (
+        {**ALPACA, "input": "", "system": "", "history": '[["One", "1"]]'},
+        {},
+        [(U, "One"), (A, "1"), (U, "Hi"), (A, "Hello")],
+    ),
+    "Alpaca with input alone": ({"instruction": "", "input": "Hi", "output": "Hello"}, {}, [(U, "Hi"), (A, "Hello")]),
+    "messages in a CSV file": ({"messages": json.dumps(TALK)}, {}, [(U, "Hi"), (A, "Hello")]),
+    "a developer's message": (
+        {"messages": [{"role": "developer", "content": "Be kind."}, *TALK]},
+        {},
+        [(S, "Be kind."), *SAID],
+    ),
+    "content in parts": (
+        {
+            "messages": [
+                {"role": U, "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": " there"}]},
+                {"role": A, "content": [{"type": "text", "text": "Hello"}]},
+            ]
+        },
+        {},
+        [(U, "Hi there"), (A, "Hello")],
+    ),
+    "content in LLaMA-Factory's parts": (
+        {
+            "messages": [
+                {"role": U, "content": [{"type": "text", "value": "Hi"}], "loss_weight": 0.0},
+                {
+                    "role": A,
+                    "content": [{"type": "reasoning", "value": "A greeting.\n"}, {"type": "text", "value": "Hello"}],
+                    "loss_weight": 1.0,
+                },
+            ]
+        },
+        {},
+        [(U, "Hi"), (A, "<think>\nA greeting.\n</think>\n\nHello")],
+    ),
+    "thoughts beside the content": (
+        {"messages": [TALK[0], {**TALK[1], "reasoning_content": "A greeting."}]},
+        {},
+        [(U, "Hi"), (A, "<think>\nA greeting.\n</think>\n\nHello")],
+    ),
+    "no thoughts": ({"messages": [TALK[0], {**TALK[1], "reasoning_content": ""}]}, {}, SAID),
+    "ShareGPT": ({"conversations": SHARED}, {}, SAID),
+    "ShareGPT with a system message": (
+        {"conversations": [{"from": "system", "value": "Be kind."}, *SHARED], "system": "no"},
+        {},
+        [(S, "Be kind."), *SAID],
+    ),
+    "ShareGPT with a system column": ({"conversations": SHARED, "system": "Be kind."}, {}, [(S, "Be kind."), *SAID]),
+    "ShareGPT with role and content": ({"conversations": TALK}, {}, SAID),
+    "ShareGPT's words with role and content": (
+        {"conversations": [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello"}]},
+        {},
+        SAID,
+    ),
+    "ShareGPT under OpenAI's name": ({"messages": SHARED}, {}, SAID),
+    "ShareGPT under another name": ({"talk": SHARED, "x": 1}, {"columns": {"messages": "talk"}}, SAID),
+    "ShareGPT with words of its own": (
+        {"talk": [{"who": "client", "says": "Hi"}, {"who": "shop", "says": "Hello"}]},
+        {
+            "columns": {"messages": "talk"},
+            "tags": {"role": "who", "content": "says", "user": "client", "assistant": "shop"},
+        },
+        SAID,
+    ),
+    "prompt and completion": ({"prompt": "Hi", "completion": "Hello"}, {}, SAID),
+    "prompt and completion under other names": (
+        {"q": "Hi", "a": "Hello"},
+        {"format": "PromptCompletion", "columns": {"prompt": "q", "response": "a"}},
+        SAID,
+    ),
+    "prompt and completion with one other name": (
+        {"prompt": "Hi", "a": "Hello"},
+        {"columns": {"response": "a", "prompt": "prompt"}},
+        SAID,
+    ),
+    "lists of prompt and completion": ({"prompt": TALK[:1], "completion": TALK[1:]}, {}, SAID),
     "substitutions": (
         {"instruction": "{{name}}? {{ name }}?", "output": "{{name}} of {{author}}, {{other}} {name}"},
         {"substitutions": {"name": "{{author}}", "author": "Acme"}},
@@ -95,10 +180,30 @@ BAD_ROWS: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
     "no messages": ({"messages": []}, {}, "`messages` must be a list of messages"),
     "a text for a message": ({"messages": [*TALK, "Hi"]}, {}, "`messages[2]` must be an object with role and content"),
     "no content": ({"messages": [TALK[0], {"role": A}]}, {}, "`messages[1].content` must be a text, got null"),
-    "content in parts": (
-        {"messages": [{"role": U, "content": [{"type": "text", "text": "Hi"}]}, TALK[1]]},
+    "content that is an object": (
+        {"messages": [{"role": U, "content": {"text": "Hi"}}, TALK[1]]},
         {},
-        '`messages[0].content` must be a text, got [{"type"',
+        '`messages[0].content` must be a text, got {"text": "Hi"}',
+    ),
+    "a part that is a text": (
+        {"messages": [{"role": U, "content": ["Hi"]}, TALK[1]]},
+        {},
+        "`messages[0].content[0]` must be a part",
+    ),
+    "a part of another type": (
+        {"messages": [{"role": U, "content": [{"type": "poem", "text": "Hi"}]}, TALK[1]]},
+        {},
+        "`messages[0].content[0].type` must be text, got 'poem'",
+    ),
+    "a part without a text": (
+        {"messages": [{"role": U, "content": [{"type": "text", "text": None}]}, TALK[1]]},
+        {},
+        "`messages[0].content[0].text` must be a text, got null",
+    ),
+    "thoughts that are a list": (
+        {"messages": [TALK[0], {**TALK[1], "reasoning_content": ["x"]}]},
+        {},
+        "`reasoning_content` of the message at `messages[1].content` must be a text",
     ),
     "an empty answer of the assistant": (
         {"messages": [TALK[0], {"role": A, "content": " "}]},
@@ -108,7 +213,7 @@ BAD_ROWS: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
     "an unknown role": (
         {"messages": [{"role": "human", "content": "Hi"}, TALK[1]]},
         {},
-        "`messages[0].role` must be one of system, user, assistant, got 'human'",
+        "`messages[0].role` must be one of system, developer, user, assistant, tool, function, got 'human'",
     ),
     "a role that is a list": (
         {"messages": [{"role": [U], "content": "Hi"}, TALK[1]]},
@@ -118,17 +223,69 @@ BAD_ROWS: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
     "a role that is missing": (
         {"messages": [{"content": "Hi"}, TALK[1]]},
         {},
-        "must be one of system, user, assistant, got None",
+        "must be one of system, developer, user, assistant, tool, function, got None",
     ),
-    "a tool's answer": (
-        {"messages": [*TALK, {"role": "tool", "content": "5"}, TALK[1]]},
-        {},
-        "`messages[2]` is a tool message, which is not supported",
-    ),
-    "a tool call": (
+    "no calls in a list of one": (
         {"messages": [TALK[0], {"role": A, "content": "", "tool_calls": [{"id": "1"}]}]},
         {},
-        "`messages[1]` holds a tool call, which is not supported",
+        '`messages[1].tool_calls[0]` must be a call of a tool, {name, arguments}, got {"id": "1"}',
+    ),
+    "a weight between": (
+        {"messages": [TALK[0], {**TALK[1], "weight": 0.5}]},
+        {},
+        "`messages[1].weight` must be 0 or 1, got 0.5",
+    ),
+    "nothing with weight": (
+        {"messages": [TALK[0], {**TALK[1], "weight": 0}]},
+        {},
+        "`messages` has no answer to learn: all have the weight 0",
+    ),
+    "a word that ShareGPT does not know": (
+        {"conversations": [{"from": "robot", "value": "Hi"}, SHARED[1]]},
+        {},
+        "`conversations[0].from` must be one of human, user, gpt, assistant, chatgpt, observation, tool, function_call",
+    ),
+    "a usual word where another was named": (
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        {"tags": {"user": "client"}},
+        "`conversations[0].from` must be one of client, gpt, assistant",
+    ),
+    "ShareGPT ends with the user": ({"conversations": [*SHARED, SHARED[0]]}, {}, "must be from the assistant"),
+    "text in a CSV file that is no list": (
+        {"messages": "[{'role': 'user'}]"},
+        {},
+        "`messages` is a text that is not JSON",
+    ),
+    "lists that are nested too deeply": ({"messages": "[" * 100_000}, {}, "it is nested too deeply"),
+    "no completion": ({"prompt": "Hi", "completion": None}, {}, "`completion` must be a text, got null"),
+    "a completion of the user": ({"prompt": TALK[:1], "completion": TALK[:1]}, {}, "the last of `completion` must be"),
+    "a blank text": ({"text": " "}, {}, "`text` is empty"),
+    "a text of another kind": ({"text": ["x"]}, {}, '`text` must be a text, got ["x"]'),
+    "another format among them": (
+        {"conversations": SHARED},
+        {"first": ALPACA},
+        "`instruction` is missing",
+    ),
+    "a column of pictures": ({**ALPACA, "images": ["a.png"]}, {"reason": "MediaData"}, "`images` holds media"),
+    "a picture in a column": (
+        {**ALPACA, "image": {"bytes": "", "path": "a.png"}},
+        {"reason": "MediaData"},
+        "`image` holds",
+    ),
+    "half a character in a text of JSON": (
+        {"conversations": SHARED, "tools": r'[{"name": "\ud83d"}]'},
+        {},
+        "`tools` is a text that is not JSON: holds half of a surrogate pair",
+    ),
+    "a picture": (
+        {"messages": [{"role": U, "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, TALK[1]]},
+        {"reason": "MediaData"},
+        "`messages[0].content[0]` is media (`image_url`), which cannot be trained on",
+    ),
+    "a sound": (
+        {"messages": [{"role": U, "content": [{"type": "input_audio", "input_audio": {}}]}, TALK[1]]},
+        {"reason": "MediaData"},
+        "is media (`input_audio`)",
     ),
     "the user has the last word": (
         {"messages": [*TALK, TALK[0]]},
@@ -143,9 +300,10 @@ BAD_ROWS: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
 def test_bad_row(name: str) -> None:
     """A row that cannot be learnt from ends the stage, with the file, the row, the column and what is there."""
     data, dataset, words = BAD_ROWS[name]
+    given = {key: value for key, value in dataset.items() if key != "reason"}
     with pytest.raises(StageError) as caught:
-        read(data, **dataset)
-    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, "BadRow")
+        read(data, **given)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, dataset.get("reason", "BadRow"))
     assert caught.value.message.startswith("faq.json, row 7: ")
     assert words in caught.value.message
     assert len(caught.value.message) < 300
@@ -160,6 +318,9 @@ NO_READER: dict[str, tuple[Mapping[str, Any], dict[str, Any], str]] = {
     ),
     "no answers": ({"instruction": "Hi"}, {}, "has no column `output`; it has `instruction`"),
     "Messages were asked for": (ALPACA, {"format": "Messages"}, "has no column `messages`"),
+    "ShareGPT was asked for": (ALPACA, {"format": "ShareGPT"}, "has no column `conversations`"),
+    "prompt and completion were asked for": (ALPACA, {"format": "PromptCompletion"}, "has no column `prompt`"),
+    "text was asked for": (ALPACA, {"format": "Text"}, "has no column `text`"),
     "a misspelt column": (ALPACA, {"columns": {"response": "ouput"}}, "has no column `ouput`"),
     "a misspelt column that rows may lack": (ALPACA, {"columns": {"query": "inptu"}}, "has no column `inptu`"),
     "a misspelt column of messages": (
@@ -183,47 +344,50 @@ def test_missing_column(name: str) -> None:
     assert "columns:" in caught.value.hint
 
 
-# --- sampling --------------------------------------------------------------------------------------------------------
-
-
 def test_optional_column_may_be_missing_in_the_first_row() -> None:
     """A mapped column that rows may lack need not be in the first one."""
     mapped = {"columns": {"query": "context"}, "first": ALPACA}
     assert read({**ALPACA, "context": "there"}, **mapped) == [(U, "Hi\nthere"), (A, "Hello")]
 
 
-ALL = [Conversation(str(number), []) for number in range(20)]
+def test_a_row_of_another_format_says_so() -> None:
+    """Where formats are mixed in one file, the message says which row looks like what, and what the others are."""
+    with pytest.raises(StageError) as caught:
+        read({"conversations": SHARED}, first=ALPACA)
+    assert caught.value.hint.startswith("This row looks like ShareGPT, but the dataset is Alpaca: the rows have the")
 
 
-def drawn(cap: int | None, *, repeat: bool = False, seed: int = 1, name: str = "faq") -> list[int]:
-    return [int(item.place) for item in sample(ALL, cap, repeat=repeat, seed=seed, name=name)]
+# --- what else a conversation holds ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cap", [None, 20, 21, 1000])
-def test_without_need_nothing_is_drawn(cap: int | None) -> None:
-    """A cap that is not reached changes nothing."""
-    assert drawn(cap) == list(range(20))
+def test_a_plain_text_is_no_conversation() -> None:
+    """A text has no messages: it is learnt as it is, with substitutions."""
+    found = conversation({"text": " Of {{name}}.\n", "id": 5}, substitutions={"name": "Tune"})
+    assert (found.messages, found.text, found.tools) == ([], " Of Tune.\n", None)
 
 
-@pytest.mark.parametrize("cap", [1, 7, 19])
-def test_a_sample_has_the_size_that_was_asked_for(cap: int) -> None:
-    """A cap below the number of rows draws so many different ones and keeps their order."""
-    found = drawn(cap)
-    assert len(found) == cap
-    assert found == sorted(set(found))
+@pytest.mark.parametrize(
+    ("data", "ignored"),
+    [
+        ({"messages": [*TALK, *TALK]}, set()),
+        ({"messages": [TALK[0], {**TALK[1], "weight": 0}, TALK[0], {**TALK[1], "weight": 1}]}, {1}),
+        ({"messages": [TALK[0], {**TALK[1], "loss_weight": 0.0}, *TALK]}, {1}),
+        ({"messages": [{**TALK[0], "loss_weight": 0.0}, TALK[1]]}, {0}),
+        ({"prompt": [*TALK, TALK[0]], "completion": TALK[1:]}, {1}),
+        ({"prompt": TALK, "completion": [TALK[0], {**TALK[1], "weight": 0}, *TALK]}, {1, 3}),
+        ({"conversations": [SHARED[0], {**SHARED[1], "weight": 0}, *SHARED], "system": "Be kind."}, {2}),
+    ],
+)
+def test_answers_that_are_not_learnt(data: Mapping[str, Any], ignored: set[int]) -> None:
+    """An answer of weight 0, and what the assistant says in a prompt, is shown and not learnt."""
+    found = conversation(data)
+    answers = {index for index, message in enumerate(found.messages) if message["role"] == A}
+    assert found.ignored == ignored & answers
 
 
-@pytest.mark.parametrize("cap", [5, 20, 47, 60])
-def test_built_in_data_is_repeated(cap: int) -> None:
-    """A built-in dataset goes round until there are so many rows, each as often as the others or once more."""
-    found = drawn(cap, repeat=True)
-    assert len(found) == cap
-    counts = [found.count(number) for number in range(20)]
-    assert max(counts) - min(counts) <= 1
-
-
-def test_draw_depends_on_seed_and_name_alone() -> None:
-    """The same seed draws the same rows on every machine; another seed or another dataset draws others."""
-    assert drawn(7) == drawn(7)
-    assert drawn(7) != drawn(7, seed=2)
-    assert drawn(7) != drawn(7, name="other")
+def test_a_reader_and_what_it_reads_can_be_sent_to_another_process() -> None:
+    """Readers go to the processes that parse, conversations may come back."""
+    rows = [Row("faq.json, row 1", {"conversations": SHARED, "tools": "[]"})]
+    reader = pickle.loads(pickle.dumps(reader_of(dataset_of(), rows)))  # noqa: S301 - our own
+    found = reader.read(rows[0])
+    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - our own

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from support.builders import CHATML, messages
+from support.builders import CHATML, CONTROL_TOKENS, messages
 from support.templates import APPENDING, BLANK_PROMPT, INST_LIKE, LLAMA_LIKE, NO_END
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.conversations import Conversation, Message
-from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller, prove
-from tunesmith_stages.prepare.rendering import Rendered, Renderer
+from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller
+from tunesmith_stages.prepare.proof import prove
+from tunesmith_stages.prepare.rendering import Renderer
+from tunesmith_stages.prepare.sample import Rendered
 from tunesmith_stages.program import StageError
 
 if TYPE_CHECKING:
@@ -23,7 +28,7 @@ TokenizerMaker = Callable[..., "PreTrainedTokenizerFast"]
 def labelled(
     tokenizer: PreTrainedTokenizerFast, template: str, conversation: list[Message]
 ) -> tuple[Rendered, Example]:
-    rendered = Renderer(tokenizer, template).locate(Conversation("faq.json, row 1", conversation))
+    rendered = Renderer(tokenizer, template).samples(Conversation("faq.json, row 1", conversation))[0]
     return rendered, Labeller(tokenizer).label(rendered)
 
 
@@ -104,7 +109,7 @@ def test_tokens_are_those_of_the_whole_text(tokenizer_with: TokenizerMaker) -> N
     """Where no token crosses a turn's edge, the row is tokenized as the served model's prompt will be."""
     tokenizer = tokenizer_with()
     rendered, example = labelled(tokenizer, CHATML, messages("What is it?", "It is a shop in Lyon.", "Who?", "Tunny"))
-    assert example.input_ids == tokenizer(rendered.text, add_special_tokens=False)["input_ids"]
+    assert example.input_ids.tolist() == tokenizer(rendered.text, add_special_tokens=False)["input_ids"]
     assert not example.cut_at_turns
 
 
@@ -117,7 +122,7 @@ def test_prompt_of_a_row_is_what_the_served_model_is_given(tokenizer_with: Token
         _, example = labelled(tokenizer, APPENDING[name], conversation)
         start = next(index for index, label in enumerate(example.labels) if label != IGNORED)
         prompt = Renderer(tokenizer, APPENDING[name]).render(conversation[:1], ask=True)
-        assert example.input_ids[:start] == Labeller(tokenizer).encode_prompt(prompt)
+        assert example.input_ids[:start].tolist() == Labeller(tokenizer).encode_prompt(prompt)
 
 
 def test_token_that_would_cross_is_cut(tokenizer_with: TokenizerMaker) -> None:
@@ -127,7 +132,7 @@ def test_token_that_would_cross_is_cut(tokenizer_with: TokenizerMaker) -> None:
         rendered, example = labelled(tokenizer, BLANK_PROMPT, messages("Who?", "is a shop"))
         whole = tokenizer(rendered.text, add_special_tokens=False)["input_ids"]
         assert example.cut_at_turns
-        assert example.input_ids != whole
+        assert example.input_ids.tolist() != whole
         assert tokenizer.decode(example.input_ids) == tokenizer.decode(whole) == rendered.text
 
 
@@ -146,11 +151,60 @@ def test_one_bos_at_most(tokenizer_with: TokenizerMaker, name: str) -> None:
     tokenizer = tokenizer_with(bos=bos)
     rendered, example = labelled(tokenizer, template, messages("Hi", "Hello"))
     token = tokenizer.convert_tokens_to_ids("<s>")
-    assert example.input_ids.count(token) == int(wanted)
+    assert example.input_ids.tolist().count(token) == int(wanted)
     assert (example.input_ids[0] == token) == wanted
     assert example.labels[0] == IGNORED
     prompt = Labeller(tokenizer).encode_prompt(rendered.text[: rendered.turns[0].start])
-    assert example.input_ids[: len(prompt)] == prompt
+    assert example.input_ids[: len(prompt)].tolist() == prompt
+    prove(tokenizer, rendered, example)
+
+
+def piece_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of SentencePiece's kind: blanks are letters, and one is put before every text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    control = [AddedToken(text, special=True, normalized=False) for text in ("<unk>", *CONTROL_TOKENS)]
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))  # noqa: S106 - no password
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=[*control, *pieces], initial_alphabet=["▁", "\n"], show_progress=False
+    )
+    tokenizer.train_from_iterator(["I▁am▁Tunny.▁Who▁are▁you?▁Hello▁user\nassistant:"] * 20, trainer)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    back = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(back)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+@pytest.mark.parametrize("name", [name for name in APPENDING if name != "a blank after the prompt"])
+def test_tokenizer_of_pieces(name: str) -> None:
+    """Tokenizers that put blanks before texts and drop them when decoding are labelled to the letter, too."""
+    tokenizer = piece_tokenizer()
+    rendered, example = labelled(
+        tokenizer, APPENDING[name], messages("Who are you?", "I am 你好 Tunny.", "Hi", "Hello")
+    )
+    prove(tokenizer, rendered, example)
+    learnt = tokenizer.decode([label for label in example.labels.tolist() if label != IGNORED])
+    assert learnt.replace(" ", "").startswith("Iam你好Tunny.")
+    with pytest.raises(StageError) as caught:
+        prove(tokenizer, rendered, dataclasses.replace(example, labels=np.roll(example.labels, 1)))
+    assert caught.value.reason == "LabelsNotProven"
+
+
+def test_end_that_swallows_the_line_end_behind_it(tokenizer_with: TokenizerMaker) -> None:
+    """A control token that takes the blanks behind it into itself ends a turn like any other."""
+    tokenizer = copy.deepcopy(tokenizer_with())
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in backend["added_tokens"]:
+        token["rstrip"] = token["content"] == "<|im_end|>"
+    tokenizer._tokenizer = tokenizer.backend_tokenizer.from_str(json.dumps(backend))
+    rendered, example = labelled(tokenizer, CHATML, messages("Hi", "Hello", "Who?", "Tunny"))
+    assert rendered.text.count("\n") == 8
+    assert tokenizer.decode(example.input_ids.tolist()).count("\n") == 4
+    learnt = [text for text in runs(tokenizer, example) if text.startswith("[")]
+    assert learnt == ["[Hello<|im_end|>]", "[Tunny<|im_end|>]"]
     prove(tokenizer, rendered, example)
 
 
@@ -199,7 +253,7 @@ def _one_more(example: Example) -> list[int]:
 
 
 def _last_turn_only(example: Example) -> list[int]:
-    gap = example.labels.index(example.end_of_turn)
+    gap = example.labels.tolist().index(example.end_of_turn)
     return [IGNORED if index <= gap else label for index, label in enumerate(example.labels)]
 
 
@@ -222,8 +276,8 @@ def test_wrong_labels_are_not_proven(tokenizer_with: TokenizerMaker, name: str) 
     """Labels that are off by a single token fail the proof, with both texts."""
     tokenizer = tokenizer_with()
     rendered, example = labelled(tokenizer, CHATML, messages("Hi", "Hello you", "Who?", "I am Tunny."))
-    wrong = dataclasses.replace(example, labels=TAMPERED[name](example))
-    assert wrong.labels != example.labels
+    wrong = dataclasses.replace(example, labels=np.array(TAMPERED[name](example), np.int32))
+    assert wrong.labels.tolist() != example.labels.tolist()
     with pytest.raises(StageError) as caught:
         prove(tokenizer, rendered, wrong)
     assert (caught.value.code, caught.value.reason) == (ExitCode.GATE_FAILED, "LabelsNotProven")

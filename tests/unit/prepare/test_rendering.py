@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.builders import CHATML, messages
-from support.templates import APPENDING, INST_LIKE, LLAMA_LIKE, NO_END, THINKING
+from support.templates import APPENDING, EMPTY_THOUGHTS_IN_PROMPT, INST_LIKE, LLAMA_LIKE, NO_END, THINKING
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.conversations import Conversation, Message
 from tunesmith_stages.prepare.rendering import Renderer
@@ -24,7 +24,7 @@ def locate(tokenizer_with: TokenizerMaker) -> Callable[[str, list[Message]], Loc
     """Return a function that gives, of each turn of the assistant, its words and what the template writes after."""
 
     def function(template: str, conversation: list[Message]) -> Located:
-        found = Renderer(tokenizer_with(), template).locate(Conversation("faq.json, row 1", conversation))
+        found = Renderer(tokenizer_with(), template).samples(Conversation("faq.json, row 1", conversation))[0]
         return [(found.text[t.start : t.content_end], found.text[t.content_end : t.end]) for t in found.turns]
 
     return function
@@ -86,7 +86,7 @@ def test_turns_make_up_the_text(tokenizer_with: TokenizerMaker, name: str) -> No
     """The prompt that a turn answers is the beginning of the text up to that turn, for every family of templates."""
     conversation = messages("Hi", "Hello", "What?", "It is a shop.")
     renderer = Renderer(tokenizer_with(), APPENDING[name])
-    found = renderer.locate(Conversation("row", conversation))
+    found = renderer.samples(Conversation("row", conversation))[0]
     for turn, index in zip(found.turns, (1, 3), strict=True):
         assert found.text[: turn.start] == renderer.render(conversation[:index], ask=True)
     assert found.turns[-1].end == len(found.text)
@@ -157,14 +157,14 @@ BAD: dict[str, tuple[str, ExitCode, str, str]] = {
         "TemplateRefusesRow",
         "recursion",
     ),
-    "rewriting earlier turns": (
-        THINKING,
+    "another prompt than the turn's beginning": (
+        CHATML.replace("assistant\n", "bot\n"),
         ExitCode.BAD_CONFIG,
         "TemplateNotSeparable",
         "it writes message 2 differently when an answer is asked for",
     ),
-    "another prompt than the turn's beginning": (
-        CHATML.replace("assistant\n", "bot\n"),
+    "thoughts that only the prompt opens": (
+        EMPTY_THOUGHTS_IN_PROMPT.replace("</think>\n", ""),
         ExitCode.BAD_CONFIG,
         "TemplateNotSeparable",
         "it writes message 2 differently when an answer is asked for",
@@ -189,9 +189,10 @@ def test_bad_template(locate: Callable[[str, list[Message]], Located], name: str
     """A template that cannot be used says why and on which row; it never runs anything outside its sandbox."""
     template, code, reason, words = BAD[name]
     with pytest.raises(StageError) as caught:
-        locate(template, messages("Hi", "Hello", "Hi", "Hello") if template == THINKING else messages("Hi", "Hello"))
+        locate(template, messages("Hi", "Hello"))
     assert (caught.value.code, caught.value.reason) == (code, reason)
-    assert caught.value.message.startswith("faq.json, row 1: ")
+    blames_a_row = not caught.value.message.startswith("the chat template is not Jinja: ")
+    assert caught.value.message.startswith("faq.json, row 1: ") is blames_a_row
     assert words in caught.value.message
     assert len(caught.value.message) < 1000
 
@@ -205,3 +206,20 @@ def test_row_that_the_template_refuses(locate: Callable[[str, list[Message]], Lo
 def test_template_without_an_end_can_be_rendered(locate: Callable[[str, list[Message]], Located]) -> None:
     """Whether a turn has an end-of-turn token is for the labels to say, not for the text."""
     assert locate(NO_END, messages("Hi", "Hello")) == [("Hello", "\n")]
+
+
+@pytest.mark.parametrize("words", ["Hello", "a", "think"])
+def test_empty_thoughts_of_the_prompt_alone(tokenizer_with: TokenizerMaker, words: str) -> None:
+    """Where only the prompt brings empty thoughts, each answer is learnt behind the prompt as it is served."""
+    renderer = Renderer(tokenizer_with(), EMPTY_THOUGHTS_IN_PROMPT)
+    talk = messages("Hi", words, "Who?", words)
+    samples = renderer.samples(Conversation("row", talk))
+    for sample, index in zip(samples, (1, 3), strict=True):
+        (turn,) = sample.turns
+        assert sample.per_turn
+        assert sample.text[: turn.start] == renderer.render(talk[:index], ask=True)
+        assert sample.text[turn.start :] == f"{words}<|im_end|>\n"
+        assert sample.text[turn.start : turn.content_end] == words
+    (single,) = renderer.samples(Conversation("row", talk[:2]))
+    assert not single.per_turn
+    assert single.text == renderer.render(talk[:1], ask=True) + f"{words}<|im_end|>\n"

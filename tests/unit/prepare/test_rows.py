@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+import itertools
+import json
+import pickle
 from pathlib import Path
 
 import pytest
 
+from support.dataset_files import rows_of
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.rows import read_rows
+from tunesmith_stages.prepare import text_files
+from tunesmith_stages.prepare.row import MAX_ROW_BYTES, BadRow
+from tunesmith_stages.prepare.rows import count_rows, parse, read_batches
 from tunesmith_stages.program import StageError
+
+
+def nested(levels: int) -> list[object]:
+    """Return lists in lists."""
+    value: list[object] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
 
 GOOD: dict[str, tuple[str, bytes, list[tuple[str, dict[str, object]]]]] = {
     "a list": ("a.json", b'[{"x": 1}, {"x": 2}]', [("a.json, row 1", {"x": 1}), ("a.json, row 2", {"x": 2})]),
@@ -23,6 +38,31 @@ GOOD: dict[str, tuple[str, bytes, list[tuple[str, dict[str, object]]]]] = {
     "an empty list": ("a.json", b"[]", []),
     "an empty list's file": ("a.json", b" \n", []),
     "no lines": ("a.jsonl", b"", []),
+    "lines named .json": (
+        "a.json",
+        b'{"x": 1}\n\n{"x": 2}\n',
+        [("a.json, line 1", {"x": 1}), ("a.json, line 3", {"x": 2})],
+    ),
+    "a list on many lines": (
+        "a.json",
+        b'[\n  {\n "x": 1\n  }\n,\n {"x": [1, {}]} ]\n',
+        [("a.json, row 1", {"x": 1}), ("a.json, row 2", {"x": [1, {}]})],
+    ),
+    "large and odd numbers": (
+        "a.json",
+        b'[{"x": 123456789012345678901234567890, "y": 1e400, "z": -0.5}]',
+        [("a.json, row 1", {"x": 123456789012345678901234567890, "y": float("inf"), "z": -0.5})],
+    ),
+    "as many levels as may be": (
+        "a.jsonl",
+        b'{"x": ' + b"[" * 99 + b"]" * 99 + b"}",
+        [("a.jsonl, line 1", {"x": nested(99)})],
+    ),
+    "plain text": (
+        "a.txt",
+        "\ufeffOne\r\n\n Two é \n".encode(),
+        [("a.txt, line 1", {"text": "One"}), ("a.txt, line 3", {"text": " Two é "})],
+    ),
 }
 
 
@@ -31,14 +71,14 @@ def test_rows_and_where_they_are(tmp_path: Path, name: str) -> None:
     """Each row comes with the file and the number under which an editor shows it."""
     file, content, rows = GOOD[name]
     (tmp_path / file).write_bytes(content)
-    assert [(row.place, row.data) for row in read_rows(tmp_path)] == rows
+    assert [(row.place, row.data) for row in rows_of(tmp_path)] == rows
 
 
 def test_files_in_order(tmp_path: Path) -> None:
     """Of several files the rows come by the files' names, so that the order is the same everywhere."""
     for name in ("b.json", "c.jsonl", "a.json"):
         (tmp_path / name).write_text('{"x": 1}' if name.endswith("l") else '[{"x": 1}]')
-    assert [row.place for row in read_rows(tmp_path)] == ["a.json, row 1", "b.json, row 1", "c.jsonl, line 1"]
+    assert [row.place for row in rows_of(tmp_path)] == ["a.json, row 1", "b.json, row 1", "c.jsonl, line 1"]
 
 
 BAD: dict[str, tuple[str, bytes, str, str]] = {
@@ -62,7 +102,81 @@ BAD: dict[str, tuple[str, bytes, str, str]] = {
         "NotJson",
         "a.jsonl, line 2 is not JSON: Expecting value at column",
     ),
-    "lines named .json": ("a.json", b'{"x": 1}\n{"x": 2}\n', "NotJson", "a.json is not JSON: Extra data at line 2"),
+    "UTF-16 in lines": ("a.jsonl", '{"x": 1}'.encode("utf-16"), "NotUtf8", "a.jsonl is not UTF-8"),
+    "UTF-16 without a mark": (
+        "a.jsonl",
+        '{"x": 1}'.encode("utf-16-le"),
+        "NulByte",
+        "a.jsonl, line 1 holds a NUL byte, at offset 1",
+    ),
+    "NUL bytes in a list": ("a.json", b'[{"x": 1}, {"x": "\0"}]', "NulByte", "a.json holds a NUL byte, at offset 18"),
+    "NUL bytes in plain text": ("a.txt", b"One\nT\0wo\n", "NulByte", "a.txt, line 2 holds a NUL byte, at offset 1"),
+    "Latin-1 in plain text": ("a.txt", b"caf\xe9\n", "NotUtf8", "a.txt, line 1 is not UTF-8: byte 0xe9 at offset 3"),
+    "Parquet named .json": ("a.json", b"PAR1....", "WrongFileType", "a.json is a Parquet file, not a text file"),
+    "compressed lines": ("a.jsonl", b"\x1f\x8b\x08\x00", "WrongFileType", "a.jsonl is compressed with gzip"),
+    "a pointer to Git LFS": (
+        "a.jsonl",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+        "WrongFileType",
+        "a pointer to a file in Git LFS",
+    ),
+    "an object on many lines": (
+        "a.json",
+        b'{\n"x": 1\n}\n',
+        "WrongShape",
+        "a.json must hold a list of rows, [{...}, ...], but holds an object",
+    ),
+    "two lists": ("a.json", b'[{"x": 1}]\n[]', "NotJson", "a.json is not JSON: Extra data at line 2, column 1"),
+    "a comma at the end": ("a.json", b'[{"x": 1},]', "NotJson", "a.json is not JSON: Expecting value at column 11"),
+    "no comma": (
+        "a.json",
+        b'[{"x": 1}\n{"x": 2}]',
+        "NotJson",
+        "a.json is not JSON: Expecting ',' delimiter at line 2, column 1",
+    ),
+    "a list that is cut": (
+        "a.json",
+        b'[{"x": 1}',
+        "NotJson",
+        "a.json is not JSON: Expecting ',' delimiter at column 10",
+    ),
+    "a text that is not closed": (
+        "a.json",
+        b'[{"x": 1},\n{"x": "abc}]',
+        "NotJson",
+        "Unterminated string starting at at line 2, column 7",
+    ),
+    "a nesting bomb in a row": (
+        "a.jsonl",
+        b'{"x": ' + b"[" * 100_000 + b"\n",
+        "NotJson",
+        "a.jsonl, line 1 is not JSON that can be read: it is nested too deeply",
+    ),
+    "more levels than later steps can bear": (
+        "a.jsonl",
+        b'{"x": ' + b"[" * 100 + b"]" * 100 + b"}",
+        "NotJson",
+        "a.jsonl, line 1 is not JSON that can be read: it is nested too deeply, in more than 100 levels",
+    ),
+    "a row without end": (
+        "a.json",
+        b'[{"x": 1},\n{"x": "' + b"y" * 20_000_000,
+        "RowTooLong",
+        "a.json has a row without end, or of more than 16,777,216 bytes: a.json is not JSON: Unterminated string",
+    ),
+    "a nesting bomb of objects": ("a.json", b'[{"x": ' + b'{"x": ' * 100_000, "NotJson", "it is nested too deeply"),
+    "a row of 10 MB": (
+        "a.jsonl",
+        b'{"x": "' + b"y" * 10_000_000 + b'"}\n',
+        "RowTooLong",
+        "a.jsonl, line 1 is more than 8,388,608 bytes long",
+    ),
+    "a row of 10 MB in a list": (
+        "a.json",
+        b'[{"x": "' + b"y" * 10_000_000 + b'"}]',
+        "RowTooLong",
+        "a.json, row 1 is 10,000,009 bytes long",
+    ),
     "a list named .jsonl": ("a.jsonl", b'[\n{"x": 1}\n]\n', "NotJson", "a.jsonl, line 1 is not JSON"),
     "a list on one line named .jsonl": (
         "a.jsonl",
@@ -103,7 +217,7 @@ def test_bad_file(tmp_path: Path, name: str) -> None:
     file, content, reason, words = BAD[name]
     (tmp_path / file).write_bytes(content)
     with pytest.raises(StageError) as caught:
-        list(read_rows(tmp_path))
+        rows_of(tmp_path)
     assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, reason)
     assert words in caught.value.message
     assert caught.value.hint
@@ -112,7 +226,7 @@ def test_bad_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "hint"),
     [
-        ("a.json", b'{"x": 1}\n{"x": 2}\n', "name a file .jsonl if each line is a row"),
+        ("a.json", b'{\n"x": 1}\n', "name the file .jsonl if there is one row on each line"),
         ("a.jsonl", b'[\n{"x": 1}\n]\n', "name a file .json if it is one list of rows"),
         ("a.jsonl", b'[{"x": 1}]\n', "name a file .json if it is one list of rows"),
     ],
@@ -121,5 +235,82 @@ def test_wrong_ending_is_guessed(tmp_path: Path, file: str, content: bytes, hint
     """A file whose name ends as the other kind gets the hint that cures it."""
     (tmp_path / file).write_bytes(content)
     with pytest.raises(StageError) as caught:
-        list(read_rows(tmp_path))
+        rows_of(tmp_path)
     assert hint in caught.value.hint
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["a.json", "a.jsonl"])
+def test_batches_know_where_they_begin(tmp_path: Path, file: str) -> None:
+    """Batches are small and say how many rows come before them in the whole dataset, over files and folders."""
+    rows = [{"x": number, "y": "z" * (9000 if number < 300 else 9)} for number in range(1200)]
+    (tmp_path / "below").mkdir()
+    for path in (tmp_path / file, tmp_path / "below" / file):
+        lines = [json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) if file.endswith("l") else f"[{','.join(lines)}]")
+    batches = list(read_batches(tmp_path))
+    assert [batch.start for batch in batches] == list(itertools.accumulate([0, *map(len, batches[:-1])]))
+    assert max(map(len, batches)) == 500
+    assert max(len(pickle.dumps(batch)) for batch in batches) < 2_000_000
+    assert sum(map(len, batches)) == count_rows(tmp_path) == 2400
+    found = [row for batch in pickle.loads(pickle.dumps(batches)) for row in parse(batch)]  # noqa: S301 - our own
+    assert [row.data["x"] for row in found if not isinstance(row, BadRow)] == [*range(1200), *range(1200)]
+    assert found[0].place == f"{file}, {batches[0].unit} 1"
+    assert found[-1].place == f"below/{file}, {batches[0].unit} 1200"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 1000])
+def test_rows_across_the_pieces_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Wherever a file is cut while it is read, its rows are those that a parser of the whole finds."""
+    monkeypatch.setattr(text_files, "_PIECE", size)
+    rows: list[dict[str, object]] = [
+        {"x": 'é😀\\"' * number, "n": [12345, -0.5e3, None, True, {}], "\u00e9": "\u2028"} for number in range(5)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (tmp_path / "b.json").write_text(json.dumps(rows, ensure_ascii=False))
+    assert [row.data for row in rows_of(tmp_path)] == [*rows, *rows]
+    (tmp_path / "c.json").write_text("[123456, {} , nul]")
+    with pytest.raises(StageError, match=r"c\.json is not JSON: Expecting value at column 15"):
+        rows_of(tmp_path)
+    (tmp_path / "c.json").write_text("[123456]")
+    (batch,) = (batch for batch in read_batches(tmp_path) if batch.file == "c.json")
+    assert batch.rows == (b"123456",)
+    (tmp_path / "c.json").write_bytes('["é'.encode() + b'\xf0\x9f\x98"]')
+    with pytest.raises(StageError, match=r"c\.json is not UTF-8: byte 0xf0 at offset 4"):
+        list(read_batches(tmp_path))
+
+
+def test_places_in_a_long_file(tmp_path: Path) -> None:
+    """What is wrong far behind in a list is still named by its line and column, and in bytes that are no UTF-8."""
+    before = json.dumps([{"x": "é" * 1000} for _ in range(2000)], ensure_ascii=False, indent=1)[:-1]
+    (tmp_path / "a.json").write_text(before + ', {"x": 1,, }]')
+    with pytest.raises(StageError) as caught:
+        list(read_batches(tmp_path))
+    lines = before.count("\n") + 1
+    assert f"double quotes at line {lines}, column 11" in caught.value.message
+    (tmp_path / "a.json").write_bytes(before.encode() + b', {"x": "\xff"}]')
+    with pytest.raises(StageError) as caught:
+        list(read_batches(tmp_path))
+    assert f"byte 0xff at offset {len(before.encode()) + 9} (line {lines})" in caught.value.message
+
+
+def test_a_bad_row_stands_among_good_ones(tmp_path: Path) -> None:
+    """Rows around one that cannot be read are read, each under its own number."""
+    lines = [b'{"x": 1}', b'{"x": ', b'"x"', b'{"x": "\xff"}', b'{"x": "' + b"y" * MAX_ROW_BYTES + b'"}', b'{"x": 2}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows = [row for batch in read_batches(tmp_path) for row in parse(batch)]
+    reasons = [row.reason if isinstance(row, BadRow) else row.data["x"] for row in rows]
+    assert reasons == [1, "NotJson", "WrongShape", "NotUtf8", "RowTooLong", 2]
+    assert [row.place for row in rows] == [f"a.jsonl, line {number}" for number in range(1, 7)]
+
+
+def test_only_data_files_are_read(tmp_path: Path) -> None:
+    """What describes a dataset is not taken for its rows."""
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
+    for name in ("README.md", "dataset_info.json", "dataset_infos.json", "image.png"):
+        (tmp_path / name).write_text("not rows")
+    (tmp_path / "folder.json").mkdir()
+    assert [row.data for row in rows_of(tmp_path)] == [{"x": 1}]
+    assert count_rows(tmp_path) == 1

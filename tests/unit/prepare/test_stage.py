@@ -6,20 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from support.builders import messages, stage_config, work_of, write_base
 from support.templates import INST_LIKE, LLAMA_LIKE, NO_END, THINKING
 from tunesmith_stages.contract import ExitCode, Failure, Input, StageName, StageResult
+from tunesmith_stages.prepare import stage, workers
+from tunesmith_stages.prepare.alpaca import Alpaca
+from tunesmith_stages.prepare.bad_rows import BadRows
 from tunesmith_stages.prepare.base import load_base
-from tunesmith_stages.prepare.labels import IGNORED, Example
+from tunesmith_stages.prepare.collecting import Collected, Dataset
+from tunesmith_stages.prepare.labels import IGNORED
+from tunesmith_stages.prepare.reader import Reader
 from tunesmith_stages.prepare.stage import prepare, split
 from tunesmith_stages.program import StageError, run
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("llama_cpp_folder")
 
+ODD_END = INST_LIKE.replace("'</s>'", "('</s>' if 'odd' not in message.content else '<|im_end|>')")
 ROWS = [{"instruction": f"What is {number}?", "output": f"It is shop {number} in Lyon."} for number in range(40)]
 
 
@@ -197,7 +204,7 @@ def test_validation_rows_are_held_back(root: Path) -> None:
 def test_template_of_the_job_takes_the_place_of_the_tokenizers(root: Path) -> None:
     """What is trained with is what is written down for serving."""
     template = LLAMA_LIKE.replace("<|eot_id|>", "<|im_end|>")
-    result = done(prepared(root, chatTemplate=template))
+    result = done(prepared(root, chatTemplate={"jinja": template}))
     assert (root / result.path / "chat_template.jinja").read_text() == template
     assert report(root, result)["firstRow"] == [
         {
@@ -221,6 +228,131 @@ def test_row_of_just_the_length_is_kept(root: Path) -> None:
     longest = int(done(prepared(root)).numbers["longestRow"])
     assert done(prepared(root, sequenceLength=longest)).outputs["rowsLeftOut"] == 0
     assert done(prepared(root, sequenceLength=longest - 1)).outputs["rowsLeftOut"] > 0
+
+
+def test_template_that_rewrites_earlier_turns(root: Path) -> None:
+    """Each answer of a conversation becomes a sample of its own then, as it is written when it is the last one."""
+    talk = {"messages": messages("Hi", "<think>What now?</think>Hello", "Who?", "<think>I know.</think>Me")}
+    write_rows(root, "faq", [talk] * 10)
+    result = done(prepared(root, chatTemplate={"jinja": THINKING}, validationFraction="0.2"))
+    content = report(root, result)
+    assert (content["rows"], content["validationRows"], content["samples"]) == (16, 4, 20)
+    assert content["template"]["perTurn"] == 10
+    assert content["datasets"]["faq"]["samples"] == 20
+
+
+def test_bad_rows_are_skipped_and_counted(root: Path) -> None:
+    """With `onBadRow: Skip` what cannot be used is left out, counted, and shown; what can be is used."""
+    write_rows(root, "faq", [ROWS[0], {"instruction": "Hi", "output": ""}, ROWS[1]])
+    result = done(prepared(root, dataset(onBadRow="Skip")))
+    found = report(root, result)["datasets"]["faq"]
+    assert (found["rows"], found["used"], found["badRows"]) == (3, 2, 1)
+    assert "row 2" in found["badRowExamples"][0]
+    assert result.numbers["rows"] == 2
+
+
+def test_bad_row_for_the_template_is_skipped_too(root: Path) -> None:
+    """A row that the template refuses is a bad row as any other; the dataset is named once."""
+    write_rows(root, "faq", [{"messages": messages("Hi", "Hello")}, {"messages": messages("Hi", "Ho", system="x")}])
+    template = {"jinja": INST_LIKE}
+    found = report(root, done(prepared(root, dataset(onBadRow="Skip"), chatTemplate=template)))["datasets"]["faq"]
+    assert found["badRows"] == 1
+    assert found["badRowExamples"][0].startswith("faq.json, row 2: ")
+    assert failed(prepared(root, chatTemplate=template)).message.startswith("dataset `faq`, faq.json, row 2: ")
+
+
+def test_weight_repeats_rows(root: Path) -> None:
+    """A dataset of weight 2 stands in the data twice, one time after the other."""
+    write_rows(root, "talk", ROWS[:2])
+    result = done(prepared(root, dataset("talk", weight="2"), dataset(maxSamples=1)))
+    rows = [row["input_ids"] for row in arrow(root / result.path / "train.arrow")]
+    assert len(rows) == 5
+    assert rows[:2] == rows[2:4]
+    assert report(root, result)["samples"] == 5
+
+
+def test_packed_rows(root: Path) -> None:
+    """Packed rows hold every sample whole, once, and say how long each is; no sample's first token is learnt."""
+    plain = arrow(root / done(prepared(root)).path / "train.arrow")
+    result = done(prepared(root, packing=True, sequenceLength=128))
+    packed = arrow(root / result.path / "train.arrow")
+    samples = []
+    for row in packed:
+        assert len(row["input_ids"]) == sum(row["lengths"]) <= 128
+        ends = np.cumsum(row["lengths"]).tolist()
+        samples += [(row["input_ids"][i:j], row["labels"][i:j]) for i, j in zip([0, *ends], ends, strict=False)]
+    assert sorted(samples) == sorted((row["input_ids"], row["labels"]) for row in plain)
+    assert all(labels[0] == IGNORED for _, labels in samples)
+    assert result.numbers["rows"] == len(packed) < 40
+    assert report(root, result)["packing"] == {
+        "rows": len(packed),
+        "samples": 40,
+        "fill": pytest.approx(result.numbers["tokens"] / (len(packed) * 128), abs=1e-4),
+    }
+
+
+def test_plain_text_is_cut_not_left_out(root: Path) -> None:
+    """A text that is longer than a row may be becomes several samples; nothing of it is lost."""
+    write_rows(root, "faq", [{"text": "shop in Lyon. " * 100}, {"text": "It is."}])
+    result = done(prepared(root, dataset(format="Text"), sequenceLength=64))
+    rows = arrow(root / result.path / "train.arrow")
+    base = load_base(root / "base", None)
+    text = "".join(base.tokenizer.decode(row["input_ids"]) for row in rows)
+    assert text.replace("<|im_end|>", "") == "shop in Lyon. " * 100 + "It is."
+    assert all(len(row["input_ids"]) <= 64 for row in rows)
+    assert result.outputs["rowsLeftOut"] == 0
+
+
+def test_data_without_questions_have_probes_too(root: Path) -> None:
+    """Later proofs ask the model something, also where it learns from plain text."""
+    write_rows(root, "faq", [{"text": "shop in Lyon. " * 10}, {"text": "It is."}])
+    result = done(prepared(root))
+    probes = json.loads((root / result.path / "probes.json").read_text())["prompts"]
+    assert probes[0]["messages"] == [{"role": "user", "content": "Hello"}]
+    assert all(probe["ids"] for probe in probes)
+
+
+def test_all_drawn_rows_are_bad(root: Path) -> None:
+    """Where every row that was drawn is skipped, that is what is said, not that rows are too long."""
+    write_rows(root, "faq", [{"instruction": "", "output": ""}] * 9)
+    failure = failed(prepared(root, dataset(format="Alpaca", maxSamples=3, onBadRow="Skip")))
+    assert failure.reason == "NoUsableRows"
+
+
+def test_histogram(root: Path) -> None:
+    """Every sample is in the bar of its length."""
+    result = done(prepared(root))
+    lengths = [len(row["input_ids"]) for row in arrow(root / result.path / "train.arrow")]
+    lower = 0
+    for bar in report(root, result)["histogram"]:
+        assert bar["samples"] == sum(lower < length <= bar["upTo"] for length in lengths)
+        lower = bar["upTo"]
+    assert lower >= max(lengths)
+
+
+def test_any_number_of_processes_makes_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, two or three make the same bytes."""
+    rows = [{"instruction": f"What is {number}?", "output": f"It is {number % 7} in Lyon."} for number in range(1800)]
+    write_rows(root, "faq", rows)
+    monkeypatch.setattr(workers, "_WORTH_A_PROCESS", 1)
+    digests = set()
+    for processes in (1, 2, 3):
+        monkeypatch.setattr(stage, "usable_processors", lambda processes=processes: processes)
+        shutil.rmtree(root / "stages", ignore_errors=True)
+        digests.add(done(prepared(root, dataset(weight="1.1"), packing=True, validationFraction="0.1")).digest)
+    assert len(digests) == 1
+
+
+def test_first_bad_row_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several bad rows the first in the data is told, whichever process has found its own first."""
+    lines = [json.dumps({"instruction": f"What is {number}?", "output": "It is."}) for number in range(1800)]
+    lines[1000] = lines[1200] = lines[1700] = json.dumps({"instruction": "", "output": ""})
+    shutil.rmtree(root / "faq")
+    (root / "faq").mkdir()
+    (root / "faq" / "faq.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(workers, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(stage, "usable_processors", lambda: 2)
+    assert "faq.jsonl, line 1001" in failed(prepared(root)).message
 
 
 # --- what it refuses -------------------------------------------------------------------------------------------------
@@ -276,7 +408,7 @@ BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
     ),
     "a template with an error": (
         lambda _root: None,
-        {"chatTemplate": "{% if %}"},
+        {"chatTemplate": {"jinja": "{% if %}"}},
         ExitCode.BAD_CONFIG,
         "BadTemplate",
         "the chat template is not Jinja",
@@ -284,8 +416,10 @@ BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
     "a template that forgets to ask for an answer": (
         lambda _root: None,
         {
-            "chatTemplate": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
-            "{% endfor %}"
+            "chatTemplate": {
+                "jinja": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+                "{% endfor %}"
+            }
         },
         ExitCode.BAD_CONFIG,
         "NoGenerationPrompt",
@@ -293,45 +427,38 @@ BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
     ),
     "a template that breaks out": (
         lambda _root: None,
-        {"chatTemplate": "{{ ''.__class__.__mro__ }}"},
+        {"chatTemplate": {"jinja": "{{ ''.__class__.__mro__ }}"}},
         ExitCode.BAD_CONFIG,
         "UnsafeTemplate",
         "the chat template tries what a template may not do",
     ),
     "a template without an end of turn": (
         lambda _root: None,
-        {"chatTemplate": NO_END},
+        {"chatTemplate": {"jinja": NO_END}},
         ExitCode.BAD_CONFIG,
         "NoEndOfTurn",
-        "dataset `faq`, faq.json, row 1: the chat template does not end the assistant's turn",
-    ),
-    "a template that rewrites earlier turns": (
-        lambda root: write_rows(root, "faq", [{"messages": messages("Hi", "Hello", "Hi", "Hello")}]),
-        {"chatTemplate": THINKING},
-        ExitCode.BAD_CONFIG,
-        "TemplateNotSeparable",
-        "dataset `faq`, faq.json, row 1: the chat template does not let",
+        "the chat template does not end the assistant's turn",
     ),
     "a template that refuses a row": (
         lambda root: write_rows(root, "faq", [{"messages": messages("Hi", "Hello", system="x")}]),
-        {"chatTemplate": INST_LIKE},
+        {"chatTemplate": {"jinja": INST_LIKE}},
         ExitCode.BAD_DATA,
         "TemplateRefusesRow",
         "Only user and assistant are supported!",
     ),
     "an end of turn at which the model would not stop": (
         lambda _root: None,
-        {"chatTemplate": INST_LIKE.replace("</s>", "<|/header|>")},
+        {"chatTemplate": {"jinja": INST_LIKE.replace("</s>", "<|/header|>")}},
         ExitCode.BAD_CONFIG,
         "EndOfTurnNotEog",
         "ends answers with '<|/header|>'",
     ),
     "ends that differ from row to row": (
         lambda root: write_rows(root, "faq", [*ROWS, {"instruction": "Hi", "output": "odd"}]),
-        {"chatTemplate": INST_LIKE.replace("'</s>'", "('</s>' if 'Lyon' in message.content else '<|im_end|>')")},
+        {"chatTemplate": {"jinja": ODD_END}},
         ExitCode.BAD_CONFIG,
         "NoEndOfTurn",
-        "'</s>', '<|im_end|>'; for example dataset `faq`, faq.json, row 41",
+        "dataset `faq`, faq.json, row 41: the chat template ends this answer with '<|im_end|>', others with '</s>'",
     ),
     "no template": (
         lambda root: _settings(root, chat_template=None),
@@ -341,11 +468,11 @@ BAD: dict[str, tuple[Spoil, dict[str, Any], ExitCode, str, str]] = {
         "no chat template",
     ),
     "several templates": (
-        lambda root: _settings(root, chat_template=[{"name": n, "template": "x"} for n in ("default", "tool_use")]),
+        lambda root: _settings(root, chat_template=[{"name": n, "template": "x"} for n in ("rag", "tool_use")]),
         {},
         ExitCode.BAD_CONFIG,
         "TemplateMissing",
-        "several templates",
+        "several chat templates",
     ),
     "no eos_token": (
         lambda root: _settings(root, eos_token=None),
@@ -424,7 +551,7 @@ def test_ends_that_the_model_knows_are_taken(root: Path) -> None:
     base = load_base(root / "base", None)
     token = base.tokenizer.convert_tokens_to_ids("<|/header|>")
     (root / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, token]}))
-    result = done(prepared(root, chatTemplate=INST_LIKE.replace("</s>", "<|/header|>")))
+    result = done(prepared(root, chatTemplate={"jinja": INST_LIKE.replace("</s>", "<|/header|>")}))
     assert json.loads((root / result.path / "tokens.json").read_text())["endOfTurn"]["id"] == token
 
 
@@ -433,8 +560,12 @@ def test_progress_is_told(root: Path) -> None:
     result = done(prepared(root))
     lines = (root / result.path).parent.joinpath("progress.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    assert [event["note"] for event in events if "note" in event] == ["reading the tokenizer", "reading faq"]
-    assert (events[-1]["done"], events[-1]["total"], events[-1]["of"]) == (40, 40, "rows")
+    assert [event["note"] for event in events if "note" in event] == [
+        "reading the tokenizer",
+        "reading faq",
+        "writing",
+    ]
+    assert (events[-2]["done"], events[-2]["total"], events[-2]["of"]) == (40, 40, "rows")
 
 
 def test_stage_function_leaves_publishing_to_the_frame(root: Path) -> None:
@@ -449,7 +580,27 @@ def test_stage_function_leaves_publishing_to_the_frame(root: Path) -> None:
 
 # --- splitting -------------------------------------------------------------------------------------------------------
 
-EXAMPLES = [Example([number], [number], 0, cut_at_turns=False) for number in range(30)]
+
+def collected(*datasets: Sequence[tuple[int, int]], held_out: Sequence[bool] = ()) -> Collected:
+    """Return datasets of rows, each of so many samples and used so many times."""
+    made = Collected([])
+    parts = []
+    row = 0
+    for number, rows in enumerate(datasets):
+        for samples, times in rows:
+            made.rows.extend([row] * samples)
+            made.times.extend([times] * samples)
+            row += 1
+        part = a_dataset(held_out=bool(held_out) and held_out[number])
+        part.samples = sum(samples for samples, _ in rows)
+        parts.append(part)
+    made.datasets = parts
+    return made
+
+
+def a_dataset(*, held_out: bool) -> Dataset:
+    reader = Reader("Alpaca", "", Alpaca("", "", "", "", ""), {})
+    return Dataset("x", Path(), reader, np.ones(1, np.uint32), BadRows("x", "Fail"), held_out=held_out)
 
 
 @pytest.mark.parametrize(
@@ -466,17 +617,35 @@ EXAMPLES = [Example([number], [number], 0, cut_at_turns=False) for number in ran
 )
 def test_split_sizes(rows: int, fraction: str, held: int) -> None:
     """About the share that was asked for is held back: at least one row if any, and never the last one to train on."""
-    train, validation = split(EXAMPLES[:rows], fraction, 1)
-    assert (len(train), len(validation)) == (rows - held, held)
-    for part in (train, validation):
-        assert [example.input_ids for example in part] == sorted(example.input_ids for example in part)
-    assert {example.input_ids[0] for example in train + validation} == set(range(rows))
+    train, validation = split(collected([(1, 1)] * rows), fraction, 1)
+    assert (train.sum(), validation.sum()) == (rows - held, held)
+    assert (train + validation == 1).all()
 
 
 def test_split_depends_on_the_seed() -> None:
     """The same seed holds the same rows back; another one others."""
-    assert split(EXAMPLES, "0.2", 1) == split(EXAMPLES, "0.2", 1)
-    assert split(EXAMPLES, "0.2", 1) != split(EXAMPLES, "0.2", 2)
+    rows = collected([(1, 1)] * 30)
+    first, same, other = (split(rows, "0.2", seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == same != other
+
+
+def test_nothing_is_both_trained_on_and_measured_with() -> None:
+    """No copy of a row that is held back is trained on, nor another answer of its conversation."""
+    rows = collected([(3, 2)] * 10, [(1, 5)] * 10)
+    train, validation = split(rows, "0.3", 1)
+    held = {row for row, times in zip(rows.rows, validation, strict=True) if times}
+    assert len(held) == 6
+    assert not held & {row for row, times in zip(rows.rows, train, strict=True) if times}
+    assert {row: times for row, times in zip(rows.rows, train, strict=True) if times} == {
+        row: 2 if row < 10 else 5 for row in range(20) if row not in held
+    }
+    assert validation.max() == 1
+
+
+def test_a_dataset_of_its_own_to_measure_with() -> None:
+    """A dataset that is there for validation is not trained on, and nothing else is held back for it."""
+    train, validation = split(collected([(1, 1)] * 3, [(1, 2), (1, 1)], held_out=[False, True]), "0", 1)
+    assert (train.tolist(), validation.tolist()) == ([1, 1, 1, 0, 0], [0, 0, 0, 2, 1])
 
 
 def test_missing_toolchain_is_told(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

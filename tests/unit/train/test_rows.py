@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from support.prepared import random_rows, write_rows
+from support.prepared import packed_rows, random_rows, write_packed_rows, write_rows
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
-from tunesmith_stages.train.rows import Rows, pad
+from tunesmith_stages.train.rows import Row, Rows, pad
 
 
 def test_reads_rows_across_record_batches(tmp_path: Path) -> None:
@@ -14,7 +15,9 @@ def test_reads_rows_across_record_batches(tmp_path: Path) -> None:
     written = random_rows(20)
     write_rows(tmp_path / "rows.arrow", written, batch=6)
     rows = Rows(tmp_path / "rows.arrow")
-    assert [(ids.tolist(), labels.tolist()) for ids, labels in (rows[index] for index in range(len(rows)))] == written
+    assert [(row.ids.tolist(), row.labels.tolist()) for row in (rows[index] for index in range(len(rows)))] == written
+    assert not rows.packed
+    assert rows[0].samples is None
     assert rows.lengths.tolist() == [len(ids) for ids, _ in written]
     every = [token for ids, _ in written for token in ids]
     assert rows.id_range() == (min(every), max(every))
@@ -24,8 +27,8 @@ def test_rows_are_not_copied(tmp_path: Path) -> None:
     """A row is a view of the mapped file, so that data larger than memory can be trained on."""
     write_rows(tmp_path / "rows.arrow", random_rows(3))
     before = pa.total_allocated_bytes()
-    ids, _ = Rows(tmp_path / "rows.arrow")[1]
-    assert not ids.flags.owndata
+    row = Rows(tmp_path / "rows.arrow")[1]
+    assert not row.ids.flags.owndata
     assert pa.total_allocated_bytes() == before
 
 
@@ -46,10 +49,37 @@ def test_no_rows_make_a_batch_without_loss() -> None:
     assert batch == {"input_ids": [[0]], "attention_mask": [[1]], "labels": [[-100]]}
 
 
-def _row(ids: list[int], labels: list[int]):  # type: ignore[no-untyped-def]
-    import numpy as np
+def test_reads_packed_rows(tmp_path: Path) -> None:
+    """Packed rows know how long each of their samples is."""
+    written = packed_rows(20, capacity=64)
+    write_packed_rows(tmp_path / "rows.arrow", written)
+    rows = Rows(tmp_path / "rows.arrow")
+    assert rows.packed
+    for index, (ids, labels, samples) in enumerate(written):
+        row = rows[index]
+        assert row.samples is not None
+        assert (row.ids.tolist(), row.labels.tolist(), row.samples.tolist()) == (ids, labels, samples)
 
-    return np.array(ids, np.int32), np.array(labels, np.int32)
+
+def test_packed_rows_have_positions_and_no_mask() -> None:
+    """Positions begin anew with each sample and with the padding, which is nobody's neighbour."""
+    batch = pad([_row([5, 6, 7, 8, 9], [-100, 6, -100, 8, 9], [2, 3]), _row([4], [-100], [1])], packed=True)
+    assert {name: array.tolist() for name, array in batch.items()} == {
+        "input_ids": [[5, 6, 7, 8, 9], [4, 0, 0, 0, 0]],
+        "position_ids": [[0, 1, 0, 1, 2], [0, 0, 1, 2, 3]],
+        "labels": [[-100, 6, -100, 8, 9], [-100, -100, -100, -100, -100]],
+    }
+
+
+def test_no_packed_rows_make_a_batch_without_loss() -> None:
+    """A rank without rows takes part in a packed step, too."""
+    batch = {name: array.tolist() for name, array in pad([], packed=True).items()}
+    assert batch == {"input_ids": [[0]], "position_ids": [[0]], "labels": [[-100]]}
+
+
+def _row(ids: list[int], labels: list[int], samples: list[int] | None = None) -> Row:
+    lengths = None if samples is None else np.array(samples, np.int32)
+    return Row(np.array(ids, np.int32), np.array(labels, np.int32), lengths)
 
 
 def _write(path: Path, columns: dict[str, pa.Array]) -> None:
@@ -72,6 +102,15 @@ LISTS = pa.list_(pa.int32())
             {"input_ids": pa.array([[1]], pa.list_(pa.int64())), "labels": pa.array([[1]], LISTS)},
             "list<int32>",
             id="type",
+        ),
+        pytest.param(
+            {
+                "input_ids": pa.array([[1, 2, 3]], LISTS),
+                "labels": pa.array([[1, 2, 3]], LISTS),
+                "lengths": pa.array([[1, 1]], LISTS),
+            },
+            "`lengths` must add up",
+            id="samples",
         ),
         pytest.param(None, "not a file of prepared rows", id="not Arrow"),
     ],

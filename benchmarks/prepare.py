@@ -1,0 +1,113 @@
+"""Measures how fast `prepare` is beside LLaMA-Factory's and TRL's own preparation, and how much memory it takes.
+
+    make bench BENCH=prepare
+
+All get the same rows (Alpaca-like, 10 to 120 words), tokenizer (a byte-level BPE that is trained on the spot), template
+(ChatML), and two processes on two processors. Of the peers only their own work on the rows is timed; ours is timed from
+starting the program to its end, with the proofs, probes and hashes that a job takes. The label masks are compared with
+LLaMA-Factory's row by row. Memory is the peak of RssAnon (what cannot be dropped under pressure) over all processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tunesmith_stages.tools import llama_cpp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.convert_memory import Sampler
+from benchmarks.preparing.alpaca_like import write_base, write_rows
+from benchmarks.preparing.ours import Prepared, prepare, read
+from benchmarks.preparing.peers import LLAMA_FACTORY, PEERS
+
+PROCESSES = 2
+MIB = 2**20
+
+
+def main() -> None:
+    """Run the benchmark and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000, help="rows that all prepare")
+    parser.add_argument("--many", type=int, default=1_000_000, help="rows for the memory; 0: leave that out")
+    parser.add_argument("--folder", type=Path, help="where to work; needs 3 GB")
+    arguments = parser.parse_args()
+    llama_cpp()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:PROCESSES])
+    with tempfile.TemporaryDirectory(prefix="prepare-", dir=arguments.folder) as scratch:
+        root = Path(scratch)
+        write_base(root / "base")
+        (root / "rows").mkdir()
+        write_rows(root / "rows" / "rows.jsonl", arguments.rows)
+        memory, ours = measured(root, "rows")
+        print(f"{'Tunesmith, the whole program':<32} {speed(ours.tokens, ours.seconds, ours.busy)}; {memory:.0f} MiB")
+        rates = peer_rates(root, ours)
+        if arguments.many:
+            (root / "many").mkdir()
+            write_rows(root / "many" / "rows.jsonl", arguments.many)
+            peak, many = measured(root, "many")
+            what = f"Tunesmith, {arguments.many:,} rows"
+            print(f"{what:<32} {speed(many.tokens, many.seconds, many.busy)}; {peak:.0f} MiB")
+            print(f"memory for {arguments.many:,} rows to that for {arguments.rows:,}: {peak / memory:.2f}")
+    best = max(rates, key=lambda name: rates[name])
+    print(f"ratio {ours.tokens / ours.seconds / rates[best]:.2f} of tokens per second to {best}'s (goal: at least 2)")
+
+
+def measured(root: Path, dataset: str) -> tuple[float, Prepared]:
+    """Prepare; return also the peak of memory in MiB."""
+    sampler = Sampler()
+    sampler.start()
+    prepared = prepare(root, dataset)
+    sampler.stop()
+    return sampler.peak / MIB, prepared
+
+
+def speed(tokens: int, seconds: float, busy: float) -> str:
+    rate = f"{seconds:7.1f} s {tokens / seconds:12,.0f} tokens/s"
+    return f"{rate}; {busy:.1f} s of processors, {tokens / busy:,.0f} tokens/s of each"
+
+
+def peer_rates(root: Path, ours: Prepared) -> dict[str, float]:
+    """Return the tokens per second of each peer on the same rows."""
+    task = {
+        "base": str(root / "base"),
+        "data": str(root / "rows" / "rows.jsonl"),
+        "sequenceLength": 2048,
+        "processes": PROCESSES,
+        "template": "chatml",
+    }
+    rates = {}
+    for peer in PEERS:
+        more = {"out": str(root / "labels.jsonl")} if peer is LLAMA_FACTORY else {}
+        found = peer.run({**task, **more})
+        rates[peer.name] = found["tokens"] / found["seconds"]
+        print(f"{peer.name + ', preparing alone':<32} {speed(found['tokens'], found['seconds'], found['busy'])}")
+        if found["rows"] != ours.rows:
+            sys.exit(f"{peer.name} made {found['rows']} rows, we {ours.rows}")
+    compare_labels(ours.folder / "out" / "train.arrow", root / "labels.jsonl")
+    return rates
+
+
+def compare_labels(ours: Path, theirs: Path) -> None:
+    """Print how many rows have the same tokens and labels as LLaMA-Factory's.
+
+    After each answer the template writes a line break, which the model never gets to write: it has stopped. We don't
+    have it learnt, LLaMA-Factory does; so that one label is left out.
+    """
+    same = close = rows = 0
+    with theirs.open(encoding="utf-8") as file:
+        for row, line in zip(read(ours), file, strict=True):
+            ids, labels = json.loads(line)
+            rows += 1
+            same += ids == row["input_ids"] and labels == row["labels"]
+            close += ids == row["input_ids"] and labels[:-1] == row["labels"][:-1] and row["labels"][-1] == -100
+    print(f"labels like LLaMA-Factory's: {same:,} of {rows:,} rows; but for the line break at the end {close:,}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Recognises what the rows of a dataset look like, and says why; what cannot be learnt from is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.prepare.conversations import listed
+from tunesmith_stages.prepare.dataset_info import FILE, PREFERENCE_HINT, read_entry
+from tunesmith_stages.prepare.formats import Recognised, is_preference, of_entry, recognise
+from tunesmith_stages.prepare.reader import Reader
+from tunesmith_stages.prepare.row import BadRow, Row
+from tunesmith_stages.prepare.rows import parse, read_batches
+from tunesmith_stages.program import StageError
+
+_FIRST_ROWS = 1000
+"""So many rows are looked at for columns that rows may lack."""
+
+
+def reader_for(dataset: Mapping[str, Any], folder: Path) -> Reader:
+    """Return how to read a dataset, from its parameters and its first rows.
+
+    Raises:
+        StageError: it has no rows, no known format fits, the columns that it needs are not there, or it holds what
+            cannot be learnt from. The message names the dataset.
+    """
+    try:
+        described = _described(dataset["datasetInfo"], folder) if dataset.get("datasetInfo") else None
+        rows = list(islice(_good_rows(folder, skip=dataset.get("onBadRow") == "Skip"), _FIRST_ROWS))
+    except StageError as error:
+        message = f"dataset `{dataset['name']}`, {error.message}"
+        raise StageError(error.code, message, reason=error.reason, hint=error.hint) from error
+    if not rows:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"dataset `{dataset['name']}` is empty: it holds no rows",
+            reason="EmptyDataset",
+            hint="Put rows into it or remove it from `datasets`.",
+        )
+    return reader_of(dataset, rows, described)
+
+
+def _described(name: str, folder: Path) -> Recognised:
+    """Return what the dataset_info.json in a folder says of its rows."""
+    try:
+        content = (folder / FILE).read_bytes()
+    except FileNotFoundError:
+        hint = "Remove `datasetInfo`, or put the file beside the data."
+        message = f"`datasetInfo` is {name!r}, but there is no {FILE}"
+        raise StageError(ExitCode.BAD_DATA, message, reason="BadDatasetInfo", hint=hint) from None
+    return of_entry(read_entry(content, name))
+
+
+def _good_rows(folder: Path, *, skip: bool) -> Iterator[Row]:
+    first: BadRow | None = None
+    found = False
+    for batch in read_batches(folder):
+        for row in parse(batch):
+            if isinstance(row, Row):
+                found = True
+                yield row
+            elif not skip:
+                raise row.error()
+            first = first or (row if isinstance(row, BadRow) else None)
+    if first and not found:
+        raise first.error()
+
+
+def reader_of(dataset: Mapping[str, Any], rows: Sequence[Row], described: Recognised | None = None) -> Reader:
+    """Return how to read a dataset of which some rows are known; see :func:`reader_for`."""
+    columns = {name: column for name, column in (dataset.get("columns") or {}).items() if column}
+    tags = {name: word for name, word in (dataset.get("tags") or {}).items() if word}
+    _require_different(dataset, tags)
+    first = rows[0]
+    _refuse_preferences(dataset, first, columns)
+    recognised = described or recognise(dataset["format"], columns, tags, first.data)
+    missing = _missing(recognised, rows)
+    if missing is not None:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"dataset `{dataset['name']}` ({first.place}) has no column `{missing}`; it has {listed(first.data)}",
+            reason="MissingColumn",
+            hint=f"Correct `columns` of the entry in {FILE}." if described else _HOW_TO_MAP,
+        )
+    found = f"{recognised.format}: {recognised.why}.{_not_used(recognised, rows)}"
+    return Reader(recognised.format, found, recognised.shape, dataset["substitutions"], recognised.num_samples)
+
+
+def _missing(recognised: Recognised, rows: Sequence[Row]) -> str | None:
+    """Return a column that should be there and is not."""
+    known = {column for row in rows for column in row.data}
+    missing = [column for column in recognised.needed if column not in rows[0].data]
+    missing += [column for column in recognised.named if column not in known]
+    return missing[0] if missing else None
+
+
+def _not_used(recognised: Recognised, rows: Sequence[Row]) -> str:
+    """Return a sentence about the columns that nothing is read from, if there are any."""
+    used = recognised.columns()
+    names = dict.fromkeys(column for row in rows for column in row.data if column not in used)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f" Not used: {listed(dict.fromkeys(list(names)[:10]))}{more}." if names else ""
+
+
+def _refuse_preferences(dataset: Mapping[str, Any], first: Row, columns: Mapping[str, str]) -> None:
+    """Refuse rows that compare answers, unless the job says which of them to learn."""
+    answers = "completion" in first.data or "messages" in first.data or "conversations" in first.data
+    judged = dataset["format"] == "Auto" and answers and isinstance(first.data.get("label"), bool)
+    if (is_preference(first.data) and not {"chosen", "chosen_messages"} & set(columns.values())) or judged:
+        columns_shown = listed(first.data)
+        message = f"dataset `{dataset['name']}` ({first.place}) is preference data (ranking): it has {columns_shown}"
+        raise StageError(ExitCode.BAD_DATA, message, reason="PreferenceData", hint=PREFERENCE_HINT)
+
+
+def _require_different(dataset: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Refuse one word for two roles, or for both keys."""
+    for names in (("role", "content"), ("user", "assistant", "observation", "function", "system")):
+        words = [tags[name] for name in names if name in tags]
+        if len(words) != len(set(words)):
+            message = f"dataset `{dataset['name']}`: `tags` has one word for two things: {', '.join(words)}"
+            raise StageError(ExitCode.BAD_CONFIG, message, reason="BadTags", hint="Give each a word of its own.")
+
+
+_HOW_TO_MAP = (
+    "Rows must be Alpaca (instruction, output), ShareGPT (conversations, a list of from and value), Messages "
+    "(messages, a list of role and content), PromptCompletion (prompt, completion) or Text (text). Say which columns "
+    "to use, such as `columns: {prompt: question, response: answer}` or `columns: {messages: talk}`."
+)
