@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode, Report, StageConfig, StageName
 from tunesmith_stages.failures import classify
-from tunesmith_stages.fetch import resolved
+from tunesmith_stages.fetch.stage import resolved_here
 from tunesmith_stages.preconditions import require_volume
 from tunesmith_stages.program import read_config, with_versions
 from tunesmith_stages.reporting import Findings, write_report
@@ -36,7 +36,7 @@ def look_up(config: StageConfig) -> Report:
     volume = Volume(Path(config.volume))
     require_volume(volume)
     findings = Findings(config, volume)
-    for given, unit in with_versions(config, volume, resolved if config.stage is StageName.FETCH else None):
+    for given, unit in with_versions(config, volume, resolved_here if config.stage is StageName.FETCH else None):
         result = volume.result(config.stage, unit.key)
         if result is not None:
             findings.add(given, unit, result, cached=True)

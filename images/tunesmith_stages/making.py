@@ -43,7 +43,7 @@ def _begin(work: Work) -> None:
     """Make the attempt's folder, after clearing up what others at the same unit left."""
     _sweep(work)
     work.folder.mkdir(parents=True)
-    write_whole(work.folder / "owner.json", json.dumps(_process(os.getpid())))
+    write_whole(work.folder / "owner.json", json.dumps(process_of(os.getpid())))
     work.out.mkdir()
     work.logs.mkdir()
     write_whole(work.folder / "stage.json", work.config.to_json())
@@ -94,20 +94,20 @@ def _sweep(work: Work) -> None:
     at a time at work on it.
     """
     stage, key = work.config.stage, work.unit.key
-    ours = _made_for(stage, work.config.attempt)
+    ours = made_for(stage, work.config.attempt)
     for folder in work.volume.attempts(stage, key):
         try:
             owner = json.loads((folder / "owner.json").read_text())
         except (OSError, ValueError):
             continue
         here = owner["host"] == platform.node()
-        if here and owner == _process(owner["pid"]):
+        if here and owner == process_of(owner["pid"]):
             continue
-        if here or (ours and ours == _made_for(stage, folder.name.removeprefix(f"{key}."))):
+        if here or (ours and ours == made_for(stage, folder.name.removeprefix(f"{key}."))):
             clear(folder)
 
 
-def _made_for(stage: StageName, attempt: str) -> str:
+def made_for(stage: StageName, attempt: str) -> str:
     """Return what the names of all attempts have in common that an operator makes for the same; empty for others.
 
     They are named by pods, ``<job>-<stage>-<digest>-<number>[-<node>]-<random>``, or, if pods work together, by their
@@ -132,7 +132,7 @@ def clear(folder: Path) -> None:
                     path.unlink()
 
 
-def _process(pid: int) -> dict[str, Any]:
+def process_of(pid: int) -> dict[str, Any]:
     """Return what identifies a process on this machine: its number alone may have been given to another since."""
     try:
         # proc(5): field 22 is the start time in clock ticks since boot; field 2, the name, may hold blanks.

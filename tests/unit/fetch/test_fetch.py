@@ -18,7 +18,8 @@ from tunesmith.core.model import StageState
 from tunesmith.core.plan import plan
 from tunesmith.local.run import current_plan
 from tunesmith_stages.contract import ExitCode, Failure, Report, StageConfig, StageName, StageResult
-from tunesmith_stages.fetch import check_safetensors, fetch, resolved
+from tunesmith_stages.fetch.model_files import check_safetensors
+from tunesmith_stages.fetch.stage import fetch, resolved
 from tunesmith_stages.program import Made, StageError, carry_out, run
 from tunesmith_stages.volume import Volume, sha256_of
 
@@ -72,12 +73,16 @@ def test_model_is_copied_whole(root: Path) -> None:
 
 
 def test_dataset_is_a_file_or_a_folder(root: Path) -> None:
-    """A file is taken as it is, of a folder its .json and .jsonl files."""
-    (root / "data" / "more.jsonl").write_text("{}\n")
-    (root / "data" / "readme.txt").write_text("no data")
+    """A file is taken as it is, of a folder its tables; texts if there are no tables; descriptions never."""
+    for name in ("more.jsonl", "readme.txt", "story.txt", "dataset_info.json", "a.csv", "b.parquet", ".hidden.json"):
+        (root / "data" / name).write_text(name)
     (root / "data" / "old.json").mkdir()
+    (root / "texts").mkdir()
+    for name in ("story.txt", "LICENSE.txt", "README.md"):
+        (root / "texts" / name).write_text(name)
     assert stored(fetched(root, "data/faq.json", "datasets")).keys() == {"faq.json"}
-    assert stored(fetched(root, "data", "datasets")).keys() == {"faq.json", "more.jsonl"}
+    assert stored(fetched(root, "data", "datasets")).keys() == {"faq.json", "more.jsonl", "a.csv", "b.parquet"}
+    assert stored(fetched(root, "texts", "datasets")).keys() == {"story.txt"}
 
 
 def test_same_content_lies_there_once(root: Path) -> None:
@@ -203,7 +208,7 @@ def test_resolved_sources_are_reported_as_they_were_asked_for(root: Path) -> Non
     assert [unit.key for unit in report.units] == [unit.key[:16] for unit in config.units]
     assert [unit.version for unit in report.units] == [volume.version("base"), volume.version("data/faq.json"), ""]
     assert volume.result(StageName.FETCH, config.units[0].key) is None
-    actual = resolved(volume, config.units[0])
+    actual = resolved(volume, config.units[0], {})
     assert actual.params["refresh"] == report.units[0].version
     assert (
         StageConfig.from_json((volume.unit(StageName.FETCH, actual.key) / "stage.json").read_text()).units[0] == actual
@@ -433,8 +438,8 @@ BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
     "not there": ("data/none.json", "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "'data/none.json'"),
     "below a file": ("data/faq.json/x", "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "faq.json/x"),
     "a name too long": ("x" * 300, "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "xxx"),
-    "a table": ("data.csv", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data.csv' is no .json or .jsonl file"),
-    "an empty folder": ("empty", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'empty' holds no .json or .jsonl"),
+    "a sheet": ("data.xlsx", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data.xlsx' is no .json, .jsonl, .csv"),
+    "an empty folder": ("empty", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'empty' holds no .json, .jsonl"),
     "a file for a model": ("data/faq.json", "models", ExitCode.BAD_DATA, "NotAModel", "must be a folder"),
     "up and out": ("../outside.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "'..'"),
     "absolute": ("/etc/passwd", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "relative"),
@@ -448,7 +453,7 @@ BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
 def test_bad_source(root: Path, name: str) -> None:
     """A source that is not there, is of another kind or leads out of the volume ends the stage with nothing copied."""
     outside = root.parent / "outside.json"
-    (root / "data.csv").write_text("a,b\n")
+    (root / "data.xlsx").write_text("a,b\n")
     for folder in ("empty", "linked", "bad-base"):
         (root / folder).mkdir()
     (root / "link.json").symlink_to(outside)

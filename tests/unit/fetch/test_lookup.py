@@ -20,7 +20,7 @@ from tunesmith_stages.contract import (
     UnitConfig,
     content_key,
 )
-from tunesmith_stages.fetch import fetch, resolved
+from tunesmith_stages.fetch.stage import fetch, resolved
 from tunesmith_stages.lookup import look_up
 from tunesmith_stages.program import carry_out
 from tunesmith_stages.volume import Volume
@@ -87,7 +87,7 @@ def test_later_results_are_found_too(root: Path) -> None:
     volume = Volume(root)
     inputs = {}
     for unit in config.units:
-        result = volume.result(StageName.FETCH, resolved(volume, unit).key)
+        result = volume.result(StageName.FETCH, resolved(volume, unit, {}).key)
         assert result is not None
         inputs[unit.role] = result.as_input()
     prepared = result_on(volume, StageName.PREPARE, content_key(StageName.PREPARE, {"seed": 1}, inputs), {"x": "y"})
