@@ -1,0 +1,162 @@
+"""What a training and what follows it will take: GPU memory, disk, computation. Pure, but for nothing.
+
+Rough on purpose: only what is clearly too little is refused (:data:`CLEARLY`). Sources:
+
+- states: Rajbhandari et al., 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 3
+  (https://arxiv.org/abs/1910.02054): for each trained parameter 2 bytes of weight, 2 of gradient, and 12 for AdamW's
+  master weight and two moments in float32, shared out from stage 1, 2 or 3 on. DeepSpeed's own estimate
+  (``estimate_zero3_model_states_mem_needs``) has 18 instead of 16 and 4 bytes for each parameter of the largest tensor,
+  which is gathered whole.
+- activations: counted as in Korthikanti et al., 2022, "Reducing Activation Recomputation in Large Transformer Models",
+  section 4 (https://arxiv.org/abs/2205.05198), for a block with RMSNorm (computed in float32), grouped queries, a gated
+  feed-forward part and attention that keeps no scores (sdpa). With checkpointing only each layer's input stays, and one
+  layer at a time is computed again. Its last term is fitted to a Llama of 8 layers on a
+  CPU, on which the whole is 2 to 8 % too low.
+- computation: Kaplan et al., 2020, "Scaling Laws for Neural Language Models", section 2.1
+  (https://arxiv.org/abs/2001.08361): 2 operations for each parameter and token forward, 4 backward; 2 of these are
+  saved where the weight is frozen, 2 more are needed with checkpointing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith_stages.rehearse.model_shape import ModelShape
+
+CLEARLY = 1.2
+"""An estimate is rough: what is needed must exceed what is there by this factor to be refused."""
+CONTEXT = 1 << 30
+"""Bytes that CUDA, its libraries and the allocator's fragments take on each GPU."""
+_WORD: Mapping[str, int] = {"BF16": 2, "FP16": 2, "FP32": 4}
+_MASTER_AND_MOMENTS = 12
+_LOSS = 12
+"""Bytes for each entry of the logits at the moment when the loss is taken: in float32 they, their log-softmax and its
+gradient. (Measured: 12.2 in BF16, 12.3 in FP32.)"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it is trained, as far as estimates go by it: ``runtime.estimate``, and what the data and the base say."""
+
+    full: bool
+    """Whether all weights are trained, not an adapter."""
+    trained: int
+    """Parameters that are trained."""
+    word: int
+    """Bytes of a number in the forward pass."""
+    zero_stage: int
+    checkpointing: bool
+    micro_batch: int
+    """Rows that one GPU takes through the model at once."""
+    accumulation: int
+    ranks: int
+    """GPUs (or processes) on all nodes together."""
+    longest: int
+    """Tokens of the longest row."""
+    rows: int
+    tokens: int
+    """Of all rows together."""
+    epochs: float
+    max_steps: int | None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        if self.max_steps is not None:
+            return self.max_steps
+        batch = self.micro_batch * self.accumulation * self.ranks
+        return math.ceil(math.ceil(self.rows / batch) * self.epochs)
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of the whole training."""
+        batch = self.micro_batch * self.accumulation * self.ranks
+        return round(self.tokens / self.rows * min(self.rows, batch) * self.steps) if self.rows else 0
+
+
+def training_of(estimate: Mapping[str, Any], trained: int, lengths: Sequence[int]) -> Training:
+    """Return what ``runtime.estimate`` and the lengths of the rows, in tokens, say."""
+    steps = estimate["maxSteps"]
+    return Training(
+        full=estimate["finetuningType"] == "Full",
+        trained=trained,
+        word=_WORD[estimate["precision"]],
+        zero_stage=int(estimate["zeroStage"]),
+        checkpointing=bool(estimate["gradientCheckpointing"]),
+        micro_batch=int(estimate["perDeviceTrainBatchSize"]),
+        accumulation=int(estimate["gradientAccumulationSteps"]),
+        ranks=int(estimate["nodes"]) * int(estimate["gpusPerNode"] or estimate["processesPerNode"]),
+        longest=max(lengths, default=0),
+        rows=len(lengths),
+        tokens=sum(lengths),
+        epochs=float(estimate["numTrainEpochs"] or 0),
+        max_steps=None if steps is None else int(steps),
+    )
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def memory(model: ModelShape, training: Training) -> dict[str, int]:
+    """Return the bytes that each GPU needs, by part: ``weights``, ``gradients``, ``optimizer``, ``activations``."""
+    stage, ranks, word = training.zero_stage, training.ranks, training.word
+    whole = word * (model.parameters + (0 if training.full else training.trained))
+    weights = whole // ranks + 2 * word * model.largest if stage == 3 else whole
+    gradients = word * training.trained // (ranks if stage >= 2 else 1)
+    optimizer = _MASTER_AND_MOMENTS if word == 2 or stage else _MASTER_AND_MOMENTS - 4
+    if word == 2:  # the gradients in float32, for the step
+        gradients += 4 * training.trained // (ranks if stage else 1)
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer * training.trained // (ranks if stage else 1),
+        "activations": activations(model, training),
+    }
+
+
+def activations(model: ModelShape, training: Training) -> int:
+    """Return the bytes of what the backward pass needs of the forward pass, for the longest rows."""
+    word, tokens = training.word, training.micro_batch * training.longest
+    norms = 2 * (4 + word) * model.hidden
+    attention = word * (2 * model.attention + 2 * model.keys)
+    feed_forward = 4 * word * model.inner
+    layer = norms + attention + feed_forward
+    loss = _LOSS * model.vocabulary
+    if training.checkpointing:
+        return tokens * (model.layers * word * model.hidden + max(layer, loss))
+    return tokens * (model.layers * layer + loss)
+
+
+# --- disk ------------------------------------------------------------------------------------------------------------
+
+
+def disk(model: ModelShape, training: Training, keep: int, out_bits: float, type_bits: Sequence[float]) -> int:
+    """Return the bytes that the volume must have free: the most that lies there at one time.
+
+    While it is trained there are `keep` checkpoints, one that is being written, and what was trained. They go, and
+    then there are the merged model, the GGUF and every quantization.
+
+    Args:
+        model: the base.
+        training: how it is trained.
+        keep: checkpoints that are kept.
+        out_bits: bits for each weight of the GGUF.
+        type_bits: bits for each weight of each quantization.
+    """
+    checkpoint = (training.word + _MASTER_AND_MOMENTS) * training.trained
+    trained = training.word * training.trained
+    merged = 0 if training.full else training.word * model.parameters
+    files = sum(model.parameters * bits / 8 for bits in (out_bits, *type_bits))
+    return trained + max((keep + 1) * checkpoint, merged + round(files))
+
+
+# --- computation -----------------------------------------------------------------------------------------------------
+
+
+def operations(model: ModelShape, training: Training) -> int:
+    """Return the floating-point operations of the whole training."""
+    each = (6 if training.full else 4) + (2 if training.checkpointing else 0)
+    return each * model.active * training.all_tokens

@@ -1,0 +1,150 @@
+"""Whether the GPUs' memory, the volume and the base's context have room for what the job asks for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.convert.read_back import context_length
+from tunesmith_stages.program import StageError, Work
+from tunesmith_stages.rehearse.estimates import CLEARLY, CONTEXT, Training, disk, memory, operations, training_of
+from tunesmith_stages.rehearse.model_shape import ModelShape, adapter_parameters, shape_of
+from tunesmith_stages.rehearse.report import Report
+from tunesmith_stages.rehearse.weights import Weights
+
+_GIB = 2**30
+
+
+def row_lengths(prepared: Path) -> list[int]:
+    """Return the tokens of every row that is trained on, in order."""
+    from tunesmith_stages.train.rows import Rows
+
+    lengths: list[int] = Rows(prepared / "train.arrow").lengths.tolist()
+    return lengths
+
+
+def first_row(prepared: Path) -> list[int]:
+    """Return the token ids of the first row that is trained on."""
+    from tunesmith_stages.train.rows import Rows
+
+    ids: list[int] = Rows(prepared / "train.arrow")[0][0].tolist()
+    return ids
+
+
+def rows_fit(config: Mapping[str, Any], lengths: Sequence[int]) -> str:
+    """No row is longer than what the base can read at once.
+
+    Raises:
+        StageError: one is.
+    """
+    context, longest = context_length(config), max(lengths, default=0)
+    if context is not None and longest > context:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"the longest row has {longest} tokens; the base reads {context} at once (`max_position_embeddings`)",
+            reason="RowsLongerThanContext",
+            hint=f"Set `training.sequenceLength` to {context} at most.",
+        )
+    return f"the longest row has {longest} tokens" + (f", the base reads {context}" if context else "")
+
+
+def estimate(work: Work, report: Report, config: Mapping[str, Any], weights: Weights, lengths: Sequence[int]) -> None:
+    """Estimate what the job takes, and write it into the report, with the checks that follow from it.
+
+    Raises:
+        StageError: there is clearly too little memory or disk.
+    """
+    given: Mapping[str, Any] = work.runtime["estimate"]
+    model = shape_of(config, weights)
+    full = given["finetuningType"] == "Full"
+    trained = model.parameters if full else _adapter(given, weights)
+    training = training_of(given, trained, lengths)
+    parts = memory(model, training)
+    needed = disk(model, training, int(given["keep"]), *_bits(work.params))
+    report.estimates = {
+        "gpuMemoryBytes": sum(parts.values()) + (CONTEXT if given["gpusPerNode"] else 0),
+        "gpuMemoryOf": given.get("gpuMemoryBytes"),
+        "diskBytes": needed,
+        "freeBytes": shutil.disk_usage(work.folder).free,
+        "seconds": None,  # nothing says how fast the devices are
+        "steps": training.steps,
+        "tokens": training.all_tokens,
+        "operations": operations(model, training),
+        "parameters": model.parameters,
+        "trainedParameters": trained,
+        "parts": parts,
+    }
+    if given["gpusPerNode"]:
+        report.check("memory of a GPU", lambda: _memory_suffices(report.estimates, training))
+    report.check("space on the volume", lambda: _disk_suffices(report.estimates))
+    report.check("length of the training", lambda: _length(model, training))
+
+
+def _adapter(given: Mapping[str, Any], weights: Weights) -> int:
+    lora = given["lora"]
+    return adapter_parameters(weights, lora["targetModules"], int(lora["rank"]))
+
+
+def _bits(params: Mapping[str, Any]) -> tuple[float, list[float]]:
+    return bits_of(params["outType"]), [bits_of(kind) for kind in params["quantizations"]]
+
+
+def bits_of(kind: str) -> float:
+    """Return at most how many bits a weight takes in a file of a type of llama.cpp: a good bit more than its name says.
+
+    Its blocks have scales, and some of its tensors are kept in larger types.
+    """
+    digits = int(re.findall(r"\d+", kind)[0])
+    return digits + (0 if kind in {"F32", "F16", "BF16"} else 1)
+
+
+def _memory_suffices(estimates: Mapping[str, Any], training: Training) -> str:
+    needed, there = estimates["gpuMemoryBytes"], estimates["gpuMemoryOf"]
+    parts = ", ".join(f"{name} {size / _GIB:.1f}" for name, size in estimates["parts"].items())
+    text = f"about {needed / _GIB:.1f} GiB on each of {training.ranks} GPUs ({parts})"
+    if there is None:
+        return f"{text}; how much they have is not known"
+    if needed > CLEARLY * there:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"the training would need {text}; they have {there / _GIB:.1f} GiB",
+            reason="GpuMemoryTooSmall",
+            hint=_less(estimates["parts"], training),
+        )
+    tight = ": it may not suffice" if needed > there else ""
+    return f"{text}; they have {there / _GIB:.1f} GiB{tight}"
+
+
+def _less(parts: Mapping[str, int], training: Training) -> str:
+    """Return what to change first, by what takes most."""
+    if parts["activations"] > sum(parts.values()) / 2:
+        ways = [] if training.checkpointing else ["set `training.gradientCheckpointing`"]
+        ways += ["lower `perDeviceTrainBatchSize`"] if training.micro_batch > 1 else []
+        ways += ["lower `sequenceLength`"]
+    else:
+        ways = ["use `finetuningType: LoRA`"] if training.full else []
+        ways += ["set `deepspeed.zeroStage` to 3"] if training.zero_stage < 3 and training.ranks > 1 else []
+        ways += ["use more or larger GPUs"]
+    text = ", or ".join(ways)
+    return text[:1].upper() + text[1:] + "."
+
+
+def _disk_suffices(estimates: Mapping[str, Any]) -> str:
+    needed, free = estimates["diskBytes"], estimates["freeBytes"]
+    text = f"about {needed / _GIB:.1f} GiB of {free / _GIB:.1f} that are free"
+    if needed > CLEARLY * free:
+        raise StageError(
+            ExitCode.NO_SPACE,
+            f"the volume has too little space for checkpoints, model and quantizations: {text}",
+            hint="Free space, keep fewer checkpoints (`training.checkpoint.keep`), or ask for fewer quantizations.",
+        )
+    return f"{text}{': it may not suffice' if needed > free else ''}"
+
+
+def _length(model: ModelShape, training: Training) -> str:
+    tera = operations(model, training) / 1e12
+    return f"{training.steps:,} steps, {training.all_tokens:,} tokens, {tera:,.1f} million million operations"
