@@ -25,10 +25,11 @@ from tied import tied
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
-from tunesmith_stages.tools import LLAMA_CPP_VERSION, LlamaCpp, llama_cpp, run_tool, toolchain_folder
+from tunesmith_stages.tools import LlamaCpp, llama_cpp, llama_cpp_folder, run_tool
 
 REQUIREMENT = Path(__file__).with_suffix(".txt")
-PROGRAMS = ("llama-quantize", "llama-server")
+PROGRAMS = ("llama-imatrix", "llama-quantize", "llama-server")
+"""Which of its programs are built. With others raise ``LLAMA_CPP_BUILD`` in ``tunesmith_stages.tools``."""
 _CPU_SECONDS = 480
 
 
@@ -38,7 +39,7 @@ def ensure() -> LlamaCpp:
     Raises:
         StageError: no compiler, no source, the build failed, or TUNESMITH_LLAMA_CPP names a folder without it.
     """
-    folder = toolchain_folder() / f"llama.cpp-{LLAMA_CPP_VERSION}"
+    folder = llama_cpp_folder()
     if not os.environ.get("TUNESMITH_LLAMA_CPP") and not is_whole(folder):
         build(folder, REQUIREMENT)
     return llama_cpp()

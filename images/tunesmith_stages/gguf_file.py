@@ -1,4 +1,4 @@
-"""Reads what a GGUF file says of itself: its metadata and the list of its tensors, without their data.
+"""Reads what a GGUF file says of itself: its metadata and the list of its tensors; changes its chat template.
 
 A reader of our own, on purpose: it checks files that llama.cpp's converter and quantizer wrote, starts in no time and
 needs only the standard library. Source of the layout: ggml's description of the format (ggml/docs/gguf.md), version 3.
@@ -7,28 +7,29 @@ needs only the standard library. Source of the layout: ggml's description of the
 from __future__ import annotations
 
 import math
+import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-FILE_TYPES: Mapping[str, int] = {
-    "F32": 0,
-    "F16": 1,
-    "Q4_0": 2,
-    "Q8_0": 7,
-    "Q4_K_M": 15,
-    "Q5_K_M": 17,
-    "Q6_K": 18,
-    "BF16": 32,
-}
-"""``general.file_type`` of each type that a job can ask for (``enum llama_ftype`` in llama.h)."""
+from tunesmith_stages.quantization_types import QUANTIZATION_TYPES
+
+FILE_TYPES: Mapping[str, int] = {name: kind.file_type for name, kind in QUANTIZATION_TYPES.items()}
+"""``general.file_type`` of each type that a job can ask for."""
+
+UNQUANTIZED = frozenset({0, 1, 24, 25, 26, 27, 28, 30})
+"""ggml's numbers of the types that hold ordinary numbers: F32, F16, I8 to I64, F64, BF16 (``enum ggml_type``)."""
+
+TEMPLATE = "tokenizer.chat_template"
+"""The key of the chat template."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING = 8
 _ARRAY = 9
 _LONGEST_STRING = 1 << 28
+_CHUNK = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,18 @@ class GgufFile:
         elements = sum(tensor.elements for tensor in self.tensors)
         return (self.size - self.data_offset) * 8 / elements if elements else 0.0
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any tensor is stored in blocks, from which the numbers that it was made of do not come back."""
+        return any(tensor.type not in UNQUANTIZED for tensor in self.tensors)
+
+    @property
+    def type_name(self) -> str:
+        """The name of its type, of several the longest; what it says instead if that is none we know."""
+        number = self.metadata.get("general.file_type")
+        names = [name for name, known in FILE_TYPES.items() if known == number]
+        return max(names, key=len, default=f"an unknown type ({number})")
+
     def own(self, key: str) -> Any:
         """Return the value of a key that belongs to the architecture, such as ``context_length``; None if absent."""
         return self.metadata.get(f"{self.architecture}.{key}")
@@ -93,6 +106,43 @@ def read_gguf(path: Path) -> GgufFile:
         alignment = int(metadata.get("general.alignment", 32))
         data_offset = -(-file.tell() // alignment) * alignment
     return GgufFile(path, metadata, tensors, data_offset, path.stat().st_size)
+
+
+def write_with_template(source: GgufFile, target: Path, template: str) -> None:
+    """Write `source` to `target` with another chat template; nothing else changes, the tensors' data are copied.
+
+    Raises:
+        ValueError: `source` has no chat template.
+    """
+    text = template.encode()
+    with source.path.open("rb") as file, target.open("wb") as out:
+        begin, end, head_end = _template_at(file)
+        file.seek(0)
+        out.write(file.read(begin) + struct.pack("<Q", len(text)) + text)
+        file.seek(end)
+        out.write(file.read(head_end - end))
+        alignment = int(source.metadata.get("general.alignment", 32))
+        out.write(b"\0" * (-out.tell() % alignment))
+        file.seek(source.data_offset)
+        shutil.copyfileobj(file, out, _CHUNK)
+
+
+def _template_at(file: BinaryIO) -> tuple[int, int, int]:
+    """Return where the chat template's text begins and ends, with its length, and where the list of tensors ends."""
+    _, _, tensor_count, key_count = _unpack(file, "<4sIQQ")
+    place: tuple[int, int] | None = None
+    for _ in range(key_count):
+        key = _string(file)
+        (kind,) = _unpack(file, "<I")
+        begin = file.tell()
+        _value(file, kind)
+        if (key, kind) == (TEMPLATE, _STRING):
+            place = begin, file.tell()
+    for _ in range(tensor_count):
+        _tensor(file)
+    if place is None:
+        raise ValueError(f"{file.name} has no {TEMPLATE}")
+    return (*place, file.tell())
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:

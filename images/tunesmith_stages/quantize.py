@@ -1,8 +1,11 @@
-"""The stage `quantize`: one GGUF of 16-bit weights in, one of the asked-for type out; a unit per type.
+"""The stage `quantize`: one GGUF in, one of the asked-for type out; a unit per type.
 
 llama-quantize does the work. What it wrote is read back: the type, and that no tensor is missing. A type that needs
 rows of a multiple of 256 silently gives way to another one where a tensor's rows are not; those tensors are named in
 the result.
+
+The GGUF is what `convert` made, or a base model that came as one. Such a file is taken as it is, but for a comment in
+its chat template that keeps servers from replacing it (:mod:`~tunesmith_stages.chat_template`).
 """
 
 from __future__ import annotations
@@ -15,11 +18,16 @@ if __name__ == "__main__":  # before what takes its time
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tunesmith_stages.contract import ExitCode, StageName
-from tunesmith_stages.gguf_file import FILE_TYPES, GgufFile, read_gguf
+from tunesmith_stages.gguf_file import FILE_TYPES, GgufFile, read_gguf, write_with_template
+from tunesmith_stages.importance_matrix import FILE, ImportanceMatrix, importance_matrix
 from tunesmith_stages.program import Made, StageError, Work, main
+from tunesmith_stages.quantization_source import Source, require_possible, source_of
+from tunesmith_stages.quantization_types import NAMES, QUANTIZATION_TYPES
 from tunesmith_stages.tools import LlamaCpp, llama_cpp, run_tool
 
 _SIZE = re.compile(r"quant size\s*=\s*([0-9.]+) MiB")
@@ -28,29 +36,44 @@ _FALLBACK = re.compile(r"^warning: (\S+)\s+- ncols\s+\d+ not divisible by.*?-> f
 
 
 def make(work: Work) -> Made:
-    """Quantize the converted model."""
+    """Quantize a model to the type that the unit asks for."""
     kind = str(work.params["type"])
-    if kind not in FILE_TYPES:
+    if kind not in QUANTIZATION_TYPES:
         raise StageError(
             ExitCode.BAD_CONFIG,
-            f"`type` must be one of {', '.join(sorted(FILE_TYPES))}, not {kind!r}",
+            f"`type` must be one of {', '.join(NAMES)}, not {kind!r}",
             reason="UnknownQuantization",
         )
     llama = llama_cpp()
-    source = read_gguf(work.input("converted") / "model.gguf")
-    target = work.out / "model.gguf"
-    if source.metadata.get("general.file_type") == FILE_TYPES[kind]:
-        work.progress.note(f"{kind} is what the model was converted to: taken as it is")
-        _link(source.path, target)
-        fallback: dict[str, str] = {}
+    source = source_of(work)
+    is_it = source.gguf.metadata.get("general.file_type") == FILE_TYPES[kind]
+    outputs: dict[str, Any] = {"type": kind, "fallbackTensors": {}}
+    if is_it:
+        work.progress.note(f"{kind} is what the model is already: taken as it is")
+        _take(work, source)
     else:
-        fallback = _quantize(work, llama, source, target, kind)
-    made = _checked(target, source, kind)
+        require_possible(source, kind, imatrix=bool(work.params.get("imatrix")))
+        matrix = importance_matrix(work, llama, source.gguf) if work.params.get("imatrix") else None
+        outputs |= _quantize(work, llama, source, kind, matrix)
+    made = _checked(work.out / "model.gguf", source.gguf, kind)
     return Made(
-        outputs={"type": kind, "fallbackTensors": fallback},
+        outputs=outputs,
         numbers={"bitsPerWeight": round(made.bits_per_weight, 3), "bytes": made.size},
         tools={"llama.cpp": llama.version},
     )
+
+
+def _take(work: Work, source: Source) -> None:
+    """Take the model as it is, but for the template that it must have."""
+    if source.new_template is None:
+        _link(source.gguf.path, work.out / "model.gguf")
+    else:
+        _retemplate(work, source.gguf, source.new_template)
+
+
+def _retemplate(work: Work, made: GgufFile, template: str) -> None:
+    _require_room_for(work, made.size, "the model with its template")
+    write_with_template(made, work.out / "model.gguf", template)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -62,37 +85,82 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _quantize(work: Work, llama: LlamaCpp, source: GgufFile, target: Path, kind: str) -> dict[str, str]:
-    """Run llama-quantize; return the tensors that got another type than `kind` asks for, with that type."""
-    _require_space(work, llama, source, kind)
+def _quantize(
+    work: Work, llama: LlamaCpp, source: Source, kind: str, matrix: ImportanceMatrix | None
+) -> dict[str, Any]:
+    """Run llama-quantize; return what the result says of it."""
+    again = source.gguf.type_name == "Q8_0"
+    options: list[str | Path] = ["--allow-requantize"] if again else []
+    options += ["--imatrix", FILE] if matrix else []
+    _require_space(work, llama, source.gguf, kind, options, matrix)
+    if again:
+        work.progress.note(f"the model was converted to Q8_0: {kind} adds its own loss to that of Q8_0")
     log_file = work.logs / "llama-quantize.log"
-    threads = str(len(os.sched_getaffinity(0)))
+    target = (work.out if source.new_template is None else work.folder) / "model.gguf"
     work.progress.note(f"quantizing to {kind}")
     run_tool(
-        [llama.quantize, source.path, target, kind, threads],
+        [llama.quantize, *options, source.gguf.path, target, kind, str(len(os.sched_getaffinity(0)))],
         log_file,
         what=f"quantizing to {kind}",
+        folder=matrix.folder if matrix else None,
         watch=lambda: _tell(work, log_file),
     )
     _tell(work, log_file)
-    fallback = fallback_tensors(log_file.read_text(encoding="utf-8", errors="replace"))
-    if fallback:
-        types = ", ".join(sorted(set(fallback.values())))
-        work.progress.note(f"{len(fallback)} tensors have rows that do not fit {kind}; they became {types}")
-    return fallback
+    if source.new_template is not None:
+        _retemplate(work, read_gguf(target), source.new_template)
+        target.unlink()
+    found: dict[str, Any] = {"fallbackTensors": _fallback(work, log_file, kind)}
+    found |= {"requantizedFrom": source.gguf.type_name} if again else {}
+    return found | ({"imatrix": matrix.as_output()} if matrix else {})
 
 
-def _require_space(work: Work, llama: LlamaCpp, source: GgufFile, kind: str) -> None:
-    """Ask llama-quantize how large the file will be, and refuse if the disk has less."""
+def _fallback(work: Work, log_file: Path, kind: str) -> dict[str, str]:
+    """Return the tensors that got another type than `kind` asks for, with that type."""
+    found = fallback_tensors(log_file.read_text(encoding="utf-8", errors="replace"))
+    if found:
+        types = ", ".join(sorted(set(found.values())))
+        block = QUANTIZATION_TYPES[kind].block
+        work.progress.note(f"{len(found)} tensors have rows that do not fit {kind} ({block} numbers); they are {types}")
+    return found
+
+
+def _require_space(
+    work: Work,
+    llama: LlamaCpp,
+    source: GgufFile,
+    kind: str,
+    options: Sequence[str | Path],
+    matrix: ImportanceMatrix | None,
+) -> None:
+    """Ask llama-quantize how large the file will be, and refuse if the disk has less.
+
+    Raises:
+        StageError: it has less, or a tensor's rows do not fit the type and llama.cpp has no other type for them.
+    """
     log_file = work.logs / "llama-quantize-dry-run.log"
-    run_tool([llama.quantize, "--dry-run", source.path, kind], log_file, what=f"asking for the size of {kind}")
+    argv = [llama.quantize, "--dry-run", *options, source.path, kind]
+    try:
+        run_tool(argv, log_file, what=f"asking for the size of {kind}", folder=matrix.folder if matrix else None)
+    except StageError as error:
+        if "no tensor type fallback" not in error.message:
+            raise
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"{kind} needs rows of a multiple of {QUANTIZATION_TYPES[kind].block} numbers; this model has others, and "
+            "llama.cpp knows no other type for them",
+            reason="QuantizationDoesNotFit",
+            hint="Choose another type.",
+        ) from None
     sizes = _SIZE.findall(log_file.read_text(encoding="utf-8", errors="replace"))
-    needed = source.data_offset + int(float(sizes[-1]) * 2**20) if sizes else source.size
+    _require_room_for(work, source.data_offset + int(float(sizes[-1]) * 2**20) if sizes else source.size, kind)
+
+
+def _require_room_for(work: Work, needed: int, what: str) -> None:
     free = shutil.disk_usage(work.folder).free
     if needed > free:
         raise StageError(
             ExitCode.NO_SPACE,
-            f"{kind} needs {needed / 2**30:.2f} GiB on the volume and {free / 2**30:.2f} GiB are free",
+            f"{what} needs {needed / 2**30:.2f} GiB on the volume and {free / 2**30:.2f} GiB are free",
         )
 
 

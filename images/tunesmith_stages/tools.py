@@ -1,8 +1,8 @@
 """Finds llama.cpp's programs and converter, and runs tools with their output kept in a log.
 
 ``TUNESMITH_LLAMA_CPP`` names the folder; without it, it is where ``make toolchain`` puts it, below the user's cache
-folder. The folder holds ``bin/`` (llama-quantize, llama-server), ``convert/`` (convert_hf_to_gguf.py with the
-packages ``conversion`` and ``gguf-py`` of the same commit) and ``VERSION`` (one line).
+folder. The folder holds ``bin/`` (llama-imatrix, llama-quantize, llama-server), ``convert/`` (convert_hf_to_gguf.py
+with the packages ``conversion`` and ``gguf-py`` of the same commit) and ``VERSION`` (one line).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from tunesmith_stages.program import StageError, die_with_parent
 LLAMA_CPP_VERSION = "0.3.36"
 """Release of llama-cpp-python whose vendored llama.cpp is built by ``hack/toolchain``."""
 
+LLAMA_CPP_BUILD = 2
+"""Raised when other programs are built from that release, or the same ones otherwise: each has a folder of its own."""
+
 _TAIL_LINES = 15
 _WATCH_SECONDS = 0.25
 
@@ -34,6 +37,11 @@ class LlamaCpp:
     def quantize(self) -> Path:
         """The program llama-quantize."""
         return self.folder / "bin" / "llama-quantize"
+
+    @property
+    def imatrix(self) -> Path:
+        """The program llama-imatrix."""
+        return self.folder / "bin" / "llama-imatrix"
 
     @property
     def server(self) -> Path:
@@ -53,6 +61,11 @@ def toolchain_folder(environ: Mapping[str, str] | None = None) -> Path:
     return cache / "tunesmith" / "toolchain"
 
 
+def llama_cpp_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder below the user's cache where ``hack/toolchain`` puts the pinned llama.cpp."""
+    return toolchain_folder(environ) / f"llama.cpp-{LLAMA_CPP_VERSION}-{LLAMA_CPP_BUILD}"
+
+
 def llama_cpp(environ: Mapping[str, str] | None = None) -> LlamaCpp:
     """Return the llama.cpp to use.
 
@@ -61,7 +74,7 @@ def llama_cpp(environ: Mapping[str, str] | None = None) -> LlamaCpp:
     """
     environ = os.environ if environ is None else environ
     given = environ.get("TUNESMITH_LLAMA_CPP")
-    folder = Path(given) if given else toolchain_folder(environ) / f"llama.cpp-{LLAMA_CPP_VERSION}"
+    folder = Path(given) if given else llama_cpp_folder(environ)
     try:
         version = (folder / "VERSION").read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -80,11 +93,13 @@ def run_tool(
     *,
     what: str,
     environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     watch: Callable[[], None] | None = None,
 ) -> None:
     """Run a tool to its end, its output appended to `log_file`; it ends when this process does.
 
-    `watch` is called a few times a second meanwhile: it looks at the log or at a growing file and tells the progress.
+    It runs in `folder`, if one is given. `watch` is called a few times a second meanwhile: it looks at the log or at a
+    growing file and tells the progress.
 
     Raises:
         StageError: it failed; the message holds `what` was being done and the last lines that the tool wrote.
@@ -99,6 +114,7 @@ def run_tool(
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environ,
+                cwd=folder,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - a stage program starts no threads of its own
             ),
             watch,

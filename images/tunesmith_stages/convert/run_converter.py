@@ -1,9 +1,10 @@
 """Runs llama.cpp's converter on a Hugging Face folder, in a process of its own: ``python -m ... task.json``.
 
 A process of its own because the converter brings its own package ``gguf``, imports torch and transformers and keeps
-what it loaded. Two things are done to it: a vocabulary that it does not know is looked up by
-:mod:`~tunesmith_stages.convert.pretokenizer`, and the two tokens by which serving begins and ends a turn are written
-as training used them. The task and the report are JSON; see :class:`Task` and :class:`Report`.
+what it loaded. Three things are done to it: a vocabulary that it does not know is looked up by
+:mod:`~tunesmith_stages.convert.pretokenizer`; one of SentencePiece without ``tokenizer.model`` is read by
+:mod:`~tunesmith_stages.convert.piece_vocabulary`; and the two tokens by which serving begins and ends a turn are
+written as training used them. The task and the report are JSON; see :class:`Task` and :class:`Report`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.convert.corpus import TEXTS
+from tunesmith_stages.convert.piece_vocabulary import piece_vocabulary
 from tunesmith_stages.convert.pretokenizer import PreTokenizerUnknownError, choose
+from tunesmith_stages.gguf_file import FILE_TYPES
 from tunesmith_stages.program import die_with_parent
 
 PRE_TOKENIZER_UNKNOWN = 3
@@ -36,7 +39,7 @@ class Task:
     out: str
     """The GGUF that is written."""
     out_type: str
-    """F16 or BF16."""
+    """F16, BF16, F32 or Q8_0."""
     report: str
     add_bos: bool
     """Whether serving puts a BOS before a rendered conversation."""
@@ -56,6 +59,8 @@ class Report:
     """``tokenizer.ggml.pre``."""
     pre_tokenizer_by: str = ""
     """``hash``: the converter knows the vocabulary; ``splits``: found by comparison; ``kind``: no byte-level BPE."""
+    vocabulary: str = ""
+    """Name of the file that the vocabulary was read from."""
     normalizer: str = ""
     """The outermost normaliser's type, "" if there is none."""
     ids: list[list[int]] = dataclasses.field(default_factory=list)
@@ -78,14 +83,15 @@ def convert(task: Task) -> Report:
 
     _refuse_foreign_code()
     found = _teach_resolver()
+    vocabulary = _teach_pieces()
     folder = Path(task.model)
     with torch.inference_mode():
         hparams = ModelBase.load_hparams(folder, False)
         architecture = get_model_architecture(hparams, ModelType.TEXT)
-        file_type = {"F16": gguf.LlamaFileType.MOSTLY_F16, "BF16": gguf.LlamaFileType.MOSTLY_BF16}[task.out_type]
+        file_type = gguf.LlamaFileType(FILE_TYPES[task.out_type])
         name = str(hparams.get("model_type", architecture))
         model = get_model_class(architecture)(folder, file_type, Path(task.out), model_name=name)
-        _set_turn_tokens_before_writing(model, task)
+        _set_turn_tokens_before_writing(model, task, vocabulary)
         model.write()
     tokenizer = _tokenizer(folder)
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -95,6 +101,7 @@ def convert(task: Task) -> Report:
         tensors=sum(len(shard) for shard in model.gguf_writer.tensors),
         pre_tokenizer=found.get("name", ""),
         pre_tokenizer_by=found.get("by", "kind"),
+        vocabulary=vocabulary.get("file", "tokenizer.json"),
         normalizer=(normalizer or {}).get("type", ""),
         ids=[tokenizer(text, add_special_tokens=False)["input_ids"] for text in task.texts],
         tools={name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
@@ -143,7 +150,35 @@ def _teach_resolver() -> dict[str, str]:
     return found
 
 
-def _set_turn_tokens_before_writing(model: Any, task: Task) -> None:
+def _teach_pieces() -> dict[str, Any]:
+    """Let the converter read a SentencePiece vocabulary from ``tokenizer.json`` where there is no ``tokenizer.model``.
+
+    Returns a dictionary that is filled while it runs: `file`, and `begins_with_blank` if that must be written.
+    """
+    from conversion.base import TextModel
+
+    from_model = TextModel._create_vocab_sentencepiece  # noqa: SLF001 - every model's class goes through it
+    found: dict[str, Any] = {}
+
+    def create_vocab(self: Any) -> Any:
+        path = self.dir_model / "tokenizer.json"
+        if (self.dir_model / "tokenizer.model").is_file() or not path.is_file():
+            made = from_model(self)
+            found.update(file="tokenizer.model")
+            return made
+        vocabulary = piece_vocabulary(
+            json.loads(path.read_text(encoding="utf-8")), int(self.hparams.get("vocab_size", 0))
+        )
+        if vocabulary is None:
+            raise FileNotFoundError("it is no SentencePiece tokenizer of the kind BPE")  # the converter tries on
+        found.update(begins_with_blank=vocabulary.begins_with_blank)
+        return vocabulary.tokens, vocabulary.scores, vocabulary.types
+
+    TextModel._create_vocab_sentencepiece = create_vocab  # noqa: SLF001
+    return found
+
+
+def _set_turn_tokens_before_writing(model: Any, task: Task, vocabulary: dict[str, Any]) -> None:
     """Have BOS and the end of a turn written as training used them, whatever the tokenizer's files say."""
     prepare = model.prepare_metadata
 
@@ -156,6 +191,8 @@ def _set_turn_tokens_before_writing(model: Any, task: Task) -> None:
         if task.end_of_turn not in ends and types[task.end_of_turn] == _CONTROL:
             writer.add_eot_token_id(task.end_of_turn)
         writer.add_add_bos_token(task.add_bos)
+        if "begins_with_blank" in vocabulary:
+            writer.add_add_space_prefix(vocabulary["begins_with_blank"])
 
     model.prepare_metadata = prepare_metadata
 

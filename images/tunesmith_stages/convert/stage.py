@@ -1,4 +1,8 @@
-"""The order of events of `convert`: merge, assemble, convert, prove."""
+"""The order of events of `convert`: merge, assemble, convert, prove; and once more in another way if that was wrong.
+
+The converter reads a vocabulary from ``tokenizer.model`` where a model has that file. Some are of a kind that it can't
+read, or have aged: then the vocabulary is taken from ``tokenizer.json``, which training used, and all is proven again.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,19 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.architectures import require_supported
-from tunesmith_stages.chat_template import guarded
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.convert.corpus import TEXTS, with_control_tokens
-from tunesmith_stages.convert.folder import assemble, link_weights, read_config, token_text
-from tunesmith_stages.convert.read_back import adds_bos, require_as_trained
+from tunesmith_stages.convert.folder import assemble, link_weights
+from tunesmith_stages.convert.kept_model import keep
+from tunesmith_stages.convert.read_back import require_as_trained
 from tunesmith_stages.convert.reference_gate import ProbeFigures, as_record, mean_of, measure, require_same_model
+from tunesmith_stages.convert.room import Sizes, require_space
 from tunesmith_stages.convert.safetensors_file import SafetensorsFile, weight_files
+from tunesmith_stages.convert.source import Source, read_json, read_source
 from tunesmith_stages.convert.token_gate import left_out, require_same_prompts, require_same_tokens
 from tunesmith_stages.gguf_file import GgufFile, read_gguf
 from tunesmith_stages.llama_server import llama_server
@@ -26,112 +31,59 @@ from tunesmith_stages.program import Made, StageError, Work
 from tunesmith_stages.tools import LlamaCpp, llama_cpp, run_tool
 
 METHOD = "llama.cpp convert_hf_to_gguf"
-_SLACK = 64 * 1024 * 1024
 _CONTEXT_MARGIN = 64
+_OF_THE_VOCABULARY = frozenset(
+    {"ToolFailed", "TokenizerMismatch", "PreTokenizerUnknown", "GgufDiffers", "EndOfTurnNotEog"}
+)
+"""Reasons that another way of reading the vocabulary may cure."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Everything that is read from the inputs."""
+class Exported:
+    """A GGUF that was proven."""
 
-    base: Path
-    trained: Path
-    model: Path
-    """Whose config.json counts: the base's for an adapter, else that of the fine-tuned model."""
-    config: Mapping[str, Any]
-    chat_template: str
-    """Guarded."""
-    tokens: Mapping[str, Any]
-    prompts: list[dict[str, Any]]
-    reference: Mapping[str, Any]
-    add_bos: bool
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether training left an adapter rather than whole weights."""
-        return self.model == self.base
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is to be written, in bytes."""
-
-    weights: int
-    gguf: int
-    """Two bytes for each weight; a few are written in four, but they are small."""
+    gguf: GgufFile
+    report: Mapping[str, Any]
+    """:class:`~tunesmith_stages.convert.run_converter.Report`"""
+    skipped: list[str]
+    """Texts that could not be compared."""
+    figures: list[ProbeFigures]
+    reason: str
+    """Why it was made in this way."""
 
 
 def make(work: Work) -> Made:
     """Merge the adapter into the base, write a GGUF and prove that it is the model that was trained."""
     llama = llama_cpp()
-    source = _read(work)
+    source = read_source(work)
     require_supported(source.config, llama)
-    sizes = _require_space(work, source)
+    tensors = (info for path in weight_files(source.model) for info in SafetensorsFile(path).tensors.values())
+    sizes = require_space(work.folder, tensors, work.params["outType"], merges=source.is_adapter)
     merged = work.folder / "merged"
     shutil.rmtree(merged, ignore_errors=True)
     merged.mkdir()
     try:
         changed = _weights(work, source, merged, sizes)
         assemble(merged, source.model, source.base, source.chat_template)
-        report = _convert(work, llama, source, merged, sizes)
+        exported = _export(work, llama, source, merged, sizes)
+        if work.params.get("keepMerged"):
+            end = source.tokens["endOfTurn"]["id"]
+            keep(work.out / "merged", merged, source.base, chat_template=source.template, end_of_turn=end)
     finally:
         shutil.rmtree(merged, ignore_errors=True)
-    gguf = read_gguf(work.out / "model.gguf")
-    require_as_trained(
-        gguf,
-        chat_template=source.chat_template,
-        config=source.config,
-        tokens=source.tokens,
-        add_bos=source.add_bos,
-        tensors=report["tensors"],
-    )
-    skipped = left_out(_texts(source), report["normalizer"])
-    figures = _prove(work, llama, source, report, skipped)
+    figures = exported.figures
     return Made(
-        outputs=_outputs(work, source, gguf, report, skipped),
+        outputs=_outputs(work, source, exported),
         numbers={
-            "gib": round(gguf.size / 2**30, 3),
-            "tensors": len(gguf.tensors),
+            "gib": round(exported.gguf.size / 2**30, 3),
+            "tensors": len(exported.gguf.tensors),
             "mergedTensors": changed,
             "maxKl": round(max((figure.kl for figure in figures), default=0.0), 6),
             "meanKl": round(mean_of(figures, "kl"), 6),
             "meanSpread": round(mean_of(figures, "spread"), 4),
         },
-        tools={"llama.cpp": llama.version, **report["tools"]},
+        tools={"llama.cpp": llama.version, **exported.report["tools"]},
     )
-
-
-def _read(work: Work) -> Source:
-    base, prepared, trained = work.input("base"), work.input("prepared"), work.input("trained")
-    model = base if (trained / "adapter_config.json").is_file() else trained
-    tokens = _json(prepared / "tokens.json")
-    prompts = _json(prepared / "probes.json")["prompts"]
-    template = (prepared / "chat_template.jinja").read_bytes().decode("utf-8")
-    return Source(
-        base=base,
-        trained=trained,
-        model=model,
-        config=read_config(model),
-        chat_template=guarded(template),
-        tokens=tokens,
-        prompts=prompts,
-        reference=_json(trained / "reference.json"),
-        add_bos=adds_bos(tokens, prompts, token_text(base, tokens["bosTokenId"])),
-    )
-
-
-def _require_space(work: Work, source: Source) -> Sizes:
-    """Check that what is to be written fits on the volume; return how much that is."""
-    tensors = [info for path in weight_files(source.model) for info in SafetensorsFile(path).tensors.values()]
-    sizes = Sizes(sum(info.size for info in tensors), sum(2 * info.elements for info in tensors))
-    needed = sizes.gguf + _SLACK + (sizes.weights if source.is_adapter else 0)
-    free = shutil.disk_usage(work.folder).free
-    if needed > free:
-        raise StageError(
-            ExitCode.NO_SPACE,
-            f"converting needs {needed / 2**30:.2f} GiB on the volume and {free / 2**30:.2f} GiB are free",
-        )
-    return sizes
 
 
 def _weights(work: Work, source: Source, merged: Path, sizes: Sizes) -> int:
@@ -146,8 +98,49 @@ def _weights(work: Work, source: Source, merged: Path, sizes: Sizes) -> int:
     return merge(source.base, Adapter(source.trained), merged, work.progress.counter(sizes.weights, "bytes merged"))
 
 
+def _export(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes) -> Exported:
+    """Write the GGUF and prove it; if its vocabulary is wrong, once more with that of ``tokenizer.json`` alone.
+
+    Raises:
+        StageError: it can't be made, or is not the model that was trained, in either way.
+    """
+    by_model = merged / "tokenizer.model"
+    try:
+        return _export_once(work, llama, source, merged, sizes)
+    except StageError as error:
+        again = by_model.is_file() and (merged / "tokenizer.json").is_file()
+        if error.reason not in _OF_THE_VOCABULARY or not again:
+            raise
+        first = error
+    work.progress.note(f"with the vocabulary of tokenizer.model: {first.message}; now with that of tokenizer.json")
+    by_model.unlink()
+    try:
+        exported = _export_once(work, llama, source, merged, sizes)
+    except StageError as second:
+        message = f"{first.message}\nWith the vocabulary of tokenizer.json alone: {second.message}"
+        raise StageError(first.code, message, reason=first.reason, hint=first.hint) from second
+    return replace(exported, reason=f"with tokenizer.model: {first.message}")
+
+
+def _export_once(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes) -> Exported:
+    report = _convert(work, llama, source, merged, sizes)
+    gguf = read_gguf(work.out / "model.gguf")
+    require_as_trained(
+        gguf,
+        chat_template=source.chat_template,
+        config=source.config,
+        tokens=source.tokens,
+        add_bos=source.add_bos,
+        tensors=report["tensors"],
+    )
+    skipped = left_out(source.texts, report["normalizer"])
+    figures = _prove(work, llama, source, report, skipped)
+    held = "has" if (merged / "tokenizer.model").is_file() else "has no"
+    return Exported(gguf, report, skipped, figures, f"the base {held} tokenizer.model")
+
+
 def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes) -> dict[str, Any]:
-    """Run the converter and return its report (:class:`~tunesmith_stages.convert.run_converter.Report`)."""
+    """Run the converter and return its report."""
     work.progress.note("writing the GGUF")
     out = work.out / "model.gguf"
     task_file, report_file = merged / "task.json", merged / "report.json"
@@ -159,7 +152,7 @@ def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: S
         "report": str(report_file),
         "add_bos": source.add_bos,
         "end_of_turn": source.tokens["endOfTurn"]["id"],
-        "texts": _texts(source),
+        "texts": source.texts,
     }
     task_file.write_text(json.dumps(task), encoding="utf-8")
 
@@ -181,7 +174,7 @@ def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: S
             watch=tell,
         )
     except StageError:
-        reason = _json(report_file)["reason"] if report_file.is_file() else ""
+        reason = read_json(report_file)["reason"] if report_file.is_file() else ""
         if not reason:
             raise
         raise StageError(
@@ -190,14 +183,8 @@ def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: S
             reason="PreTokenizerUnknown",
             hint="Choose a base model whose tokenizer llama.cpp knows.",
         ) from None
-    report: dict[str, Any] = _json(report_file)
+    report: dict[str, Any] = read_json(report_file)
     return report
-
-
-def _texts(source: Source) -> list[str]:
-    """Return the texts on which transformers and llama.cpp must agree."""
-    end, eos = source.tokens["endOfTurn"]["text"], token_text(source.base, source.tokens["eosTokenId"])
-    return [*TEXTS, *with_control_tokens(sorted({text for text in (end, eos) if text}))]
 
 
 def _prove(
@@ -205,7 +192,7 @@ def _prove(
 ) -> list[ProbeFigures]:
     """Compare tokens and next-token probabilities of the finished file with those of training."""
     work.progress.note("comparing with the trained model")
-    compared = [(text, ids) for text, ids in zip(_texts(source), report["ids"], strict=True) if text not in skipped]
+    compared = [(text, ids) for text, ids in zip(source.texts, report["ids"], strict=True) if text not in skipped]
     prompts = [prompt for prompt in source.prompts if not left_out([prompt["text"]], report["normalizer"])]
     longest = max((len(probe["ids"]) for probe in source.reference["prompts"]), default=0)
     model = work.out / "model.gguf"
@@ -219,9 +206,9 @@ def _prove(
     return figures
 
 
-def _outputs(
-    work: Work, source: Source, gguf: GgufFile, report: Mapping[str, Any], skipped: list[str]
-) -> dict[str, Any]:
+def _outputs(work: Work, source: Source, exported: Exported) -> dict[str, Any]:
+    gguf, report, skipped = exported.gguf, exported.report, exported.skipped
+    weights = "the adapter merged into the base" if source.is_adapter else "the trained weights"
     return {
         "architecture": report["architecture"],
         "ggufArchitecture": gguf.architecture,
@@ -237,14 +224,9 @@ def _outputs(
         "textsNotCompared": {"count": len(skipped), "why": "decomposed accents; llama.cpp does not normalise to NFC"}
         if skipped
         else {"count": 0, "why": ""},
-        "method": METHOD,
+        "path": f"{METHOD}: {weights}, vocabulary of {report['vocabulary']}",
+        "pathReason": exported.reason,
         "outType": work.params["outType"],
+        "keepsMerged": bool(work.params.get("keepMerged")),
         "tensors": len(gguf.tensors),
     }
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StageError(ExitCode.MISSING_INPUT, f"{path} cannot be read: {error.strerror}") from error

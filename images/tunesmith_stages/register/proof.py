@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith_stages.chat_template import guarded
@@ -19,11 +19,15 @@ from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.ollama import Message, Ollama, Reply
 from tunesmith_stages.ollama_refusal import RefusalError
 from tunesmith_stages.program import StageError
+from tunesmith_stages.register.gguf_reference import GgufReference
 from tunesmith_stages.register.reference import Prompt, Reference
 from tunesmith_stages.register.shapes import SHAPES, as_asked
 
 _LONGEST_ANSWER = 1024
 _PROBES = 3
+_LEARN_TO_STOP = "Train longer, so that it learns its end-of-turn token; if the loss is low already, report it."
+_MORE_OF_IT = "Train longer or with more examples of it"
+_ANOTHER_BASE = "The base is served as it is: choose another one"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Subject:
     name: str
     """The throw-away name."""
     quantization: str
-    reference: Reference
+    reference: Reference | GgufReference
     system: str | None
     num_ctx: int
     probes: Sequence[Sequence[Message]]
@@ -43,6 +47,8 @@ class Subject:
     """Each with ``prompt`` and ``expect``."""
     thinking: bool
     """Whether the server can switch the model's thinking on and off."""
+    answers: list[dict[str, str]] = field(default_factory=list)
+    """What it said, for people: filled while the checks run."""
 
     @property
     def modes(self) -> tuple[bool | None, ...]:
@@ -52,6 +58,19 @@ class Subject:
     def ask(self, messages: Sequence[Message], limit: int) -> Reply:
         """Let the model answer, without thinking."""
         return self.server.chat(self.name, messages, limit=limit, think=self.modes[0])
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether the model comes from a training, and not from a GGUF as it was."""
+        return isinstance(self.reference, Reference)
+
+    def ask_whole(self, messages: Sequence[Message]) -> Reply:
+        """Let the model answer to the end, and keep what it says."""
+        reply = self.ask(messages, _LONGEST_ANSWER)
+        self.answers.append(
+            {"quantization": self.quantization, "prompt": str(messages[-1]["content"]), "after": reply.content}
+        )
+        return reply
 
     def prompts(self) -> dict[str, tuple[Sequence[Message], bool | None, Prompt | None]]:
         """Return each shape of conversation, with and without thinking: messages, thinking, and what is expected."""
@@ -138,34 +157,35 @@ def counts_tokens_equally(subject: Subject) -> str:
 def stops(subject: Subject) -> str:
     """The model ends its turn by itself on at least one prompt like those it was trained on."""
     for messages in subject.probes[:_PROBES]:
-        reply = subject.ask(messages, _LONGEST_ANSWER)
+        reply = subject.ask_whole(messages)
         if reply.done_reason == "stop":
             return f"ended a turn after {len(reply.content)} characters"
     raise subject.failed(
         "DoesNotStop",
-        f"the model never ended its turn within {_LONGEST_ANSWER} tokens, whatever conversation of its training "
-        f"data it was asked to go on with; the last answer begins with {reply.content[:200]!r}",
-        "Train longer, so that it learns its end-of-turn token; if the loss is low already, report it.",
+        f"the model never ended its turn within {_LONGEST_ANSWER} tokens, whatever conversation"
+        f"{' of its training data' if subject.was_trained else ''} it was asked to go on with; the last answer begins "
+        f"with {reply.content[:200]!r}",
+        _LEARN_TO_STOP if subject.was_trained else f"{_ANOTHER_BASE}.",
     )
 
 
 def passes_smoke_tests(subject: Subject) -> str:
     """The model gives the answers that the job expects, and ends them."""
     for test in subject.smoke_tests:
-        reply = subject.ask([{"role": "user", "content": test["prompt"]}], _LONGEST_ANSWER)
+        reply = subject.ask_whole([{"role": "user", "content": test["prompt"]}])
         if test["expect"] not in reply.content:
             raise subject.failed(
                 "SmokeTestFailed",
                 f"asked {test['prompt']!r}, the model answered {reply.content[:500]!r}; expected was "
                 f"{test['expect']!r}",
-                "Train longer or with more examples of it, or correct the test in `ollama.smokeTests`.",
+                f"{_MORE_OF_IT if subject.was_trained else _ANOTHER_BASE}, or correct the test in `ollama.smokeTests`.",
             )
         if reply.done_reason != "stop":
             raise subject.failed(
                 "DoesNotStop",
                 f"asked {test['prompt']!r}, the model did not end its answer within {_LONGEST_ANSWER} tokens; it "
                 f"begins with {reply.content[:200]!r}",
-                "Train longer, so that it learns its end-of-turn token; if the loss is low already, report it.",
+                _LEARN_TO_STOP if subject.was_trained else f"{_ANOTHER_BASE}.",
             )
     return f"{len(subject.smoke_tests)} passed"
 

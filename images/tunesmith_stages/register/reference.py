@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith_stages.convert.folder import token_text
+from tunesmith_stages.convert.read_back import adds_bos
 from tunesmith_stages.ollama import Message
 
 
@@ -48,7 +50,8 @@ class Reference:
         # Bytes, because a template's line ends must stay what they are.
         self.template = (prepared / "chat_template.jinja").read_bytes().decode()
         self.probes = probes_of(prepared)
-        self._adds_bos: bool = json.loads((prepared / "tokens.json").read_bytes())["addsBos"]
+        tokens = json.loads((prepared / "tokens.json").read_bytes())
+        self._adds_bos = adds_bos(tokens, self.probes, token_text(base, tokens["bosTokenId"]))  # as the GGUF says
         self._tokenizer: Any = _plain_tokenizer(base)
         if self._tokenizer is None or not all(map(self._agrees, self.probes)):
             from transformers import AutoTokenizer

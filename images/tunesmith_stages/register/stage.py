@@ -12,13 +12,15 @@ two attempts at one key run at the same time).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tunesmith_stages import model_name
 from tunesmith_stages.contract import ExitCode, StageResult, digest_of
+from tunesmith_stages.llama_server import llama_server
 from tunesmith_stages.ollama import Message, Ollama
 from tunesmith_stages.ollama_gate import connect, require_names, require_supported, typed_parameters
 from tunesmith_stages.program import Made, StageError, Work
@@ -30,10 +32,15 @@ from tunesmith_stages.register.candidates import (
     write_modelfiles,
 )
 from tunesmith_stages.register.creation import Creation, creation
+from tunesmith_stages.register.gguf_reference import GgufReference
 from tunesmith_stages.register.proof import CHECKS, Subject, prove
 from tunesmith_stages.register.reference import Reference
 from tunesmith_stages.throw_away import throw_away_names
+from tunesmith_stages.tools import llama_cpp
 from tunesmith_stages.volume import write_whole
+
+_CONTEXT = 64
+"""Tokens of context for a model that is asked for the tokens of texts alone."""
 
 
 def register(work: Work) -> Made:
@@ -84,29 +91,22 @@ def still_true(work: Work, result: StageResult) -> bool:
 
 
 def _prove_all(work: Work, server: Ollama, candidates: Sequence[Candidate], num_ctx: int) -> dict[str, dict[str, str]]:
-    """Prove every candidate, write ``logs/proof.json``, and return what each check found by quantization."""
-    reference = Reference(work.input("base"), work.input("prepared"))
-    probes = _probes(reference, num_ctx)
+    """Prove every candidate and return what each check found by quantization.
+
+    Leaves ``logs/proof.json`` with that, and ``logs/answers.json`` with what the models said.
+    """
     record: list[dict[str, Any]] = []
+    answers: list[dict[str, str]] = []
     advance = work.progress.counter(len(CHECKS) * len(candidates), "checks")
     try:
-        for candidate in candidates:
-            work.progress.note(f"proving {candidate.quantization} as {candidate.check_name}")
-            subject = Subject(
-                server=server,
-                name=candidate.check_name,
-                quantization=candidate.quantization,
-                reference=reference,
-                system=work.params["system"],
-                num_ctx=num_ctx,
-                probes=probes,
-                smoke_tests=work.runtime["smokeTests"],
-                thinking="thinking" in server.show(candidate.check_name).get("capabilities", ()),
-            )
-            prove(subject, record, lambda: advance(1))
-            server.unload(candidate.check_name)
+        with _reference(work, candidates[0]) as reference:
+            for subject in _subjects(work, server, candidates, num_ctx, reference, answers):
+                work.progress.note(f"proving {subject.quantization} as {subject.name}")
+                prove(subject, record, lambda: advance(1))
+                server.unload(subject.name)
     finally:
-        write_whole(work.logs / "proof.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        for name, found in (("proof", record), ("answers", answers)):
+            write_whole(work.logs / f"{name}.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return {
         candidate.quantization: {
             entry["check"]: entry["found"] for entry in record if entry["quantization"] == candidate.quantization
@@ -115,8 +115,42 @@ def _prove_all(work: Work, server: Ollama, candidates: Sequence[Candidate], num_
     }
 
 
-def _probes(reference: Reference, num_ctx: int) -> list[Sequence[Message]]:
-    """Return the conversations that `prepare` set aside and that fit into the context, the shortest first."""
+def _subjects(
+    work: Work,
+    server: Ollama,
+    candidates: Sequence[Candidate],
+    num_ctx: int,
+    reference: Reference | GgufReference,
+    answers: list[dict[str, str]],
+) -> Iterator[Subject]:
+    probes = _probes(reference, num_ctx)
+    for candidate in candidates:
+        yield Subject(
+            server=server,
+            name=candidate.check_name,
+            quantization=candidate.quantization,
+            reference=reference,
+            system=work.params["system"],
+            num_ctx=num_ctx,
+            probes=probes,
+            smoke_tests=work.runtime["smokeTests"],
+            thinking="thinking" in server.show(candidate.check_name).get("capabilities", ()),
+            answers=answers,
+        )
+
+
+@contextlib.contextmanager
+def _reference(work: Work, candidate: Candidate) -> Iterator[Reference | GgufReference]:
+    """Yield what Ollama is compared with: tokenizer and template of the training, or of a GGUF that is the base."""
+    if "prepared" in work.unit.inputs:
+        yield Reference(work.input("base"), work.input("prepared"))
+        return
+    with llama_server(llama_cpp(), candidate.gguf, work.logs / "llama-server.log", context=_CONTEXT) as local:
+        yield GgufReference(work.input("base"), local)
+
+
+def _probes(reference: Reference | GgufReference, num_ctx: int) -> list[Sequence[Message]]:
+    """Return the conversations that were set aside and that fit into the context, the shortest first."""
     require_context(reference.probes, num_ctx)
     prompts = sorted(reference.probes, key=lambda prompt: len(prompt["ids"]))
     return [prompt["messages"] for prompt in prompts if len(prompt["ids"]) < num_ctx]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_stages.gguf_file import read_gguf
+from tunesmith_stages.gguf_file import TEMPLATE, read_gguf, write_with_template
 
 
 def text(value: str) -> bytes:
@@ -17,12 +17,13 @@ def pair(key: str, kind: int, value: bytes) -> bytes:
     return text(key) + struct.pack("<I", kind) + value
 
 
-def gguf_bytes(version: int = 3) -> bytes:
+def gguf_bytes(version: int = 3, template: str | None = None) -> bytes:
     """Return a file with one key of several kinds and two tensors, the data at the next multiple of 32."""
     keys = [
         pair("general.architecture", 8, text("llama")),
         pair("llama.context_length", 4, struct.pack("<I", 4096)),
         pair("general.file_type", 4, struct.pack("<I", 1)),
+        *([] if template is None else [pair("tokenizer.chat_template", 8, text(template))]),
         pair("tokenizer.ggml.add_bos_token", 7, b"\x01"),
         pair("llama.rope.freq_base", 6, struct.pack("<f", 0.5)),
         pair("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 3) + text("a") + text("ü") + text("<|end|>")),
@@ -71,3 +72,18 @@ def test_other_formats_are_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match="not a GGUF file of version 2 or 3"):
         read_gguf(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 31, 32, 33, 5000])
+def test_template_is_changed_and_nothing_else(tmp_path: Path, length: int) -> None:
+    """A file gets another template of any length; what else it says, and every byte of its tensors, stays."""
+    (tmp_path / "old").write_bytes(gguf_bytes(template="{{ ü }}"))
+    write_with_template(read_gguf(tmp_path / "old"), tmp_path / "new", "é" * length)
+    assert (tmp_path / "new").read_bytes() == gguf_bytes(template="é" * length)
+
+
+def test_template_that_is_not_there_cannot_be_changed(tmp_path: Path) -> None:
+    """A file without a template is refused, not written wrongly."""
+    (tmp_path / "old").write_bytes(gguf_bytes())
+    with pytest.raises(ValueError, match=TEMPLATE):
+        write_with_template(read_gguf(tmp_path / "old"), tmp_path / "new", "x")
