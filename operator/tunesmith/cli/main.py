@@ -20,16 +20,21 @@ from rich.table import Table
 from tunesmith import __version__
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.kube_yaml import dump
+from tunesmith.api.parse import parse_job_file
 from tunesmith.cli.live import LiveView
 from tunesmith.cli.operate import operator
 from tunesmith.cli.reading import fail, read_job
 from tunesmith.cli.render import render
+from tunesmith.cli.report import report
 from tunesmith.core.model import Plan
+from tunesmith.local.gpus import GpuMissingError
 from tunesmith.local.lock import AlreadyRunningError
 from tunesmith.local.process import StageFailedError
-from tunesmith.local.run import GpuMissingError, current_plan, run_job
+from tunesmith.local.run import current_plan, run_job
 from tunesmith.local.served import ollama_url
+from tunesmith.local.sources import ConfigMapMissingError
 from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.report import keep_page
 from tunesmith_stages.volume import Volume
 
 app = typer.Typer(
@@ -41,6 +46,7 @@ app = typer.Typer(
 )
 
 app.command()(render)
+app.command()(report)
 app.command()(operator)
 
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The FineTuneJob's YAML file; - reads standard input.")]
@@ -75,6 +81,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Stop before the training: sources, data and server are proven.")
     ] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh",
+            help="Look up again what was looked up once: the newest commit of a branch, what another job has trained.",
+        ),
+    ] = False,
 ) -> None:
     """Run a FineTuneJob on this machine. What was done before is not done again.
 
@@ -82,6 +95,7 @@ def run(
     """
     console = Console(emoji=False)
     job, text = read_job(file)
+    config_maps = parse_job_file(text)[1]
     if importlib.util.find_spec("torch") is None:
         fail("The stage programs are not installed.", "pip install 'tunesmith[operator,stages]'", ExitCode.BAD_CONFIG)
     if dry_run and until is not None:
@@ -92,9 +106,13 @@ def run(
         until = StageName.REHEARSE
     place = _volume(file, volume)
     with _told_in_words(place), LiveView(console) as view:
-        done = run_job(job, text, place, view, url=ollama_url(os.environ), until=until)
+        url = ollama_url(os.environ)
+        done = run_job(job, text, place, view, url=url, until=until, refresh=refresh, config_maps=config_maps)
     if done.next is None:
         console.print(f"[green]Done.[/] ollama run {escape(job.spec.ollama.model)}", highlight=False)
+    page = keep_page(place, job.metadata.name)  # no program has made one, if all was there
+    if page is not None:
+        console.print(f"report: {escape(str(page))}", style="dim", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -177,6 +195,8 @@ def _told_in_words(place: Volume) -> Iterator[None]:
         sys.exit(error.failure.code)
     except GpuMissingError as error:
         fail(f"{error}.", "Set it to 0 to train on the CPU, or run this where GPUs are.", ExitCode.BAD_CONFIG)
+    except ConfigMapMissingError as error:
+        fail(f"{error}.", "Put the ConfigMap into the same file, as a document of its own.", ExitCode.MISSING_INPUT)
     except AlreadyRunningError as error:
         fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
     except OSError as error:

@@ -157,7 +157,7 @@ def test_failure_shows_reason_sentence_hint_and_log(tmp_path: Path) -> None:
 
 
 def test_run_up_to_a_stage(tmp_path: Path) -> None:
-    """Without a terminal each step is a plain line; the second time it is cached."""
+    """Without a terminal each step is a plain line; the second time it is cached. The last line names the report."""
     from support.builders import write_safetensors
 
     base = tmp_path / "models" / "base"
@@ -170,10 +170,14 @@ def test_run_up_to_a_stage(tmp_path: Path) -> None:
     first = tunesmith("run", written(tmp_path), "--until", "fetch")
     assert (first.exit_code, first.stderr) == (0, "")
     assert first.stdout.splitlines()[0] == "fetch     runs base, dataset:faq"
-    assert "fetch     done in" in first.stdout.splitlines()[-1]
+    assert "fetch     done in" in first.stdout.splitlines()[-2]
+    page = tmp_path / "runs" / "support-bot" / "report.html"
+    assert first.stdout.splitlines()[-1] == f"report: {page}"
+    page.unlink()
     second = tunesmith("run", written(tmp_path), "--until", "Fetch")
     assert second.stdout.startswith("fetch     cached  2 sources")
-    assert len(second.stdout.splitlines()) == 1
+    assert len(second.stdout.splitlines()) == 2
+    assert "Done up to fetch." in page.read_text(encoding="utf-8")
 
 
 def test_job_that_is_being_run(tmp_path: Path) -> None:

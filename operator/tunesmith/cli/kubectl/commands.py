@@ -24,6 +24,7 @@ from tunesmith.cli.kubectl.finding import find
 from tunesmith.cli.kubectl.logs import Wanted, show_logs
 from tunesmith.cli.kubectl.page import page_of
 from tunesmith.cli.kubectl.rendering import as_json, as_text, output, printable
+from tunesmith.cli.kubectl.report import read_report
 from tunesmith.cli.kubectl.watching import watch as watch_job
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import ApiError
@@ -80,7 +81,7 @@ def options(
     """See how FineTuneJobs stand, and what their stages print."""
     given = {"namespace": namespace, "context": context, "kubeconfig": kubeconfig}
     said = {name: value for name, value in given.items() if value is not None}
-    ctx.default_map = dict.fromkeys(("status", "watch", "logs"), said)  # what follows the verb goes before it
+    ctx.default_map = dict.fromkeys(("status", "watch", "logs", "report"), said)  # what follows the verb goes before it
 
 
 @app.command()
@@ -148,6 +149,43 @@ def logs(
         return 0
 
     _on_cluster(work, namespace, context, kubeconfig)
+
+
+@app.command()
+def report(
+    name: Name,
+    namespace: Namespace = None,
+    context: ContextName = None,
+    kubeconfig: Kubeconfig = None,
+    to: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the page there; - prints it. Default: NAME.html.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the report as text instead.")] = False,
+) -> None:
+    """Tell what was found, made and proven for a FineTuneJob, as a page of HTML or as text.
+
+    A short-lived pod, which mounts the volume read-only, makes it from what lies there.
+    """
+    if text and to is not None:
+        raise typer.BadParameter("goes without `--text`", param_hint="--output")
+
+    async def work(cluster: KubeCluster, place: str) -> int:
+        made = await read_report(cluster, place, name, as_text=text, tell=_note)
+        if text or str(to) == "-":
+            sys.stdout.buffer.write(made)
+        else:
+            _save(to or Path(f"{name}.html"), made)
+        return 0
+
+    _on_cluster(work, namespace, context, kubeconfig)
+
+
+def _save(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise SaidError(f"{path} cannot be written: {error.strerror}.", "Name another file by `--output`.") from None
+    _note(f"Written to {path}")
 
 
 Work = Callable[[KubeCluster, str], Awaitable[int]]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tunesmith.api.pods import Storage
 from tunesmith.cli.kubectl.errors import SaidError, is_passing
 from tunesmith.cli.kubectl.pod_log import OURS, has_ended, has_started, lines, why_ended
-from tunesmith.core.manifests import log_reader_pod
+from tunesmith.core.manifests import LOGS_PROGRAM, log_reader_pod
 from tunesmith.core.observe import Waiting, waiting_of_pod
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import EVENTS, PODS, ApiError, Object
@@ -30,13 +30,14 @@ _RIGHTS = (
 )
 
 
-def reader_pod(item: Object, arguments: Sequence[str], suffix: str) -> Object:
-    """Return the pod that prints logs of a FineTuneJob.
+def reader_pod(item: Object, arguments: Sequence[str], suffix: str, program: str = LOGS_PROGRAM) -> Object:
+    """Return the pod that prints logs of a FineTuneJob, or the report on it.
 
     Args:
         item: the FineTuneJob.
-        arguments: of ``tunesmith_stages.logs``.
+        arguments: of the program.
         suffix: ends the pod's name.
+        program: the module that prints.
 
     Raises:
         SaidError: the status does not tell where the logs are, or by which image they are read.
@@ -52,6 +53,7 @@ def reader_pod(item: Object, arguments: Sequence[str], suffix: str) -> Object:
         image=status["image"],
         storage=_storage(status["storage"]),
         pull_secrets=status.get("imagePullSecrets") or (),
+        program=program,
         arguments=arguments,
     )
 
@@ -77,22 +79,28 @@ def _storage(said: Mapping[str, Any]) -> Storage:
 
 
 async def read_from_volume(
-    cluster: KubeCluster, item: Object, arguments: Sequence[str], to: BinaryIO, tell: Callable[[str], None]
+    cluster: KubeCluster,
+    item: Object,
+    arguments: Sequence[str],
+    to: BinaryIO,
+    tell: Callable[[str], None],
+    program: str = LOGS_PROGRAM,
 ) -> None:
-    """Print logs of a FineTuneJob from the volume.
+    """Print logs of a FineTuneJob, or the report on it, from the volume.
 
     Args:
         cluster: the cluster.
         item: the FineTuneJob.
-        arguments: of ``tunesmith_stages.logs``.
-        to: where the logs go.
+        arguments: of the program.
+        to: where what it prints goes.
         tell: is told what is waited for.
+        program: the module that prints.
 
     Raises:
         SaidError: there is no such log, or no pod can read it.
         ApiError: the API server refuses, or does not answer.
     """
-    pod = reader_pod(item, arguments, secrets.token_hex(4))
+    pod = reader_pod(item, arguments, secrets.token_hex(4), program)
     async with _running(cluster, pod, tell):
         await _wait_until_started(cluster, pod, tell)
         held = await _print(cluster, pod, to)

@@ -31,6 +31,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no lines": (["logs", "bot", "--tail", "0"], "Invalid value for '--tail'"),
     "a list to be followed": (["logs", "bot", "--list", "-f"], "goes with `--stage` only"),
     "a list of an attempt": (["logs", "bot", "--list", "--attempt", "1"], "goes with `--stage` only"),
+    "a page as text": (["report", "bot", "--text", "-o", "page.html"], "goes without `--text`"),
     "the tail of a list": (["logs", "bot", "--list", "--tail", "1"], "goes with `--stage` only"),
 }
 
@@ -82,7 +83,7 @@ def test_cluster_that_is_away(tmp_path: Path) -> None:
         "users": [{"name": "a", "user": {}}],
     }
     (tmp_path / "config").write_text(json.dumps(config), encoding="utf-8")
-    for command in ("status", "watch", "logs"):
+    for command in ("status", "watch", "logs", "report"):
         done = plugin(command, "bot", KUBECONFIG=str(tmp_path / "config"))
         assert done.exit_code == 1
         assert "The cluster at http://127.0.0.1:9 does not answer" in done.stderr
