@@ -96,7 +96,7 @@ SOME_TESTS = $(if $(PYTEST_ARGS),$(PYTEST_ARGS) || test $$? = 5)
 
 .PHONY: e2e
 e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the tests of the real chain only, on this machine and on a cluster (KUBECONFIG=... on yours)
-	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --durations=10 tests/e2e --ignore=tests/e2e/cluster $(SOME_TESTS)
+	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --durations=10 tests/preflight tests/e2e --ignore=tests/e2e/cluster $(SOME_TESTS)
 	@$(PYTHON) -m pytest --durations=10 tests/e2e/cluster $(SOME_TESTS)
 
 .PHONY: integration

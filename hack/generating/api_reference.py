@@ -13,6 +13,7 @@ from generating.refusals import refusals
 
 from tunesmith.api.finetunejob import MODEL_NAME_PATTERN, FineTuneJob
 from tunesmith.api.pods import ENV_PATTERN, Pods
+from tunesmith.api.sources import CONFIG_KEY_PATTERN, REPO_PATTERN, REVISION_PATTERN
 from tunesmith.api.status import DIGEST_PATTERN, NUMBER_NAME_PATTERN, REASON_PATTERN, FineTuneJobStatus
 from tunesmith.api.values import (
     ANY_SIGN_PATTERN,
@@ -38,6 +39,7 @@ _HEAD = """\
 
 `tunesmith.dev/v1alpha1`, kind `FineTuneJob`, short name `ftj`. One YAML file holds one job.
 The command line reads it strictly: a field that is not listed here is an error, with a suggestion.
+ConfigMaps may stand in the same file: `tunesmith run` takes datasets from them.
 `tunesmith validate FILE` checks a file without running anything.
 
 ## Every field at once
@@ -80,6 +82,9 @@ _PATTERNS = {
     DIGEST_PATTERN: "sha256",
     NUMBER_NAME_PATTERN: "letters, digits, `.`, `-` and `_`",
     REASON_PATTERN: "one word",
+    REPO_PATTERN: "`name` or `owner/name`",
+    REVISION_PATTERN: "branch, tag or commit",
+    CONFIG_KEY_PATTERN: "letters, digits, `-`, `_` and `.`",
 }
 _WHOLE = {"fraction", "decimal, 0 or more", "decimal", "quantity", "sha256", "one word"}
 """Patterns that say everything about a text, its length included."""
@@ -224,6 +229,8 @@ def _text(schema: Schema) -> str:
 
 
 def _map(schema: Schema, definitions: Schema) -> str:
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return "mapping of columns to values of any kind"
     bounds = _bounds(schema, "Properties")
     ((pattern, values),) = schema["patternProperties"].items()
     named = f"mapping{f' of {bounds}' if bounds else ''} from {_PATTERNS[pattern]}"

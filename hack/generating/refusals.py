@@ -19,6 +19,7 @@ _VALID: dict[str, Any] = {
     },
 }
 _IDENTITY = {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "Tunny", "author": "Acme"}}
+_CHECK = {"name": "check", "volume": {"path": "data/check.json"}, "use": "Validation"}
 
 CASES: tuple[dict[str, Any], ...] = (
     {"datasets": [{"name": "faq"}]},
@@ -29,6 +30,17 @@ CASES: tuple[dict[str, Any], ...] = (
     {"datasets": [_VALID["spec"]["datasets"][0] | {"columns": {"prompt": "q", "messages": "m"}}]},
     {"datasets": [_VALID["spec"]["datasets"][0] | {"format": "Messages", "columns": {"prompt": "q"}}]},
     {"datasets": [_VALID["spec"]["datasets"][0] | {"format": "Alpaca", "columns": {"messages": "m"}}]},
+    {"datasets": [{"name": "faq", "inline": [{"text": "a"}], "datasetInfo": "faq"}]},
+    {"datasets": [_VALID["spec"]["datasets"][0] | {"format": "Messages", "tags": {"role": "who"}}]},
+    {"datasets": [_VALID["spec"]["datasets"][0] | {"use": "Validation"}]},
+    {"datasets": [_VALID["spec"]["datasets"][0] | {"weight": "1000"}]},
+    {"model": {"volume": {"path": "a"}, "gguf": {"path": "b.gguf"}}},
+    {"model": {"gguf": {"path": "b.gguf"}}},
+    {"model": {"gguf": {"path": "b.gguf"}, "chatTemplate": {"name": "qwen"}}, "datasets": []},
+    {"model": {"job": {"name": "example"}}},
+    {"model": {"huggingFace": {"repo": "a/b", "revision": "v1/../v2"}}},
+    {"model": {"huggingFace": {"repo": "a/b", "tokenSecretRef": {"name": "database"}}}},
+    {"model": {"volume": {"path": "a"}, "chatTemplate": {"name": "qwen", "jinja": "{{ messages }}"}}},
     {"training": {"finetuningType": "Full", "lora": {"rank": 8}}},
     {"training": {"lora": {"targetModules": ["AllLinear", "q_proj"]}}},
     {"training": {"gpusPerNode": 0, "precision": "FP16"}},
@@ -36,7 +48,11 @@ CASES: tuple[dict[str, Any], ...] = (
     {"training": {"numTrainEpochs": "1", "maxSteps": 10}},
     {"training": {"numTrainEpochs": "0"}},
     {"training": {"learningRate": "0"}},
+    {"training": {"validation": {"fraction": "0.1"}}, "datasets": [_VALID["spec"]["datasets"][0], _CHECK]},
     {"export": {"quantizations": ["Q8_0", "Q8_0"]}},
+    {"export": {"quantizations": ["IQ2_XXS"], "importanceMatrix": "Never"}},
+    {"export": {"quantizations": ["TQ1_0"]}},
+    {"model": {"gguf": {"path": "b.gguf"}}, "datasets": [], "export": {"quantizations": ["IQ2_XXS"]}},
     {"export": {"quantizations": ["Q8_0", "Q4_0"]}, "ollama": {"model": f"example:{'x' * 74}"}},
     {"ollama": {"model": "example:cloud"}},
     {"ollama": {"model": "example", "servers": ["main", "main"]}},

@@ -169,25 +169,31 @@ def carry_out(
 
     The arguments are those of :func:`main`.
     """
+    from tunesmith_stages.report.keeping import KeptAttempt  # for people alone; who imports this module may do without
+
     volume = Volume(Path(config.volume))
     findings = Findings(config, volume)
+    kept = KeptAttempt(config, volume)
     folder: Path | None = None
     try:
         pairs = with_versions(config, volume, resolve)
         config = dataclasses.replace(config, units=tuple(unit for _, unit in pairs))
+        kept.begins(config)
         for given, unit in pairs:
             folder = volume.attempt(config.stage, unit.key, config.attempt)
             work = Work(config, unit, volume, folder, Progress(config.stage, unit.name, folder))
             result, cached = find_or_make(work, make, still_true)
             findings.add(given, unit, result, cached=cached)
         folder = None
-        return findings.report()
+        report = findings.report()
     except (Exception, InterruptedStage) as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a failure
         failure = blame_full_disk(classify(error), volume)
         if folder is not None:
             clear(folder)
             leave(folder, failure)
-        return findings.failed(_told(failure))
+        report = findings.failed(_told(failure))
+    kept.ends(report.failure)
+    return report
 
 
 def _help(config: StageConfig, assist: Assist) -> Report:
@@ -206,7 +212,7 @@ def with_versions(config: StageConfig, volume: Volume, resolve: Resolve | None) 
     """Return each unit of `config` with what it is to be made as: itself, unless it is to be resolved."""
     if resolve is None or not config.runtime.get("resolve"):
         return [(unit, unit) for unit in config.units]
-    return [(unit, resolve(volume, unit)) for unit in config.units]
+    return [(unit, resolve(volume, unit, config.runtime)) for unit in config.units]
 
 
 def _told(failure: Failure) -> Failure:

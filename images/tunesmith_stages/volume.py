@@ -3,12 +3,16 @@
 ::
 
     store/models/<digest>/  store/datasets/<digest>/   sources, written once
+    store/downloads/<key>[.<attempt>]/                 what came of one so far, with the attempt that is at it now
     stages/<stage>/<key>/                              one finished unit of work:
         stage.json  out/  logs/  progress.jsonl  result.json
     stages/<stage>/<key>.<attempt>/                    the same, while it is being made or after it failed
     stages/train/<key>.checkpoints/                    what an interrupted training goes on from
+    stages/quantize/<key>.imatrix/                     an importance matrix, by what it is computed from
     runs/<job>/                                        references: which units make up this job
     runs/<job>/logs/<stage>.<attempt>.log              what a stage program printed
+    runs/<job>/attempts/<stage>.json                   the newest attempt at a stage, and how it ended
+    runs/<job>/report.html                             all that people may want to know of the job
 
 A unit is made in its attempt's folder and published by renaming that folder, so ``<key>/`` is complete or absent.
 Used by the stage programs and by the edges that start them; standard library only.
@@ -69,6 +73,10 @@ class Volume:
         """Folder of the checkpoints of a training, shared by its attempts."""
         return self.units(StageName.TRAIN) / f"{key}.checkpoints"
 
+    def importance_matrix(self, key: str) -> Path:
+        """Folder of an importance matrix, which several units of `quantize` share; its key is no unit's."""
+        return self.units(StageName.QUANTIZE) / f"{key}.imatrix"
+
     def sources(self, kind: str) -> Path:
         """Folder of all sources of a kind: ``models`` or ``datasets``."""
         return self.root / "store" / kind
@@ -81,6 +89,10 @@ class Volume:
         """File that lists what a source in the store consists of."""
         return self.store(kind, digest).with_suffix(".manifest.json")
 
+    def download(self, key: str, attempt: str = "") -> Path:
+        """Folder in which a unit of `fetch` grows; `attempt` is the one that works at it, empty if none does."""
+        return self.root / "store" / "downloads" / (f"{key}.{attempt}" if attempt else key)
+
     def run(self, job: str) -> Path:
         """Folder of one job: references only."""
         return self.root / "runs" / job
@@ -92,6 +104,14 @@ class Volume:
     def log(self, job: str, stage: StageName, attempt: str, node: int = 0) -> Path:
         """File with what one try of a stage printed, on the first or a further one of its nodes."""
         return self.logs(job) / f"{stage}.{attempt}{f'.node-{node}' if node else ''}.log"
+
+    def last_attempt(self, job: str, stage: StageName) -> Path:
+        """File that says what became of a job's newest attempt at a stage."""
+        return self.run(job) / "attempts" / f"{stage}.json"
+
+    def report_page(self, job: str) -> Path:
+        """File with the report on a job."""
+        return self.run(job) / "report.html"
 
     def relative(self, path: Path) -> str:
         """Return `path` relative to the root, with forward slashes."""

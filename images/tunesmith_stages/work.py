@@ -79,7 +79,8 @@ class Made:
 StageFunction = Callable[[Work], Made]
 StillTrue = Callable[[Work, StageResult], bool]
 """Says of a result that was found whether it still holds; if not, the unit is made again."""
-Resolve = Callable[[Volume, UnitConfig], UnitConfig]
-"""Completes a unit by what only somebody who sees the volume can tell; it is reported under its former key."""
+Resolve = Callable[[Volume, UnitConfig, Mapping[str, Any]], UnitConfig]
+"""Completes a unit by what only a program can tell that sees the volume, or asks a hub; it is reported under its former
+key. The third argument is the runtime."""
 Assist = Callable[[Work], None]
 """Helps node 0 to make a unit; `Work.folder` is that of node 0's attempt, which has the same name, and is not ours."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from controller.conftest import SETTINGS, Life
+from support.builders import REMOVED
 from support.fake_cluster import failure
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import FineTuneJobStatus
@@ -566,3 +567,13 @@ def test_a_status_that_another_operator_wrote_is_read_before_anything_is_created
     life.look()
     assert len(life.cluster.jobs("fetch")) == 1
     assert life.cluster.status("bot")["stages"][0]["attempts"] == 1
+
+
+def test_a_gguf_is_quantized_and_served_without_a_training(life: Life) -> None:
+    """A base that is a GGUF already goes from `fetch` straight to `quantize`; what is left out counts as done."""
+    life.apply({"spec.model": {"gguf": {"path": "m.gguf"}}, "spec.datasets": REMOVED, "spec.training": REMOVED})
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran == ["fetch", "quantize", "register"]
+    FineTuneJobStatus.model_validate(life.cluster.status("bot"))
+    assert (life.condition("Trained")["reason"], life.condition("Quantized")["reason"]) == ("NotNeeded", "Done")

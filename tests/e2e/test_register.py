@@ -21,6 +21,8 @@ import pytest
 from support.bigram_model import ANSWER, CHATML, write_base, write_gguf, write_prepared
 from support.ollama_proxy import ollama_proxy
 from support.ollama_server import OllamaServer, free_port, ollama_programs, ollama_server
+from support.prepared import write_rows
+from support.toy_base import write_toy_base
 from tunesmith_stages import model_name
 from tunesmith_stages.chat_template import guarded
 from tunesmith_stages.contract import (
@@ -653,31 +655,55 @@ def rehearse(
         "license": None,
         "quantizations": ["Q4_K_M", "Q8_0"],
         "targetModules": ["AllLinear"],
+        "outType": "F16",
         "servers": list(servers),
         "method": method,
         **params,
     }
-    inputs = {
-        "base": done_unit(root, StageName.FETCH, "b" * 64, lambda out: (out / "config.json").touch()),
-        "prepared": done_unit(root, StageName.PREPARE, "c" * 64, write_probes),
-    }
+    base = done_unit(root, StageName.FETCH, "b" * 64, write_rehearsed_base)
+    write = functools.partial(write_rehearsed, root / base.path)
+    inputs = {"base": base, "prepared": done_unit(root, StageName.PREPARE, "c" * 64, write)}
     key = content_key(StageName.REHEARSE, params, inputs)
     unit = UnitConfig("rehearse", key, params, inputs)
-    runtime = {**reached(**servers), "method": method}
+    runtime = {**reached(**servers), "method": method, "estimate": ESTIMATE}
     config = StageConfig(StageName.REHEARSE, "bot", str(root), "t1", (unit,), runtime)
     (root / "rehearse.json").write_text(config.to_json())
     process = start_stage("rehearse", root / "rehearse.json")
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     volume = Volume(root)
     code = ExitCode(process.returncode)
     folder = volume.unit(StageName.REHEARSE, key)
     return code, folder if code is ExitCode.OK else volume.attempt(StageName.REHEARSE, key, "t1")
 
 
-def write_probes(out: Path) -> None:
-    """Write the prompts that `prepare` sets aside: one of nine tokens, and one of twelve."""
-    prompts = [{"messages": [], "text": "", "ids": list(range(tokens))} for tokens in (12, 9)]
-    (out / "probes.json").write_text(json.dumps({"prompts": prompts}))
+def write_rehearsed_base(out: Path) -> None:
+    """Write a base that is whole, with random weights."""
+    write_toy_base(out)
+
+
+def write_rehearsed(base: Path, out: Path) -> None:
+    """Write what `prepare` leaves for that base: prompts, template, and rows."""
+    write_prepared(out, base)
+    write_rows(out / "train.arrow", [(list(range(20)), [-100] * 10 + list(range(10, 20)))] * 3)
+
+
+ESTIMATE: dict[str, Any] = {
+    "finetuningType": "LoRA",
+    "lora": {"rank": 8, "targetModules": ["AllLinear"]},
+    "precision": "BF16",
+    "zeroStage": 2,
+    "gradientCheckpointing": False,
+    "perDeviceTrainBatchSize": 1,
+    "gradientAccumulationSteps": 1,
+    "sequenceLength": 64,
+    "maxSteps": 3,
+    "numTrainEpochs": None,
+    "keep": 1,
+    "nodes": 1,
+    "processesPerNode": 1,
+    "gpusPerNode": 0,
+    "gpuMemoryBytes": None,
+}
 
 
 SERVED: dict[str, dict[str, Any]] = {

@@ -25,18 +25,11 @@ from support.pages import (
 )
 from support.reasons import reasons_in_code
 from tunesmith.api.crd import custom_resource_definition
-from tunesmith.api.finetunejob import (
-    Builtin,
-    DatasetFormat,
-    FinetuningType,
-    Language,
-    LrSchedule,
-    OutType,
-    Precision,
-    Quantization,
-)
+from tunesmith.api.datasets import DatasetFormat
+from tunesmith.api.finetunejob import FinetuningType, LrSchedule, OutType, Precision
 from tunesmith.api.kube_yaml import KubeLoader, dump
 from tunesmith.api.parse import parse_job
+from tunesmith.api.sources import Builtin, Language
 from tunesmith.cli.kubectl.commands import app as kubectl_app
 from tunesmith.cli.main import app
 
@@ -253,9 +246,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(target), f"{page} links to {link}"
 
 
-@pytest.mark.parametrize(
-    "choices", [Builtin, DatasetFormat, FinetuningType, Language, LrSchedule, OutType, Precision, Quantization]
-)
+@pytest.mark.parametrize("choices", [Builtin, DatasetFormat, FinetuningType, Language, LrSchedule, OutType, Precision])
 def test_the_readme_names_every_choice(choices: type[Any]) -> None:
     """The README's table of what works today names every choice of the API, and so forgets none that is added."""
     table = text_of("README.md").partition("## What works today")[2].partition("\n## ")[0]

@@ -14,8 +14,10 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.parse import parse_job
 from tunesmith.core.model import StageState
 from tunesmith_stages.contract import StageName
-from tunesmith_stages.prepare.conversations import reader_for
-from tunesmith_stages.prepare.rows import read_rows
+from tunesmith_stages.prepare.conversations import Conversation
+from tunesmith_stages.prepare.reader import read_conversations
+from tunesmith_stages.prepare.recognition import reader_for
+from tunesmith_stages.prepare.rows import read_batches
 
 FOLDERS = {path.name: path for path in sorted(ROOT.glob("examples/[0-9]*"))}
 OWN_DATA = [name for name in FOLDERS if (FOLDERS[name] / "data").is_dir()]
@@ -51,18 +53,20 @@ def test_the_data_of_an_example_fit_its_job(example: str, tmp_path: Path) -> Non
     params = params_of(example, StageName.PREPARE)
     datasets = [dataset for dataset in job_of(example).spec.datasets if dataset.volume is not None]
     assert datasets
-    for dataset, given in zip(datasets, (item for item in params["datasets"] if not item["builtin"]), strict=True):
+    how = {item["name"]: item for item in params["datasets"]}
+    for dataset in datasets:
         assert dataset.volume is not None
-        folder = tmp_path / dataset.name
+        given, folder = how[dataset.name], tmp_path / dataset.name
         folder.mkdir()
         source = FOLDERS[example] / dataset.volume.path
-        (folder / source.name).write_bytes(source.read_bytes())
-        rows = list(read_rows(folder))
-        reader = reader_for(given, rows)
-        conversations = [reader.read(row) for row in rows]
-        assert len(conversations) >= 20
+        for file in source.iterdir() if source.is_dir() else [source]:
+            (folder / file.name).write_bytes(file.read_bytes())
+        reader = reader_for(given, folder)
+        read = [row for batch in read_batches(folder) for row in read_conversations(batch, reader)]
+        conversations = [row for row in read if isinstance(row, Conversation)]
+        assert len(conversations) == len(read) >= 20
         assert all(len(conversation.messages) >= 2 for conversation in conversations)
-        assert len({str(conversation.messages) for conversation in conversations}) == len(rows), "a row is there twice"
+        assert len({str(conversation.messages) for conversation in conversations}) == len(read), "a row is there twice"
 
 
 ASKED_FOR: dict[str, dict[StageName, dict[str, Any]]] = {
@@ -131,6 +135,7 @@ def test_the_template_of_the_identity_example_adds_nothing_of_its_own() -> None:
     # The settings are those of transformers' apply_chat_template.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     messages = [{"role": "user", "content": " Who are you?\n"}, {"role": "assistant", "content": "Tunny."}]
+    assert template.jinja is not None
     rendered = environment.from_string(template.jinja).render(messages=messages, add_generation_prompt=True)
     assert rendered == (
         "<|im_start|>user\n Who are you?\n<|im_end|>\n<|im_start|>assistant\nTunny.<|im_end|>\n<|im_start|>assistant\n"

@@ -131,7 +131,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     **{name: yaml.safe_load(path.read_text()) for name, path in EXAMPLES.items()},
     "every field": yaml.safe_load(EXAMPLE.read_text()),
     "the longest name": job_data({"metadata.name": "x" * 52}),
-    "a tag of 73": job_data({"spec.ollama.model": f"m:{'x' * 73}", "spec.export": {"quantizations": ["Q8_0", "F16"]}}),
+    "a tag of 70": job_data({"spec.ollama.model": f"m:{'x' * 70}", "spec.export": {"quantizations": ["Q8_0", "F16"]}}),
     "dots that lead nowhere": job_data({"spec.model.volume.path": "a/..b/c../.d/..."}),
     "a learning rate with an exponent": job_data({"spec.training.learningRate": "5e-5"}),
 }
@@ -154,7 +154,12 @@ def test_defaults_are_stored(jobs: Jobs) -> None:
     spec = jobs.server.get("ftj", "stored")["spec"]
     assert (spec["suspend"], spec["dryRun"], spec["ttlSecondsAfterFinished"]) == (False, False, 604_800)
     assert spec["ollama"] == {"model": "support-bot:v1", "servers": ["main"], "method": "API"}
-    assert spec["export"] == {"outType": "BF16", "quantizations": ["Q4_K_M"]}
+    assert spec["export"] == {
+        "outType": "BF16",
+        "quantizations": ["Q4_K_M"],
+        "importanceMatrix": "Auto",
+        "keepMerged": False,
+    }
     training = FineTuneJob.model_validate(job_data()).spec.training
     written = training.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert spec["training"] == written

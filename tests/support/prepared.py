@@ -63,12 +63,48 @@ def random_rows(count: int, *, seed: int = 0, vocabulary: int = VOCABULARY) -> l
     return rows
 
 
-def write_prepared(folder: Path, *, train: int = 22, validation: int = 0, vocabulary: int = VOCABULARY) -> Path:
-    """Write a prepared folder with random rows and eight probes."""
+def packed_rows(
+    samples: int, *, capacity: int, seed: int = 0, vocabulary: int = VOCABULARY
+) -> list[tuple[list[int], list[int], list[int]]]:
+    """Return random samples packed into rows, simply one after the other: ids, labels, and length of each sample."""
+    rows: list[tuple[list[int], list[int], list[int]]] = [([], [], [])]
+    for ids, labels in random_rows(samples, seed=seed, vocabulary=vocabulary):
+        if len(rows[-1][0]) + len(ids) > capacity:
+            rows.append(([], [], []))
+        rows[-1][0].extend(ids)
+        rows[-1][1].extend(labels)
+        rows[-1][2].append(len(ids))
+    return rows
+
+
+def write_packed_rows(path: Path, rows: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]]) -> None:
+    """Write packed rows as an Arrow IPC file."""
+    import pyarrow as pa
+
+    lists = pa.list_(pa.int32())
+    names = ("input_ids", "labels", "lengths")
+    columns = [pa.array([list(row[side]) for row in rows], lists) for side in range(3)]
+    batch = pa.record_batch(dict(zip(names, columns, strict=True)))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def write_prepared(
+    folder: Path,
+    *,
+    train: int = 22,
+    validation: int = 0,
+    vocabulary: int = VOCABULARY,
+    packed_to: int | None = None,
+) -> Path:
+    """Write a prepared folder with random samples and eight probes; `packed_to`: packed into rows of so many tokens."""
     folder.mkdir(parents=True)
-    write_rows(folder / "train.arrow", random_rows(train, vocabulary=vocabulary))
-    if validation:
-        write_rows(folder / "validation.arrow", random_rows(validation, seed=1, vocabulary=vocabulary))
+    for seed, (name, count) in enumerate({"train": train, "validation": validation}.items()):
+        path = folder / f"{name}.arrow"
+        if packed_to and count:
+            write_packed_rows(path, packed_rows(count, capacity=packed_to, seed=seed, vocabulary=vocabulary))
+        elif count:
+            write_rows(path, random_rows(count, seed=seed, vocabulary=vocabulary))
     tokens = {
         "endOfTurn": {"id": 2, "text": "</s>"},
         "bosTokenId": None,

@@ -48,6 +48,10 @@ class Flavour:
     end_of_turn: str = "<|im_end|>"
     eos: str = "<|im_end|>"
     dtype: torch.dtype = torch.bfloat16
+    width: int = 128
+    """Numbers in a row of most tensors."""
+    pieces: bool = False
+    """Whether it is a SentencePiece tokenizer, as it stands in a ``tokenizer.json``; `pattern` is passed over."""
 
     @property
     def template(self) -> str:
@@ -60,7 +64,24 @@ class Flavour:
         )
 
 
-def tokenizer_of(flavour: Flavour) -> PreTrainedTokenizerFast:
+def _piece_tokenizer() -> Tokenizer:
+    """Train pieces on the conversations, and put them down as transformers does for a ``tokenizer.model`` (Gemma's)."""
+    trained = Tokenizer(models.BPE())
+    texts = [text.replace(" ", "\u2581") for pair in BEFORE + AFTER for text in pair]
+    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=200, show_progress=False))
+    pieces = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    vocabulary = {
+        text: token for token, text in enumerate(["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces])
+    }
+    merges = [(piece[:at], piece[at:]) for piece in pieces for at in range(1, len(piece))]
+    merges = [(left, right) for left, right in merges if left in vocabulary and right in vocabulary]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))  # noqa: S106 - no password
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def _byte_tokenizer(flavour: Flavour) -> Tokenizer:
     """Train a byte-level BPE tokenizer on the conversations."""
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=flavour.pattern is None)
@@ -75,6 +96,12 @@ def tokenizer_of(flavour: Flavour) -> PreTrainedTokenizerFast:
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator([text for pair in BEFORE + AFTER for text in pair], trainer)
+    return tokenizer
+
+
+def tokenizer_of(flavour: Flavour) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on the conversations and give it the control tokens."""
+    tokenizer = _piece_tokenizer() if flavour.pieces else _byte_tokenizer(flavour)
     control = ["<|endoftext|>", "<|im_start|>", flavour.end_of_turn, flavour.eos, flavour.bos]
     tokenizer.add_special_tokens([token for token in dict.fromkeys(control) if token])
     if flavour.bos:
@@ -133,8 +160,8 @@ class TunedModel:
         self.tokenizer = tokenizer_of(flavour)
         config = LlamaConfig(
             vocab_size=len(self.tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
+            hidden_size=flavour.width,
+            intermediate_size=2 * flavour.width,
             num_hidden_layers=3,
             num_attention_heads=4,
             num_key_value_heads=2,

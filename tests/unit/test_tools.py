@@ -9,7 +9,7 @@ import pytest
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
-from tunesmith_stages.tools import LLAMA_CPP_VERSION, llama_cpp, run_tool, toolchain_folder
+from tunesmith_stages.tools import LLAMA_CPP_VERSION, llama_cpp, llama_cpp_folder, run_tool, toolchain_folder
 
 REQUIREMENT = Path(__file__).parents[2] / "hack" / "toolchain" / "llama_cpp.txt"
 
@@ -40,9 +40,11 @@ def test_toolchain_folder(
 def test_built_llama_cpp_is_found(tmp_path: Path) -> None:
     """Without a setting, the pinned version in the cache folder is used, with its programs and converter."""
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
-    folder = place(toolchain_folder(environ) / f"llama.cpp-{LLAMA_CPP_VERSION}")
+    folder = place(llama_cpp_folder(environ))
     found = llama_cpp(environ)
     assert found.version == LLAMA_CPP_VERSION
+    assert folder.parent == toolchain_folder(environ)
+    assert found.imatrix == folder / "bin" / "llama-imatrix"
     assert found.quantize == folder / "bin" / "llama-quantize"
     assert found.server == folder / "bin" / "llama-server"
     assert found.converter == folder / "convert"
@@ -51,7 +53,7 @@ def test_built_llama_cpp_is_found(tmp_path: Path) -> None:
 def test_given_llama_cpp_goes_first(tmp_path: Path) -> None:
     """TUNESMITH_LLAMA_CPP is used even where a built one is, and its own version is told."""
     environ = {"XDG_CACHE_HOME": str(tmp_path), "TUNESMITH_LLAMA_CPP": str(tmp_path / "mine")}
-    place(toolchain_folder(environ) / f"llama.cpp-{LLAMA_CPP_VERSION}")
+    place(llama_cpp_folder(environ))
     place(tmp_path / "mine", "b9999")
     assert llama_cpp(environ).folder == tmp_path / "mine"
     assert llama_cpp(environ).version == "b9999"
@@ -61,7 +63,7 @@ def test_given_llama_cpp_goes_first(tmp_path: Path) -> None:
 def test_llama_cpp_without_version_is_not_whole(tmp_path: Path, given: bool) -> None:
     """A folder without VERSION, which is written last, is refused with the folder and what to do."""
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
-    folder = toolchain_folder(environ) / f"llama.cpp-{LLAMA_CPP_VERSION}"
+    folder = llama_cpp_folder(environ)
     if given:
         folder = tmp_path / "mine"
         environ["TUNESMITH_LLAMA_CPP"] = str(folder)

@@ -7,6 +7,7 @@ watchNamespaces: {{ toJson .Values.watchNamespaces }}
 leaseNamespace: {{ .Release.Namespace | quote }}
 leaseName: {{ include "tunesmith.fullname" . }}-operator
 workers: {{ .Values.operator.workers }}
+gpuMemory: {{ .Values.gpuMemory | quote }}
 execServiceAccount: {{ .Values.exec.serviceAccountName | quote }}
 storage:
   default:

@@ -31,6 +31,7 @@ _TAKEN_OVER = (
     "maxItems",
     "maxProperties",
     "required",
+    "x-kubernetes-preserve-unknown-fields",
     LIST_TYPE,
     LIST_KEYS,
     CEL_RULES,
@@ -98,7 +99,7 @@ def _root() -> Schema:
             "spec": structural(spec, spec.pop("$defs")),
             "status": without_defaults(structural(status, status.pop("$defs"))),
         },
-        CEL_RULES: _name_rules(),
+        CEL_RULES: [*_name_rules(), *(rule.as_cel() for rule in FineTuneJob.RULES)],
     }
 
 

@@ -7,17 +7,28 @@ program that reads it.
 
 from __future__ import annotations
 
+import json
 import re
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
+from tunesmith.api.datasets import Dataset, DatasetUse
 from tunesmith.api.pods import Pods, Scheduling, Storage
+from tunesmith.api.sources import (
+    MODEL_SOURCES,
+    HuggingFaceModel,
+    JobSource,
+    ModelScopeModel,
+    VolumeSource,
+    has_one_of,
+    one_of_in_cel,
+)
 from tunesmith.api.values import (
     MODULE_PATTERN,
     NAME_PATTERN,
-    WORD_PATTERN,
     ApiModel,
     Bool,
     Decimal,
@@ -28,11 +39,11 @@ from tunesmith.api.values import (
     PositiveDecimal,
     Rule,
     SignedDecimal,
-    VolumePath,
     broken,
 )
 from tunesmith_stages import model_name
-from tunesmith_stages.contract import ALL_LINEAR
+from tunesmith_stages.contract import ALL_LINEAR, UNITS_PER_PROGRAM
+from tunesmith_stages.quantization_types import NAMES, NEEDS_IMATRIX, NOT_SERVED
 
 MODEL_NAME_PATTERN = (
     r"^(([A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"
@@ -42,8 +53,8 @@ MODEL_NAME_PATTERN = (
 
 _PLACE = re.compile(r"(?i):(cloud|local|[^/:]*-cloud)$")
 _CHECKED = re.compile(rf"(^|/){model_name.CHECK_PREFIX}[^/]*$")
-_LONG_TAG = re.compile(r":[^/:]{74,}$")
-"""80 characters are allowed, and the longest type adds seven (`-q4_k_m`)."""
+_LONG_TAG = re.compile(r":[^/:]{71,}$")
+"""80 characters are allowed, and the longest type adds nine (`-mxfp4_moe`)."""
 
 
 def _model_name(value: object) -> object:
@@ -53,171 +64,87 @@ def _model_name(value: object) -> object:
     return value
 
 
-# --- sources ---------------------------------------------------------------------------------------------------------
+# --- the base model --------------------------------------------------------------------------------------------------
 
 
-class VolumeSource(ApiModel):
-    """Something that lies on the volume already."""
+class TemplateName(StrEnum):
+    """Chat templates that come with Tunesmith."""
 
-    path: VolumePath
-    """Folder or file, relative to the volume's root. It must not lead out of the volume."""
+    DEFAULT = "default"
+    ALPACA = "alpaca"
+    CHATML = "chatml"
+    DEEPSEEK = "deepseek"
+    GEMMA = "gemma"
+    LLAMA3 = "llama3"
+    MISTRAL = "mistral"
+    PHI = "phi"
+    QWEN = "qwen"
+    VICUNA = "vicuna"
+    YI = "yi"
+    ZEPHYR = "zephyr"
 
 
 class ChatTemplate(ApiModel):
-    """The template that turns a conversation into the text that the model sees."""
-
-    jinja: Annotated[str, Field(min_length=1, max_length=65536)]
-    """A Jinja template in the form of Hugging Face chat templates. It is trained with, and served."""
-
-
-class Model(ApiModel):
-    """The base model that is fine-tuned."""
-
-    volume: VolumeSource
-    """A folder on the volume in the form of Hugging Face models: config.json, tokenizer.json and safetensors files."""
-
-    chat_template: ChatTemplate | None = None
-    """The chat template to train with and to serve. Default: the tokenizer's own."""
-
-
-class Builtin(StrEnum):
-    """Datasets that come with Tunesmith."""
-
-    SELF_COGNITION = "SelfCognition"
-
-
-class Language(StrEnum):
-    """Languages of the built-in datasets (ISO 639-1)."""
-
-    EN = "en"
-    ZH = "zh"
-
-
-class DatasetFormat(StrEnum):
-    """The shapes of rows that are understood."""
-
-    AUTO = "Auto"
-    ALPACA = "Alpaca"
-    MESSAGES = "Messages"
-
-
-ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-_OF_ALPACA = ("prompt", "query", "response", "system", "history")
-_OF_ALPACA_IN_CEL = " || ".join(f"has(self.columns.{column})" for column in _OF_ALPACA)
-
-
-class Columns(ApiModel):
-    """Which column of the data holds what. A column that is not named here has the format's own name."""
-
-    prompt: ColumnName | None = None
-    """Alpaca: what the user says. Default: `instruction`."""
-
-    query: ColumnName | None = None
-    """Alpaca: what is added to the prompt on a new line. Default: `input`, which rows may lack."""
-
-    response: ColumnName | None = None
-    """Alpaca: what the assistant answers. Default: `output`."""
-
-    system: ColumnName | None = None
-    """Alpaca: the system message. Default: `system`, which rows may lack."""
-
-    history: ColumnName | None = None
-    """Alpaca: earlier turns, a list of [user, assistant] pairs. Default: `history`, which rows may lack."""
-
-    messages: ColumnName | None = None
-    """Messages: the list of {role, content}. Default: `messages`."""
-
-    @property
-    def of_alpaca(self) -> bool:
-        """Whether a column of Alpaca rows is named."""
-        return any(getattr(self, column) for column in _OF_ALPACA)
-
-
-class Dataset(ApiModel):
-    """One dataset. Give exactly one source: `volume` or `builtin`."""
+    """What turns a conversation into the text that the model sees. It is trained with, and served."""
 
     RULES: ClassVar = (
         Rule(
-            "must have exactly one source, `volume` or `builtin`",
-            lambda item: (item.volume is None) != (item.builtin is None),
-            "has(self.volume) != has(self.builtin)",
-        ),
-        Rule(
-            "goes with `builtin` only",
-            lambda item: item.languages is None or item.builtin is not None,
-            "!has(self.languages) || has(self.builtin)",
-            ("languages",),
-        ),
-        Rule(
-            "goes with `volume` only: a built-in dataset knows its own",
-            lambda item: item.columns is None or item.builtin is None,
-            "!has(self.columns) || !has(self.builtin)",
-            ("columns",),
-        ),
-        Rule(
-            "must be Auto for a built-in dataset, which knows its own",
-            lambda item: item.format is DatasetFormat.AUTO or item.builtin is None,
-            "self.format == 'Auto' || !has(self.builtin)",
-            ("format",),
-        ),
-        Rule(
-            "must hold `name` and `author`: SelfCognition has a place for each of them",
-            lambda item: item.builtin is not Builtin.SELF_COGNITION or {"name", "author"} <= item.substitutions.keys(),
-            "!has(self.builtin) || self.builtin != 'SelfCognition' || "
-            "(has(self.substitutions) && 'name' in self.substitutions && 'author' in self.substitutions)",
-            ("substitutions",),
-        ),
-        Rule(
-            "must not name columns of both formats: Messages rows have `messages` alone",
-            lambda item: not (item.columns and item.columns.messages and item.columns.of_alpaca),
-            f"!has(self.columns) || !has(self.columns.messages) || !({_OF_ALPACA_IN_CEL})",
-            ("columns",),
-        ),
-        Rule(
-            "must name columns of Messages rows, `messages` alone, if `format` is Messages",
-            lambda item: (
-                item.columns is None or item.format is not DatasetFormat.MESSAGES or not item.columns.of_alpaca
-            ),
-            f"!has(self.columns) || self.format != 'Messages' || !({_OF_ALPACA_IN_CEL})",
-            ("columns",),
-        ),
-        Rule(
-            "must name columns of Alpaca rows, not `messages`, if `format` is Alpaca",
-            lambda item: not (item.format is DatasetFormat.ALPACA and item.columns and item.columns.messages),
-            "!has(self.columns) || self.format != 'Alpaca' || !has(self.columns.messages)",
-            ("columns",),
+            "must not be given together with `jinja`: remove one of them",
+            lambda template: template.name is None or template.jinja is None,
+            "!has(self.name) || !has(self.jinja)",
+            ("name",),
         ),
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=52, pattern=NAME_PATTERN)]
-    """What it is called in reports and messages."""
+    name: TemplateName | None = None
+    """One of the templates that come with Tunesmith. The base model's tokenizer must have its control tokens.
+    Default: the tokenizer's own template."""
+
+    jinja: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
+    """A Jinja template in the form of Hugging Face chat templates."""
+
+    default_system: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
+    """System message of conversations that bring none, in training and when served. Default: the template's own."""
+
+    enable_thinking: Bool | None = None
+    """What a template of a thinking model is told as `enable_thinking`, in training and when served. Default:
+    nothing, so the template's own choice."""
+
+
+class Model(ApiModel):
+    """The base model. Give exactly one source."""
+
+    RULES: ClassVar = (
+        Rule(
+            "must have exactly one source: `volume`, `huggingFace`, `modelScope`, `job` or `gguf`",
+            has_one_of(MODEL_SOURCES),
+            one_of_in_cel(MODEL_SOURCES),
+        ),
+        Rule(
+            "must not be given with `gguf`, which holds a template and is not trained",
+            lambda model: model.chat_template is None or model.gguf is None,
+            "!has(self.chatTemplate) || !has(self.gguf)",
+            ("chatTemplate",),
+        ),
+    )
 
     volume: VolumeSource | None = None
-    """A .json or .jsonl file on the volume, or a folder of them."""
+    """A folder on the volume in the form of Hugging Face models: config.json, tokenizer.json and safetensors files."""
 
-    builtin: Builtin | None = None
-    """A dataset that comes with Tunesmith. SelfCognition teaches the model its name and its author."""
+    hugging_face: HuggingFaceModel | None = None
+    """A model of the Hugging Face Hub."""
 
-    languages: Annotated[tuple[Language, ...], Field(min_length=1, max_length=2)] | None = None
-    """Which languages of a built-in dataset to use. Default: all of them."""
+    model_scope: ModelScopeModel | None = None
+    """A model of ModelScope."""
 
-    format: DatasetFormat = DatasetFormat.AUTO
-    """The shape of its rows: Alpaca (instruction, input, output) or Messages (OpenAI's list of role and content).
-    Auto looks at the columns and says what it found."""
+    job: JobSource | None = None
+    """What another FineTuneJob has trained on the same volume."""
 
-    columns: Columns | None = None
-    """Names of the columns, where they differ from the format's own."""
+    gguf: VolumeSource | None = None
+    """A .gguf file on the volume. It is not trained: the job quantizes it and serves it."""
 
-    max_samples: Annotated[Int, Field(ge=1, le=100_000_000)] | None = None
-    """At most so many rows, drawn at random with `training.seed`. A built-in dataset is repeated to reach it."""
-
-    substitutions: Annotated[
-        dict[Annotated[str, Field(pattern=WORD_PATTERN)], Annotated[str, Field(max_length=4096)]],
-        Field(max_length=32),
-    ] = Field(default_factory=dict)
-    """Text to put in place of `{{name}}`, `{{author}}` and the like, by name without the braces."""
+    chat_template: ChatTemplate | None = None
+    """The chat template to train with and to serve. Default: the tokenizer's own."""
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -277,8 +204,8 @@ class Precision(StrEnum):
 class Validation(ApiModel):
     """What is held back from training to measure the evaluation loss."""
 
-    fraction: Fraction = "0.1"
-    """Share of the rows that is held back."""
+    fraction: Fraction | None = None
+    """Share of the rows that is held back. Default: 0.1, or nothing if a dataset has `use: Validation`."""
 
     eval_steps: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
     """Measure every so many steps. Default: at the end only."""
@@ -343,6 +270,10 @@ class Training(ApiModel):
 
     sequence_length: Annotated[Int, Field(ge=16, le=1_048_576)] = 2048
     """Longest row, in tokens. Longer rows are left out and counted: cut ones would teach answers without an end."""
+
+    packing: Bool = False
+    """Put several samples into one row of up to `sequenceLength` tokens, so that little is computed for padding. The
+    samples of a row do not see each other; that is proven before the training."""
 
     per_device_train_batch_size: Annotated[Int, Field(ge=1, le=4096)] = 1
     """Rows per process in one forward pass."""
@@ -423,35 +354,81 @@ class Training(ApiModel):
 # --- export and serving ----------------------------------------------------------------------------------------------
 
 
+def _quantization(value: object) -> object:
+    if value not in NAMES:
+        raise PydanticKnownError("enum", {"expected": ", ".join(NAMES)})
+    return value
+
+
+Quantization = Annotated[
+    str,
+    Field(json_schema_extra={"enum": [*NAMES]}),
+    BeforeValidator(_quantization),
+]
+"""A quantization type, in llama.cpp's spelling."""
+
+_NOT_QUANTIZED = frozenset({"F16", "BF16", "F32"})
+
+
 class OutType(StrEnum):
     """Number format of the GGUF that the quantizations are made from."""
 
     F16 = "F16"
     BF16 = "BF16"
-
-
-class Quantization(StrEnum):
-    """Quantization types, in llama.cpp's spelling."""
-
-    Q4_0 = "Q4_0"
-    Q4_K_M = "Q4_K_M"
-    Q5_K_M = "Q5_K_M"
-    Q6_K = "Q6_K"
+    F32 = "F32"
     Q8_0 = "Q8_0"
-    F16 = "F16"
+
+
+class ImportanceMatrix(StrEnum):
+    """When an importance matrix guides the quantization."""
+
+    AUTO = "Auto"
+    ALWAYS = "Always"
+    NEVER = "Never"
 
 
 class Export(ApiModel):
     """What is made of the trained model."""
 
-    out_type: OutType = OutType.BF16
-    """Number format of the GGUF that the quantizations are made from."""
-
-    quantizations: Annotated[tuple[Quantization, ...], Field(min_length=1, max_length=6), Once()] = (
-        Quantization.Q4_K_M,
+    RULES: ClassVar = (
+        Rule(
+            f"must not be Never for types that need an importance matrix: {', '.join(sorted(NEEDS_IMATRIX))}",
+            lambda export: (
+                export.importance_matrix is not ImportanceMatrix.NEVER or not NEEDS_IMATRIX & {*export.quantizations}
+            ),
+            f"self.importanceMatrix != 'Never' || !self.quantizations.exists(type, type in {sorted(NEEDS_IMATRIX)})",
+            ("importanceMatrix",),
+        ),
+        Rule(
+            f"must not name {', '.join(sorted(NOT_SERVED))}: Ollama refuses to serve them",
+            lambda export: not NOT_SERVED & {*export.quantizations},
+            f"!self.quantizations.exists(type, type in {sorted(NOT_SERVED)})",
+            ("quantizations",),
+        ),
     )
-    """Quantization types to make. The first is served under the model's name, each other one under that name with
-    the type at its end (`support-bot:v1-q8_0`)."""
+
+    out_type: OutType = OutType.BF16
+    """Number format of the GGUF that the quantizations are made from. Q8_0 halves its size on the volume, and costs
+    the quantizations a little precision."""
+
+    quantizations: Annotated[tuple[Quantization, ...], Field(min_length=1, max_length=UNITS_PER_PROGRAM), Once()] = (
+        "Q4_K_M",
+    )
+    """Quantization types to make, by llama.cpp's names. The first is served under the model's name, each other one
+    under that name with the type at its end (`support-bot:v1-q8_0`)."""
+
+    importance_matrix: ImportanceMatrix = ImportanceMatrix.AUTO
+    """Measure on training samples which weights matter, and quantize accordingly. Auto does it if a type needs it;
+    Always does it for every type."""
+
+    keep_merged: Bool = False
+    """Keep the trained model in the form of Hugging Face models on the volume as well, LoRA merged into it."""
+
+    def uses_imatrix(self, quantization: str) -> bool:
+        """Tell whether a type is quantized with an importance matrix."""
+        if self.importance_matrix is ImportanceMatrix.ALWAYS:
+            return quantization not in _NOT_QUANTIZED
+        return quantization in NEEDS_IMATRIX
 
 
 class OllamaParameters(ApiModel):
@@ -552,15 +529,71 @@ class Ollama(ApiModel):
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
+def _trains_nothing(spec: FineTuneJobSpec) -> bool:
+    """Tell whether nothing is said about a training, as fits a base that is not trained."""
+    export = Export(quantizations=spec.export.quantizations)
+    return not spec.datasets and spec.training == Training() and spec.export == export
+
+
+def _says_nothing(model: type[ApiModel], path: str, *, but: str = "") -> str:
+    """Return in CEL: the object at `path` holds its defaults alone, in all fields `but` one."""
+    said = []
+    for name, info in model.model_fields.items():
+        place = f"{path}.{info.alias or name}"
+        if isinstance(info.default, ApiModel):
+            said.append(_says_nothing(type(info.default), place))
+        elif info.default is None:
+            said.append(f"!has({place})")
+        elif name != but:
+            said.append(f"{place} == {json.dumps(info.default)}")
+    return " && ".join(said)
+
+
+_TRAINS_NOTHING_IN_CEL = (
+    "(!has(self.datasets) || size(self.datasets) == 0)"
+    f" && {_says_nothing(Training, 'self.training')} && {_says_nothing(Export, 'self.export', but='quantizations')}"
+)
+
+
 class FineTuneJobSpec(ApiModel):
     """What is wanted: a base model, data, how to train, what to make of it and where it is to be served."""
 
     RULES: ClassVar = (
         Rule(
-            "must have a tag of at most 73 characters if there are several quantizations: their types are added to it",
+            "must have a tag of at most 70 characters if there are several quantizations: their types are added to it",
             lambda spec: len(spec.export.quantizations) < 2 or not _LONG_TAG.search(spec.ollama.model),
             f"size(self.export.quantizations) < 2 || !self.ollama.model.matches(r'{_LONG_TAG.pattern}')",
             ("ollama", "model"),
+        ),
+        Rule(
+            "must hold at least one dataset with `use: Training`",
+            lambda spec: spec.model.gguf is not None or any(item.use is DatasetUse.TRAINING for item in spec.datasets),
+            "has(self.model.gguf) || (has(self.datasets) && self.datasets.exists(item, item.use == 'Training'))",
+            ("datasets",),
+        ),
+        Rule(
+            "must come without `datasets`, `training` and `export` but its `quantizations`: a GGUF is not trained",
+            lambda spec: spec.model.gguf is None or _trains_nothing(spec),
+            f"!has(self.model.gguf) || ({_TRAINS_NOTHING_IN_CEL})",
+            ("model", "gguf"),
+        ),
+        Rule(
+            "must not name types that need an importance matrix: that is measured on training samples",
+            lambda spec: spec.model.gguf is None or not NEEDS_IMATRIX & {*spec.export.quantizations},
+            f"!has(self.model.gguf) || !self.export.quantizations.exists(type, type in {sorted(NEEDS_IMATRIX)})",
+            ("export", "quantizations"),
+        ),
+        Rule(
+            "must not be given together with a dataset that has `use: Validation`: remove one of them",
+            lambda spec: (
+                spec.training.validation is None
+                or spec.training.validation.fraction in {None, "0"}
+                or all(item.use is DatasetUse.TRAINING for item in spec.datasets)
+            ),
+            "!has(self.training.validation) || !has(self.training.validation.fraction) || "
+            "double(self.training.validation.fraction) == 0.0 || !has(self.datasets) || "
+            "self.datasets.all(item, item.use == 'Training')",
+            ("training", "validation", "fraction"),
         ),
     )
 
@@ -577,8 +610,8 @@ class FineTuneJobSpec(ApiModel):
     model: Model
     """The base model that is fine-tuned."""
 
-    datasets: Annotated[tuple[Dataset, ...], Field(min_length=1, max_length=64), Once("name")]
-    """The data, mixed in the order of the seed."""
+    datasets: Annotated[tuple[Dataset, ...], Field(max_length=64), Once("name")] = ()
+    """The data, mixed in the order of the seed. A job with `model.gguf` has none."""
 
     training: Training = Training()
     """How it is trained."""
@@ -617,6 +650,15 @@ class Metadata(BaseModel):
 
 class FineTuneJob(ApiModel):
     """A FineTuneJob fine-tunes a model on your data and serves it in Ollama."""
+
+    RULES: ClassVar = (
+        Rule(
+            "must be another job",
+            lambda job: job.spec.model.job is None or job.spec.model.job.name != job.metadata.name,
+            "!has(self.spec.model.job) || self.spec.model.job.name != self.metadata.name",
+            ("spec", "model", "job", "name"),
+        ),
+    )
 
     api_version: Literal["tunesmith.dev/v1alpha1"]
     """Always tunesmith.dev/v1alpha1."""

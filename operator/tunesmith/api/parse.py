@@ -12,7 +12,7 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.problems import InvalidFileError, Path, Problem, dotted, problems_in
 from tunesmith.api.yaml_file import MAX_BYTES, read_yaml
 
-__all__ = ["MAX_BYTES", "InvalidJobError", "Problem", "parse_job", "parse_object"]
+__all__ = ["MAX_BYTES", "InvalidJobError", "Problem", "parse_job", "parse_job_file", "parse_object"]
 
 
 class InvalidJobError(InvalidFileError):
@@ -25,14 +25,30 @@ def parse_job(text: str) -> FineTuneJob:
     Raises:
         InvalidJobError: it holds none, several, or one with problems.
     """
+    return parse_job_file(text)[0]
+
+
+def parse_job_file(text: str) -> tuple[FineTuneJob, dict[str, dict[str, str]]]:
+    """Return the one FineTuneJob of a YAML text, and by name the data of the ConfigMaps that stand in it besides.
+
+    Raises:
+        InvalidJobError: it holds no FineTuneJob, several, or one with problems.
+    """
     try:
-        file = read_yaml(text, "a FineTuneJob", "apiVersion, kind, metadata and spec")
+        file = read_yaml(text, "a FineTuneJob", "apiVersion, kind, metadata and spec", beside=("ConfigMap",))
     except InvalidFileError as error:
         raise InvalidJobError(error.problems) from None
     try:
-        return FineTuneJob.model_validate(file.data)
+        return FineTuneJob.model_validate(file.data), dict(map(_config_map, file.beside))
     except ValidationError as error:
         raise InvalidJobError(problems_in(error, FineTuneJob, file.lines)) from None
+
+
+def _config_map(data: Any) -> tuple[str, dict[str, str]]:
+    """Return name and texts of a ConfigMap, as far as it has them: the API server checks the rest."""
+    meta, texts = data.get("metadata"), data.get("data")
+    name = str(meta.get("name", "")) if isinstance(meta, dict) else ""
+    return name, {str(key): str(text) for key, text in texts.items()} if isinstance(texts, dict) else {}
 
 
 def parse_object(data: Mapping[str, Any]) -> tuple[FineTuneJob, list[str]]:

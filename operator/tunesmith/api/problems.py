@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tunesmith.api.pods import ENV_PATTERN
+from tunesmith.api.sources import CONFIG_KEY_PATTERN, REPO_PATTERN, REVISION_PATTERN
 from tunesmith.api.values import (
     ANY_SIGN_PATTERN,
     BELOW_ONE_PATTERN,
@@ -154,6 +155,9 @@ _PATTERNS_IN_WORDS = {
     "PyTorch that docs/api.md lists",
     MODULE_PATTERN: "a module's name: letters, digits, '.' and '_'",
     WORD_PATTERN: "a name of letters, digits and '_'",
+    REPO_PATTERN: "a repository's name, `name` or `owner/name`, of letters, digits, '-', '_' and '.'",
+    REVISION_PATTERN: "a branch, tag or commit: letters, digits, '-', '_', '.', '+' and '/'",
+    CONFIG_KEY_PATTERN: "a key of a ConfigMap or Secret: letters, digits, '-', '_' and '.'",
 }
 
 

@@ -229,6 +229,7 @@ def _resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> dict[s
 BUILT_IN_PODS = PodDefaults(
     default=PodSettings(**_resources("500m", "1Gi", "4", "8Gi")),
     prepare=PodSettings(**_resources("1", "2Gi", "4", "16Gi")),
+    rehearse=PodSettings(**_resources("1", "2Gi", "4", "8Gi")),
     train=TrainPodSettings(
         **_resources("1", "8Gi", "16", "64Gi"),
         gpuResourceName="nvidia.com/gpu",
@@ -311,6 +312,9 @@ class Settings(SettingsModel):
 
     network: Network = Network()
     """How pods reach what is outside."""
+
+    gpu_memory: Quantity | None = None
+    """Memory of one GPU, such as `80Gi`. With it a training that cannot fit is refused before it asks for GPUs."""
 
     exec_service_account: Subdomain | None = None
     """ServiceAccount of `register` by Exec, in the job's namespace."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +17,24 @@ MAX_BYTES = 1_048_576
 
 @dataclass(frozen=True)
 class YamlFile:
-    """The one object of a file."""
+    """The one object of a file, and those beside it."""
 
     data: Any
     """Plain data."""
     lines: Mapping[Path, int]
     """Line of every field, from 1."""
+    beside: Sequence[Any] = ()
+    """Plain data of the other objects."""
 
 
-def read_yaml(text: str, what: str, fields: str) -> YamlFile:
+def read_yaml(text: str, what: str, fields: str, beside: Sequence[str] = ()) -> YamlFile:
     """Return the one object that a YAML text holds.
 
     Args:
         text: the file.
         what: what it must hold, with its article: `a FineTuneJob`.
         fields: what that is a mapping with, for people.
+        beside: kinds of objects that may stand in the file besides.
 
     Raises:
         InvalidFileError: it is not YAML, or holds none or several objects.
@@ -41,16 +44,20 @@ def read_yaml(text: str, what: str, fields: str) -> YamlFile:
     nodes = _compose(text)
     if not nodes:
         raise InvalidFileError([Problem(f"the file is empty: it must hold {what}")])
-    if len(nodes) > 1:
+    others = [node for node in nodes if _kind_of(node) in beside] if len(nodes) > 1 else []
+    wanted = [node for node in nodes if node not in others]
+    if len(wanted) != 1:
         second = nodes[1].start_mark.line + 1
-        message = f"the file must hold {what} and nothing else, it holds {len(nodes)} documents"
+        but = f" (objects of the kind {' or '.join(beside)} may stand beside it)" if beside else ""
+        message = f"the file must hold {what} and nothing else, it holds {len(nodes)} documents{but}"
         raise InvalidFileError([Problem(message, line=second)])
-    (node,) = nodes
+    (node,) = wanted
     if not isinstance(node, yaml.MappingNode):
         message = f"the file must hold {what}: a mapping with {fields}"
         raise InvalidFileError([Problem(message, line=node.start_mark.line + 1)])
-    _refuse_repeats(node, ())
-    return YamlFile(_construct(node), dict(_lines(node, ())))
+    for each in nodes:
+        _refuse_repeats(each, ())
+    return YamlFile(_construct(node), dict(_lines(node, ())), tuple(map(_construct, others)))
 
 
 def _compose(text: str) -> list[yaml.Node]:
@@ -83,6 +90,12 @@ def _not_yaml(error: yaml.YAMLError, text: str) -> InvalidFileError:
     if "'\\t'" in what:
         what = "a line is indented with a tab; YAML takes blanks only"
     return InvalidFileError([Problem(f"not YAML: {what}", line=mark.line + 1 if mark else 0)])
+
+
+def _kind_of(node: yaml.Node) -> str:
+    """Return the `kind` of an object; empty if it has none."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((str(value.value) for key, value in pairs if key.value == "kind"), "")
 
 
 def _is_empty(node: yaml.Node) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from tunesmith.api.status import REASON_PATTERN, State
 from tunesmith.core.decide import Draft, known_inputs
 from tunesmith.core.manifests import effective_storage
-from tunesmith.core.model import StageState
+from tunesmith.core.model import PlannedStage, StageState
 from tunesmith.core.record import ACTIVE, StageRecord, write_record
 from tunesmith.core.times import to_text
 from tunesmith_stages import model_name
@@ -137,6 +137,12 @@ def _storage(draft: Draft) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if value != []}
 
 
+def _how_done(stage: PlannedStage, record: StageRecord) -> str:
+    if not stage.units:
+        return "NotNeeded"  # there is no training of a base that is a GGUF
+    return "Cached" if record.cached else "Done"
+
+
 def _bounded(record: StageRecord) -> StageRecord:
     return replace(record, message=record.message[:_MAX_MESSAGE], hint=record.hint[:1024])
 
@@ -152,7 +158,7 @@ def _conditions(draft: Draft, stands: Standing, warnings: tuple[str, ...]) -> li
     for stage in draft.plan.stages:
         record = draft.records[stage.name]
         if stage.state is StageState.DONE:
-            wanted.append((_DONE[stage.name], "True", "Cached" if record.cached else "Done", ""))
+            wanted.append((_DONE[stage.name], "True", _how_done(stage, record), ""))
         elif record.state is State.FAILED:
             wanted.append((_DONE[stage.name], "False", record.reason, record.message))
         elif record.attempts or record.state in ACTIVE:

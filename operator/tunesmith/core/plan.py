@@ -6,11 +6,14 @@ results that it builds on are known. What enters a key is listed in ``docs/desig
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.api.finetunejob import Dataset, FineTuneJob, FinetuningType, Language, Lora
+from tunesmith.api.datasets import Dataset, DatasetUse
+from tunesmith.api.finetunejob import FineTuneJob, FinetuningType, Lora, Model
+from tunesmith.api.sources import Language
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith_stages.contract import (
     RECIPES,
@@ -24,6 +27,8 @@ from tunesmith_stages.contract import (
 )
 
 DEFAULT_EPOCHS = "3"
+DEFAULT_VALIDATION = "0.1"
+"""Share that is held back where `training.validation` is given and says nothing else."""
 
 Params = Mapping[str, Any]
 
@@ -35,8 +40,8 @@ class _Recipe:
     stage: StageName
     units: Callable[[FineTuneJob], Mapping[str, Params]]
     """The keyed parameters of each unit, by the unit's name."""
-    needs: Callable[[FineTuneJob], Iterable[str]]
-    """The roles of its inputs."""
+    needs: Callable[[FineTuneJob, str], Iterable[str]]
+    """The roles of a unit's inputs, by the unit's name."""
     role: Callable[[str], str]
     """The role in which later stages take what a unit makes."""
     runtime: Callable[[FineTuneJob], Params] = lambda _job: {}
@@ -81,13 +86,16 @@ def plan(
 def _plan_stage(
     recipe: _Recipe, job: FineTuneJob, results: Mapping[str, StageResult], made: Mapping[str, Input], number: int
 ) -> PlannedStage:
-    needs = tuple(recipe.needs(job))
-    if any(role not in made for role in needs):
+    planned = recipe.units(job)
+    needs = {name: tuple(recipe.needs(job, name)) for name in planned}
+    if any(role not in made for roles in needs.values() for role in roles):
         return PlannedStage(recipe.stage, StageState.WAITING)
-    inputs = {role: made[role] for role in needs}
+    inputs = {name: {role: made[role] for role in roles} for name, roles in needs.items()}
     units = tuple(
-        UnitConfig(name, content_key(recipe.stage, params, inputs, number), params, inputs, recipe.role(name))
-        for name, params in recipe.units(job).items()
+        UnitConfig(
+            name, content_key(recipe.stage, params, inputs[name], number), params, inputs[name], recipe.role(name)
+        )
+        for name, params in planned.items()
     )
     missing = tuple(unit for unit in units if unit.key not in results)
     state = StageState.READY if missing else StageState.DONE
@@ -106,11 +114,14 @@ def _plan_rehearsal(
 
     It is passed for one training and one way into Ollama: another one has another key here.
     """
+    if _is_gguf(job):
+        return PlannedStage(StageName.REHEARSE, StageState.DONE)
     params = {
         "training": [unit.key for unit in stages[StageName.TRAIN].units],
         "servers": list(job.spec.ollama.servers),
         "method": str(job.spec.ollama.method),
         **_served(job),
+        "outType": str(job.spec.export.out_type),
         "targetModules": list(job.spec.training.lora.target_modules) if job.spec.training.lora else [],
     }
     inputs = {role: made[role] for role in ("base", "prepared") if role in made}
@@ -120,14 +131,15 @@ def _plan_rehearsal(
         return PlannedStage(StageName.REHEARSE, StageState.DONE, (unit,))
     prepared = stages[StageName.PREPARE].state is StageState.DONE
     state = StageState.READY if prepared else StageState.WAITING
-    return PlannedStage(StageName.REHEARSE, state, (unit,), (unit,), {"method": str(job.spec.ollama.method)})
+    runtime = {"method": str(job.spec.ollama.method), "estimate": _estimated(job)}
+    return PlannedStage(StageName.REHEARSE, state, (unit,), (unit,), runtime)
 
 
 def later_units(job: FineTuneJob, stage: StageName) -> tuple[LaterUnit, ...]:
     """Return what follows `stage` and can be found on the volume: the units of `train`, `convert` and `quantize`."""
     order = list(StageName)
     return tuple(
-        LaterUnit(recipe.stage, name, params, tuple(recipe.needs(job)), recipe.role(name))
+        LaterUnit(recipe.stage, name, params, tuple(recipe.needs(job, name)), recipe.role(name))
         for recipe in _recipes({})
         if recipe.stage in _FOLLOWED and order.index(recipe.stage) > order.index(stage)
         for name, params in recipe.units(job).items()
@@ -149,35 +161,38 @@ def source_kinds(job: FineTuneJob) -> dict[str, str]:
 
 # --- the stages ------------------------------------------------------------------------------------------------------
 
+# A GGUF is not trained: what would be made of a training has no units then, so there is nothing to do for it.
+
 
 def _recipes(versions: Mapping[str, str]) -> tuple[_Recipe, ...]:
     return (
-        _Recipe(StageName.FETCH, lambda job: _sources(job, versions), lambda _job: (), lambda unit: unit),
-        _Recipe(StageName.PREPARE, _preparation, lambda job: _sources(job, versions), lambda _unit: "prepared"),
-        _Recipe(StageName.TRAIN, _training, lambda _job: ("base", "prepared"), lambda _unit: "trained", _processes),
+        _Recipe(StageName.FETCH, lambda job: _sources(job, versions), lambda _job, _unit: (), lambda unit: unit),
+        _Recipe(StageName.PREPARE, _preparation, lambda job, _unit: _sources(job, versions), lambda _unit: "prepared"),
+        _Recipe(
+            StageName.TRAIN, _training, lambda _job, _unit: ("base", "prepared"), lambda _unit: "trained", _processes
+        ),
         _Recipe(
             StageName.CONVERT,
-            lambda job: {StageName.CONVERT: {"outType": str(job.spec.export.out_type)}},
-            lambda _job: ("base", "prepared", "trained"),
+            _conversion,
+            lambda _job, _unit: ("base", "prepared", "trained"),
             lambda _unit: "converted",
         ),
-        _Recipe(
-            StageName.QUANTIZE,
-            lambda job: {str(item): {"type": str(item)} for item in job.spec.export.quantizations},
-            lambda _job: ("converted",),
-            _quantized,
-        ),
+        _Recipe(StageName.QUANTIZE, _quantization, _quantized_from, _quantized),
         _Recipe(
             StageName.REGISTER,
             _registration,
-            lambda job: ("base", "prepared", "converted", *map(_quantized, job.spec.export.quantizations)),
+            _registered_from,
             lambda unit: f"registered:{unit}",
             lambda job: {
                 "method": str(job.spec.ollama.method),
-                "smokeTests": [_plain(test) for test in job.spec.ollama.smoke_tests],
+                "smokeTests": _smoke_tests(job),
             },
         ),
     )
+
+
+def _is_gguf(job: FineTuneJob) -> bool:
+    return job.spec.model.gguf is not None
 
 
 def _quantized(quantization: str) -> str:
@@ -185,37 +200,68 @@ def _quantized(quantization: str) -> str:
 
 
 def _sources(job: FineTuneJob, versions: Mapping[str, str]) -> dict[str, Params]:
-    sources: dict[str, Params] = {"base": {"kind": "models", "source": {"volume": _plain(job.spec.model.volume)}}}
+    sources: dict[str, Params] = {"base": {"kind": "models", "source": _model_source(job.spec.model)}}
     for dataset in job.spec.datasets:
         sources[f"dataset:{dataset.name}"] = {"kind": "datasets", "source": _dataset_source(dataset)}
     return {name: {**params, "refresh": versions.get(name, "")} for name, params in sources.items()}
 
 
+def _model_source(model: Model) -> Params:
+    sources = ("volume", "hugging_face", "model_scope", "job", "gguf")
+    return _plain(model, include={*sources}, exclude=_NO_TOKENS, exclude_none=True)  # type: ignore[no-any-return]
+
+
 def _dataset_source(dataset: Dataset) -> Params:
     if dataset.builtin is not None:
         return {"builtin": str(dataset.builtin), "languages": sorted(dataset.languages or Language)}
-    return {"volume": _plain(dataset.volume)}
+    if dataset.inline is not None:
+        return {"inline": "".join(_line(row) for row in dataset.inline)}
+    sources = ("volume", "hugging_face", "model_scope", "config_map")
+    source: dict[str, Any] = _plain(dataset, include={*sources}, exclude=_NO_TOKENS, exclude_none=True)
+    return source | ({"datasetInfo": dataset.dataset_info} if dataset.dataset_info else {})
+
+
+_NO_TOKENS = {"hugging_face": {"token_secret_ref"}, "model_scope": {"token_secret_ref"}}
+"""Who asks for a source does not make it another one."""
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _preparation(job: FineTuneJob) -> dict[str, Params]:
+    if _is_gguf(job):
+        return {}
     spec = job.spec
     template = spec.model.chat_template
-    validation = spec.training.validation
     return {
         StageName.PREPARE: {
-            "datasets": [
-                {**_plain(item, exclude={"volume", "languages"}), "builtin": item.builtin is not None}
-                for item in spec.datasets
-            ],
-            "chatTemplate": template.jinja if template else None,
+            "datasets": [_reading(item) for item in spec.datasets],
+            "chatTemplate": _plain(template) if template else None,
             "sequenceLength": spec.training.sequence_length,
-            "validationFraction": validation.fraction if validation else "0",
+            "packing": spec.training.packing,
+            "validationFraction": _validation_fraction(job),
             "seed": spec.training.seed,
         }
     }
 
 
+def _reading(dataset: Dataset) -> Params:
+    """Return how a dataset's rows are read, wherever they come from."""
+    sources = {"volume", "hugging_face", "model_scope", "config_map", "inline", "builtin", "languages"}
+    return {**_plain(dataset, exclude=sources), "builtin": dataset.builtin is not None}
+
+
+def _validation_fraction(job: FineTuneJob) -> str:
+    validation = job.spec.training.validation
+    if validation is None or any(item.use is DatasetUse.VALIDATION for item in job.spec.datasets):
+        return "0"
+    return DEFAULT_VALIDATION if validation.fraction is None else validation.fraction
+
+
 def _training(job: FineTuneJob) -> dict[str, Params]:
+    if _is_gguf(job):
+        return {}
     training = job.spec.training
     lora = (training.lora or Lora()) if training.finetuning_type is FinetuningType.LORA else None
     return {
@@ -252,6 +298,63 @@ def _processes(job: FineTuneJob) -> Params:
         "evalSteps": validation.eval_steps if validation else None,
         "saveSteps": training.checkpoint.save_steps,
         "keep": training.checkpoint.keep,
+        "smokeTests": _smoke_tests(job),
+    }
+
+
+def _smoke_tests(job: FineTuneJob) -> list[Any]:
+    """Return the questions that the trained model must answer; the base is asked them, too, for people to compare."""
+    return [_plain(test) for test in job.spec.ollama.smoke_tests]
+
+
+def _conversion(job: FineTuneJob) -> dict[str, Params]:
+    if _is_gguf(job):
+        return {}
+    export = job.spec.export
+    return {
+        StageName.CONVERT: {"outType": str(export.out_type), **({"keepMerged": True} if export.keep_merged else {})}
+    }
+
+
+def _quantization(job: FineTuneJob) -> dict[str, Params]:
+    export = job.spec.export
+    return {
+        item: {"type": item, **({"imatrix": True} if export.uses_imatrix(item) else {})}
+        for item in export.quantizations
+    }
+
+
+def _quantized_from(job: FineTuneJob, unit: str) -> Iterable[str]:
+    if _is_gguf(job):
+        return ("base",)
+    uses_imatrix = job.spec.export.uses_imatrix(unit)
+    return ("converted", "base", "prepared") if uses_imatrix else ("converted",)
+
+
+def _registered_from(job: FineTuneJob, _unit: str) -> Iterable[str]:
+    made = [_quantized(item) for item in job.spec.export.quantizations]
+    return ("base", *made) if _is_gguf(job) else ("base", "prepared", "converted", *made)
+
+
+def _estimated(job: FineTuneJob) -> Params:
+    """Return what the memory and the time of a training follow from."""
+    training = job.spec.training
+    lora = (training.lora or Lora()) if training.finetuning_type is FinetuningType.LORA else None
+    return {
+        "finetuningType": str(training.finetuning_type),
+        "lora": _plain(lora) if lora else None,
+        "precision": str(training.precision),
+        "zeroStage": training.deepspeed.zero_stage,
+        "gradientCheckpointing": training.gradient_checkpointing,
+        "perDeviceTrainBatchSize": training.per_device_train_batch_size,
+        "gradientAccumulationSteps": training.gradient_accumulation_steps,
+        "sequenceLength": training.sequence_length,
+        "maxSteps": training.max_steps,
+        "numTrainEpochs": None if training.max_steps else training.num_train_epochs or DEFAULT_EPOCHS,
+        "keep": training.checkpoint.keep,
+        "nodes": training.nodes,
+        "processesPerNode": training.processes,
+        "gpusPerNode": training.gpus_per_node,
     }
 
 
@@ -267,10 +370,16 @@ def _served(job: FineTuneJob) -> Params:
         "parameters": _plain(ollama.parameters, exclude_none=True),
         "system": ollama.system,
         "license": ollama.license,
-        "quantizations": [str(item) for item in job.spec.export.quantizations],
+        "quantizations": list(job.spec.export.quantizations),
     }
 
 
-def _plain(model: Any, *, exclude: set[str] | None = None, exclude_none: bool = False) -> Any:
+def _plain(
+    model: Any,
+    *,
+    include: set[str] | None = None,
+    exclude: set[str] | Mapping[str, Any] | None = None,
+    exclude_none: bool = False,
+) -> Any:
     """Return a model of the API as plain JSON values, in the API's own spelling."""
-    return model.model_dump(mode="json", by_alias=True, exclude=exclude, exclude_none=exclude_none)
+    return model.model_dump(mode="json", by_alias=True, include=include, exclude=exclude, exclude_none=exclude_none)

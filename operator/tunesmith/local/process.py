@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.local.lock import Lock, end_process
-from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure, StageConfig
+from tunesmith.local.sources import found_versions, resolved_key
+from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure, Report, StageConfig, StageName
 from tunesmith_stages.volume import Volume, write_whole
 
 _TAIL_LINES = 20
@@ -38,8 +39,10 @@ class StageFailedError(Exception):
 
 def run_stage(
     config: StageConfig, volume: Volume, locks: Sequence[Lock], on_event: Callable[[Mapping[str, Any]], None]
-) -> None:
-    """Run a stage program to its end; `locks` are told of it, and `on_event` is given every progress event.
+) -> Report:
+    """Run a stage program to its end and return what it reports.
+
+    `locks` are told of the process, and `on_event` is given every progress event.
 
     Raises:
         StageFailedError: it made no result.
@@ -48,17 +51,22 @@ def run_stage(
     folder = volume.run(config.job)
     volume.logs(config.job).mkdir(parents=True, exist_ok=True)
     stage_json = folder / f"{config.stage}.json"
+    report = folder / f"{config.stage}.report.json"
     write_whole(stage_json, config.to_json())
+    report.unlink(missing_ok=True)
     log = volume.log(config.job, config.stage, config.attempt)
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"tunesmith_stages.{config.stage}", "--config", str(stage_json)],
+            [
+                *(sys.executable, "-m", f"tunesmith_stages.{config.stage}"),
+                *("--config", str(stage_json), "--report", str(report)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=output,
             text=True,
             errors="replace",
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env=os.environ | ({} if config.stage is StageName.FETCH else {"HF_HUB_OFFLINE": "1"}),
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the stage in order
         )
         try:
@@ -78,11 +86,26 @@ def run_stage(
             raise
     if code != ExitCode.OK:
         raise StageFailedError(config.stage, _failure(config, volume, code), log)
+    return _checked(config, volume, report, log)
+
+
+def _checked(config: StageConfig, volume: Volume, file: Path, log: Path) -> Report:
+    """Return the report of a program that ended well, if every result is there of which it speaks.
+
+    Raises:
+        StageFailedError: one is not.
+    """
+    try:
+        report = Report.from_json(file.read_text(encoding="utf-8"))
+        versions = found_versions(config, report)
+    except (OSError, ValueError, KeyError, TypeError):
+        report, versions = Report(), {}
     for unit in config.units:
-        if volume.result(config.stage, unit.key) is None:
+        if volume.result(config.stage, resolved_key(unit, versions.get(unit.name, ""))) is None:
             known = FAILURE_CLASSES[ExitCode.INTERNAL]
             sentence = f"The program ended well, but left no result of `{unit.name}` that can be used."
             raise StageFailedError(config.stage, Failure(ExitCode.INTERNAL, known.reason, sentence, known.hint), log)
+    return report
 
 
 def _event(line: str) -> Mapping[str, Any] | None:

@@ -8,20 +8,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.core.model import Plan, PlannedStage, StageState
-from tunesmith.core.plan import plan
+from tunesmith.core.plan import plan, source_specs
+from tunesmith.local.gpus import gpu_memory, require_gpus
 from tunesmith.local.lock import AlreadyRunningError, Lock, hold
 from tunesmith.local.process import run_stage
 from tunesmith.local.served import still_served
+from tunesmith.local.sources import RUN_FILE, ConfigMaps, found_versions, source_runtime, source_versions
 from tunesmith_stages.contract import StageConfig, StageName, StageResult, digest_of
 from tunesmith_stages.volume import Volume, write_whole
-
-RUN_FILE = "run.json"
-"""What makes up a job, in the job's folder below ``runs/``."""
 
 
 class Watcher(Protocol):
@@ -62,29 +60,16 @@ def current_plan(
         results.update(found)
 
 
-def source_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
-    """Return, by unit of `fetch`, a text that changes when somebody changed the source on the volume.
-
-    See :meth:`Volume.version`. A source that is gone has the version under which it was fetched: what was made of it is
-    still there.
-    """
-    given = {"base": job.spec.model.volume.path}
-    given |= {f"dataset:{item.name}": item.volume.path for item in job.spec.datasets if item.volume is not None}
-    versions = _remembered_versions(job, volume)
-    versions |= {unit: version for unit, path in given.items() if (version := volume.version(path))}
-    return {unit: version for unit, version in versions.items() if unit in given}
-
-
-def _remembered_versions(job: FineTuneJob, volume: Volume) -> dict[str, str]:
-    try:
-        run = json.loads((volume.run(job.metadata.name) / RUN_FILE).read_text(encoding="utf-8"))
-        return {str(unit): str(version) for unit, version in run["sourceVersions"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
 def run_job(
-    job: FineTuneJob, text: str, volume: Volume, watcher: Watcher, *, url: str, until: StageName | None = None
+    job: FineTuneJob,
+    text: str,
+    volume: Volume,
+    watcher: Watcher,
+    *,
+    url: str,
+    until: StageName | None = None,
+    refresh: bool = False,
+    config_maps: ConfigMaps | None = None,
 ) -> Plan:
     """Run what is left of a job, up to the stage `until`; return the plan as it stands then.
 
@@ -95,16 +80,21 @@ def run_job(
         watcher: is told what happens.
         url: address of the Ollama server.
         until: the last stage to run; None runs all.
+        refresh: look up again what was looked up once: the newest commit of a branch, what another job trained.
+        config_maps: those in the job's file.
 
     Raises:
         AlreadyRunningError: another process runs this job.
+        ConfigMapMissingError: a dataset is in a ConfigMap that is not there.
         StageFailedError: a stage failed.
         KeyboardInterrupt: the user stopped it.
     """
     folder = volume.run(job.metadata.name)
     with hold(folder / "lock.json") as run_lock:
         write_whole(folder / "finetunejob.yaml", text)
-        versions = source_versions(job, volume)  # a source that changes from now on is looked at in the next run
+        # A source that changes from now on is looked at in the next run.
+        versions = source_versions(job, volume, refresh=refresh)
+        fetching = source_runtime(job, volume, config_maps or {})
         if not _is_after(StageName.REGISTER, until):
             _forget_outdated_registration(job, volume, versions, watcher, url)
         rehearsed = False
@@ -112,7 +102,7 @@ def run_job(
         while True:
             current, results = current_plan(job, volume, versions=versions, rehearsed=rehearsed)
             _report(current, results, reported, watcher, until, cached=True)
-            _remember(current, versions, volume)
+            _remember(job, current, versions, volume)
             stage = current.next
             if stage is None or _is_after(stage.name, until):
                 return current
@@ -125,29 +115,13 @@ def run_job(
                 watcher.begins(stage)
                 if stage.runtime.get("method") == "Exec":
                     watcher.note("`ollama.method` is Exec; here there is no pod, so it is done by the API.")
-                run_stage(
-                    _config(job, volume, stage, url), volume, [run_lock, *locks], partial(watcher.event, stage.name)
-                )
+                config = _config(job, volume, stage, url, fetching)
+                report = run_stage(config, volume, [run_lock, *locks], partial(watcher.event, stage.name))
+            if stage.name is StageName.FETCH:
+                versions |= found_versions(config, report)
             rehearsed = rehearsed or stage.name is StageName.REHEARSE
             current, results = current_plan(job, volume, versions=versions, rehearsed=rehearsed)
             _report(current, results, reported, watcher, stage.name, cached=False)
-
-
-class GpuMissingError(Exception):
-    """The job wants GPUs and this machine has none."""
-
-
-def require_gpus(wanted: int) -> None:
-    """Check that this machine has a GPU if the job wants any: before the data are prepared, not after.
-
-    Whether there are enough of them says `train`, which asks PyTorch.
-
-    Raises:
-        GpuMissingError: it has none.
-    """
-    devices = [Path("/dev/kfd"), Path("/dev/dxg"), *Path("/dev").glob("nvidia[0-9]*")]  # AMD, WSL, NVIDIA
-    if wanted and not any(device.exists() for device in devices):
-        raise GpuMissingError(f"`spec.training.gpusPerNode` is {wanted}, but this machine has no GPU")
 
 
 def _hold_units(stage: PlannedStage, volume: Volume, watcher: Watcher, held: ExitStack) -> tuple[bool, list[Lock]]:
@@ -213,14 +187,22 @@ def _forget_outdated_registration(
         volume.forget(StageName.REGISTER, unit.key)
 
 
-def _config(job: FineTuneJob, volume: Volume, stage: PlannedStage, url: str) -> StageConfig:
+def _config(
+    job: FineTuneJob, volume: Volume, stage: PlannedStage, url: str, fetching: Mapping[str, Any]
+) -> StageConfig:
     return StageConfig(
         stage=stage.name,
         job=job.metadata.name,
         volume=str(volume.root),
         attempt=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}",
         units=stage.missing,
-        runtime={**stage.runtime, **_servers(stage, url), **_one_node(stage)},
+        runtime={
+            **stage.runtime,
+            **(fetching if stage.name is StageName.FETCH else {}),
+            **_servers(stage, url),
+            **_one_node(stage),
+            **_estimate(stage),
+        },
     )
 
 
@@ -232,6 +214,12 @@ def _one_node(stage: PlannedStage) -> dict[str, Any]:
     return {"nodes": 1, "gradientAccumulationSteps": nodes * stage.runtime["gradientAccumulationSteps"]}
 
 
+def _estimate(stage: PlannedStage) -> dict[str, Any]:
+    """Return what the need of memory is compared with: this machine's GPUs."""
+    estimate = stage.runtime.get("estimate")
+    return {"estimate": {**estimate, "gpuMemoryBytes": gpu_memory()}} if estimate else {}
+
+
 def _servers(stage: PlannedStage, url: str) -> dict[str, Any]:
     """Return how a stage reaches Ollama here: whatever server the job names is the one of OLLAMA_HOST, by its API."""
     names = {name for unit in stage.units for name in unit.params.get("servers", [unit.params.get("server")]) if name}
@@ -239,8 +227,8 @@ def _servers(stage: PlannedStage, url: str) -> dict[str, Any]:
     return {"method": "API", "servers": dict.fromkeys(sorted(names), here)} if names else {}
 
 
-def _remember(current: Plan, versions: Mapping[str, str], volume: Volume) -> None:
+def _remember(job: FineTuneJob, current: Plan, versions: Mapping[str, str], volume: Volume) -> None:
     """Write which units make up the job, for people and for later clean-ups, and which sources it was made from."""
     keys = {stage.name: {unit.name: unit.key for unit in stage.units} for stage in current.stages}
-    record = {"job": current.job, "stages": keys, "sourceVersions": dict(versions)}
+    record = {"job": current.job, "stages": keys, "sourceVersions": dict(versions), "sources": source_specs(job)}
     write_whole(volume.run(current.job) / RUN_FILE, json.dumps(record, indent=2) + "\n")

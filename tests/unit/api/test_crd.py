@@ -91,7 +91,9 @@ def test_every_object_says_what_is_in_it() -> None:
     """An object without fields would have everything in it pruned by the API server."""
     for path, node in ALL.items():
         if node["type"] == "object" and path != ".metadata":
-            assert node.get("properties") or node.get("additionalProperties"), path
+            keeps_all = node.get("x-kubernetes-preserve-unknown-fields", False)
+            assert keeps_all == (path == ".spec.datasets[].inline[]"), "rows have any columns"
+            assert keeps_all or node.get("properties") or node.get("additionalProperties"), path
         if node["type"] == "array":
             assert "maxItems" in node, path
             assert "items" in node, path
@@ -178,7 +180,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "not one of": ({"spec.training.deepspeed": {"zeroStage": 1}}, ".spec.training.deepspeed.zeroStage: not one of"),
     "no model": ({"spec.ollama": {}}, ".spec.ollama.model: missing"),
     "a bad name": ({"spec.ollama.model": "a b"}, ".spec.ollama.model: 'a b' does not match"),
-    "a list too short": ({"spec.datasets": []}, ".spec.datasets: minItems is 1"),
+    "a list too short": ({"spec.ollama.servers": []}, ".spec.ollama.servers: minItems is 1"),
 }
 
 
@@ -210,11 +212,25 @@ def test_what_says_nothing_is_not_stored() -> None:
     assert not {"pods", "storage", "scheduling"} & stored.keys()
     assert {**stored, "training": {}} == {
         **job_data()["spec"],
-        "datasets": [{"name": "faq", "volume": {"path": "data/faq.json"}, "format": "Auto"}],
+        "datasets": [
+            {
+                "name": "faq",
+                "volume": {"path": "data/faq.json"},
+                "use": "Training",
+                "format": "Auto",
+                "weight": "1",
+                "onBadRow": "Fail",
+            }
+        ],
         "training": {},
         "suspend": False,
         "dryRun": False,
-        "export": {"outType": "BF16", "quantizations": ["Q4_K_M"]},
+        "export": {
+            "outType": "BF16",
+            "quantizations": ["Q4_K_M"],
+            "importanceMatrix": "Auto",
+            "keepMerged": False,
+        },
         "ollama": {"model": "support-bot:v1", "servers": ["main"], "method": "API"},
         "ttlSecondsAfterFinished": 604_800,
     }
@@ -264,7 +280,7 @@ def test_rules_of_single_values_are_in_the_crd() -> None:
     assert len(at[".spec.ollama.model"]) == 2
     for stage in ("default", "train", "register"):
         assert len(at[f".spec.pods.{stage}.labels"]) == 2
-    assert ["size(self.metadata.name)" in rule["rule"] for rule in SCHEMA[CEL_RULES]] == [True, False]
+    assert ["size(self.metadata.name)" in rule["rule"] for rule in SCHEMA[CEL_RULES]] == [True, False, False]
 
 
 def test_named_lists_are_maps() -> None:

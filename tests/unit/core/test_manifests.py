@@ -130,7 +130,9 @@ def test_stage_json(stage: StageName) -> None:
     assert (config.stage, config.job, config.volume) == (stage, "support-bot", "/volume")
     assert [unit.key for unit in config.units] == [unit.key for unit in child.stage.missing]
     assert (config.later, dict(config.known)) == (child.later, dict(child.known))
-    assert config.runtime.items() >= child.stage.runtime.items()
+    estimate = {"estimate": {**child.stage.runtime["estimate"], "gpuMemoryBytes": None}} if stage == "rehearse" else {}
+    runtime = {**child.stage.runtime, **estimate}
+    assert {name: config.runtime[name] for name in runtime} == runtime
 
 
 def test_what_the_operator_adds_to_the_runtime() -> None:
@@ -143,9 +145,11 @@ def test_what_the_operator_adds_to_the_runtime() -> None:
         }
         for stage, child in children().items()
     }
+    estimate = added[StageName.REHEARSE].pop("estimate")
+    assert estimate == {**children()[StageName.REHEARSE].stage.runtime["estimate"], "gpuMemoryBytes": None}
     servers = {"servers": {"main": {"url": "http://ollama:11434", "caBundle": "", "exec": None}}}
     assert added == {
-        StageName.FETCH: {"resolve": True},
+        StageName.FETCH: {"resolve": True, "tokens": {}, "configMaps": {}},
         StageName.PREPARE: {},
         StageName.REHEARSE: servers,
         StageName.TRAIN: {"graceSeconds": 300},
@@ -153,6 +157,49 @@ def test_what_the_operator_adds_to_the_runtime() -> None:
         StageName.QUANTIZE: {},
         StageName.REGISTER: servers,
     }
+
+
+def test_memory_of_the_gpus() -> None:
+    """What the administrator says of the GPUs is what `rehearse` compares the need of memory with."""
+    runtime = config_of(children()[StageName.REHEARSE], settings(gpuMemory="80Gi")).runtime
+    assert runtime["estimate"]["gpuMemoryBytes"] == 80 * 2**30
+
+
+OF_HUBS = {
+    "spec.model": {"huggingFace": {"repo": "a/b", "tokenSecretRef": {"name": "tunesmith-hf"}}},
+    "spec.datasets": [
+        {"name": "open", "modelScope": {"repo": "a/c"}},
+        {"name": "gated", "modelScope": {"repo": "a/d", "tokenSecretRef": {"name": "tunesmith-ms", "key": "t"}}},
+        {"name": "small", "configMap": {"name": "faq", "key": "faq.jsonl"}},
+    ],
+}
+
+
+def test_tokens_come_from_secrets_by_the_kubelet() -> None:
+    """Only the pod that downloads has a hub's token, each source its own; stage.json names the variable."""
+    child = children(OF_HUBS)[StageName.FETCH]
+    tokens = config_of(child).runtime["tokens"]
+    assert tokens.keys() == {"base", "dataset:gated"}
+    (container,) = made(child)["Job"]["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item for item in container["env"]}
+    wanted = {"base": {"name": "tunesmith-hf", "key": "token"}, "dataset:gated": {"name": "tunesmith-ms", "key": "t"}}
+    assert {unit: environment[name]["valueFrom"]["secretKeyRef"] for unit, name in tokens.items()} == wanted
+    for stage in StageName:
+        if stage is not StageName.FETCH:
+            assert "secretKeyRef" not in str(made(children(OF_HUBS)[stage]))
+
+
+def test_config_maps_are_mounted() -> None:
+    """A dataset in a ConfigMap is one file in the pod of `fetch`; no other key of it is there."""
+    child = children(OF_HUBS)[StageName.FETCH]
+    file = config_of(child).runtime["configMaps"]["dataset:small"]
+    volumes = {item["name"]: item for item in made(child)["Job"]["spec"]["template"]["spec"]["volumes"]}
+    (container,) = made(child)["Job"]["spec"]["template"]["spec"]["containers"]
+    mount = next(item for item in container["volumeMounts"] if file.startswith(item["mountPath"] + "/"))
+    assert mount["readOnly"] is True
+    wanted = {"name": "faq", "items": [{"key": "faq.jsonl", "path": "faq.jsonl"}]}
+    assert volumes[mount["name"]]["configMap"] == wanted
+    assert file == f"{mount['mountPath']}/faq.jsonl"
 
 
 def test_at_most_as_many_units_as_a_report_holds() -> None:
@@ -329,8 +376,7 @@ def test_the_way_out_is_for_fetch_alone() -> None:
         "HTTPS_PROXY": "http://proxy:2",
         "NO_PROXY": ".svc",
         "HF_ENDPOINT": "https://hub",
-        "HF_HUB_DISABLE_XET": "1",
-        "MODELSCOPE_DOMAIN": "https://scope",
+        "MODELSCOPE_ENDPOINT": "https://scope",
     }
     for stage, child in children().items():
         for lookup in (False, True):

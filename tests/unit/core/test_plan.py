@@ -245,12 +245,22 @@ def test_steps_take_the_place_of_epochs() -> None:
 
 
 def test_preparation_is_told_what_design_0001_lists() -> None:
-    """The parameters of `prepare` are those of the page on the stages' interfaces."""
+    """The parameters of `prepare` are those of the pages on the stages' interfaces."""
     changes = {"spec.datasets.+": {**IDENTITY, "name": "identity"}, "spec.datasets.0.columns": {"prompt": "q"}}
     params = params_of(StageName.PREPARE, changes)
-    assert params.keys() == {"datasets", "chatTemplate", "sequenceLength", "validationFraction", "seed"}
+    assert params.keys() == {
+        "datasets",
+        "chatTemplate",
+        "sequenceLength",
+        "packing",
+        "validationFraction",
+        "seed",
+    }
     faq, identity = params["datasets"]
-    assert faq.keys() == {"name", "builtin", "format", "columns", "maxSamples", "substitutions"}
+    assert faq.keys() == {
+        *("name", "builtin", "use", "datasetInfo", "format", "columns", "tags"),
+        *("maxSamples", "weight", "onBadRow", "substitutions"),
+    }
     assert (faq["builtin"], faq["columns"]["prompt"], identity["builtin"]) == (False, "q", True)
     assert identity["substitutions"] == {"name": "Tunny", "author": "Acme"}
 
@@ -262,6 +272,84 @@ def test_sources_of_built_in_data_name_their_languages() -> None:
         "builtin": "SelfCognition",
         "languages": ["en", "zh"],
     }
+
+
+HUB = {"repo": "acme/faq", "tokenSecretRef": {"name": "tunesmith-hf"}}
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a dataset of a hub": (
+        {"huggingFace": HUB},
+        {"huggingFace": {"repo": "acme/faq", "revision": "main", "split": "train"}},
+    ),
+    "one of ModelScope, a part of it": (
+        {"modelScope": {**HUB, "subset": "en", "split": "test"}},
+        {"modelScope": {"repo": "acme/faq", "revision": "master", "subset": "en", "split": "test"}},
+    ),
+    "an entry of a dataset_info.json": (
+        {"volume": {"path": "data"}, "datasetInfo": "faq_en"},
+        {"volume": {"path": "data"}, "datasetInfo": "faq_en"},
+    ),
+    "a ConfigMap": ({"configMap": {"name": "faq", "key": "f.json"}}, {"configMap": {"name": "faq", "key": "f.json"}}),
+    "rows of the job itself": (
+        {"inline": [{"output": "ü", "instruction": "a", "score": 0.5}, {"instruction": "b", "output": "c"}]},
+        {"inline": '{"instruction": "a", "output": "ü", "score": 0.5}\n{"instruction": "b", "output": "c"}\n'},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources_of_datasets(name: str) -> None:
+    """`fetch` is told where the data are, and not with whose token: the same data are not fetched twice for that."""
+    given, wanted = SOURCES[name]
+    current = plan(job({"spec.datasets.0": {"name": "faq", **given}}), {})
+    unit = next(unit for unit in current.stage(StageName.FETCH).units if unit.name == "dataset:faq")
+    assert unit.params == {"kind": "datasets", "source": wanted, "refresh": ""}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"huggingFace": HUB}, {"huggingFace": {"repo": "acme/faq", "revision": "main"}}),
+        ({"modelScope": HUB}, {"modelScope": {"repo": "acme/faq", "revision": "master"}}),
+        ({"job": {"name": "earlier"}}, {"job": {"name": "earlier"}}),
+    ],
+    ids=["Hugging Face", "ModelScope", "another job"],
+)
+def test_sources_of_the_base(given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The same for the base model."""
+    unit = plan(job({"spec.model": given}), {}).stage(StageName.FETCH).units[0]
+    assert unit.params["source"] == wanted
+
+
+def test_a_gguf_is_only_quantized_and_registered() -> None:
+    """A base that is not trained goes straight on: nothing of a training is planned, nothing is rehearsed."""
+    gguf = job({"spec.model": {"gguf": {"path": "m.gguf"}}, "spec.datasets": REMOVED, "spec.training": REMOVED})
+    current, _ = carried_out(gguf)
+    assert current.keys.keys() == {FETCH, Q4, REGISTER}
+    assert current.next is None
+    assert current.stage(StageName.QUANTIZE).units[0].inputs.keys() == {"base"}
+    assert current.stage(StageName.REGISTER).units[0].inputs.keys() == {"base", "quantized:Q4_K_M"}
+
+
+def test_importance_matrices_need_the_training_data() -> None:
+    """A type that needs an importance matrix gets the samples that it is measured on; the others don't wait for it."""
+    changes = {"spec.export": {"quantizations": ["IQ2_XXS", "Q4_K_M"]}}
+    units = {unit.name: unit for unit in carried_out(job(changes))[0].stage(StageName.QUANTIZE).units}
+    assert units["IQ2_XXS"].params == {"type": "IQ2_XXS", "imatrix": True}
+    assert units["IQ2_XXS"].inputs.keys() == {"converted", "base", "prepared"}
+    assert units["Q4_K_M"].params == {"type": "Q4_K_M"}
+    assert units["Q4_K_M"].inputs.keys() == {"converted"}
+    always = {"spec.export": {"quantizations": ["Q4_K_M", "F16"], "importanceMatrix": "Always"}}
+    params = [unit.params for unit in carried_out(job(always))[0].stage(StageName.QUANTIZE).units]
+    assert params == [{"type": "Q4_K_M", "imatrix": True}, {"type": "F16"}]
+
+
+def test_own_data_to_validate_on_hold_nothing_back() -> None:
+    """Where `validation` says nothing of a share, a tenth is held back, unless there is a dataset for it."""
+    wanted = {f"{TRAINING}.validation": {"evalSteps": 5}}
+    own = {"spec.datasets.+": {"name": "own", "volume": {"path": "own.json"}, "use": "Validation"}}
+    assert params_of(StageName.PREPARE, wanted)["validationFraction"] == "0.1"
+    assert params_of(StageName.PREPARE, {**wanted, **own})["validationFraction"] == "0"
+    assert params_of(StageName.PREPARE, own)["validationFraction"] == "0"
 
 
 def test_processes_are_runtime() -> None:
@@ -427,6 +515,7 @@ def test_nothing_is_trained_before_the_rehearsal() -> None:
         "system": None,
         "license": None,
         "quantizations": ["Q4_K_M"],
+        "outType": "BF16",
         "targetModules": [],
     }
     assert gate.inputs == {

@@ -13,12 +13,20 @@ from typing import Any
 import pytest
 
 from support.builders import job, job_text, result_on, stage_config
+from tunesmith.api.parse import parse_job_file
 from tunesmith.core.model import PlannedStage, StageState
-from tunesmith.core.plan import _processes
+from tunesmith.core.plan import _processes, plan, source_specs
 from tunesmith.local.lock import hold
 from tunesmith.local.process import StageFailedError, run_stage
-from tunesmith.local.run import _config, current_plan, run_job, source_versions
-from tunesmith_stages.contract import ExitCode, StageConfig, StageName, StageResult, digest_of
+from tunesmith.local.run import _config, current_plan, run_job
+from tunesmith.local.sources import (
+    ConfigMapMissingError,
+    found_versions,
+    resolved_key,
+    source_runtime,
+    source_versions,
+)
+from tunesmith_stages.contract import ExitCode, Report, StageConfig, StageName, StageResult, UnitReport, digest_of
 from tunesmith_stages.volume import Volume
 
 NOBODY = "http://127.0.0.1:9"
@@ -84,9 +92,57 @@ def test_source_that_is_gone_keeps_its_version(volume: Volume) -> None:
     before = source_versions(job(), volume)
     run = volume.run("support-bot")
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"sourceVersions": before}))
+    (run / "run.json").write_text(json.dumps({"sourceVersions": before, "sources": source_specs(job())}))
     shutil.rmtree(volume.root / "models")
     assert source_versions(job(), volume) == before
+
+
+HUB = {"spec.model": {"huggingFace": {"repo": "acme/base"}}}
+
+
+def test_what_was_looked_up_once_stays(volume: Volume) -> None:
+    """A branch of a hub is not followed by itself: only another source, or a refresh, is looked up again."""
+    run = volume.run("support-bot")
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"sourceVersions": {"base": "c0"}, "sources": source_specs(job(HUB))}))
+    other = {"spec.model": {"huggingFace": {"repo": "acme/base", "revision": "v2"}}}
+    assert source_versions(job(HUB), volume)["base"] == "c0"
+    assert "base" not in source_versions(job(other), volume)
+    assert "base" not in source_versions(job(HUB), volume, refresh=True)
+
+
+def test_versions_that_fetch_found(volume: Volume) -> None:
+    """What its report says of a source makes the key under which the result lies."""
+    stage = current_plan(job(HUB), volume)[0].stage(StageName.FETCH)
+    config = _config(job(HUB), volume, stage, NOBODY, {})
+    base, data = config.units
+    report = Report(units=(UnitReport(base.key[:16], "0" * 64, 1, version="c" * 64),))
+    assert found_versions(config, report) == {"base": "c" * 64}
+    planned = plan(job(HUB), {}, source_versions={"base": "c" * 64}).stage(StageName.FETCH).units[0]
+    assert resolved_key(base, "c" * 64) == planned.key
+    assert resolved_key(data, "") == data.key
+
+
+OF_A_CONFIG_MAP = {"spec.datasets.0": {"name": "faq", "configMap": {"name": "rows", "key": "faq.json"}}}
+
+
+def test_config_map_of_the_jobs_own_file(volume: Volume) -> None:
+    """On this machine a ConfigMap is one that stands in the job's file; what is not there is named."""
+    beside = (
+        job_text(OF_A_CONFIG_MAP)
+        + """---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: rows}
+data:
+  faq.json: '[]'
+"""
+    )
+    read, config_maps = parse_job_file(beside)
+    runtime = source_runtime(read, volume, config_maps)
+    assert Path(runtime["configMaps"]["dataset:faq"]).read_text() == "[]"
+    with pytest.raises(ConfigMapMissingError, match=r"no ConfigMap `rows` with a key `faq\.json`"):
+        source_runtime(read, volume, {})
 
 
 # --- the plan as it stands -------------------------------------------------------------------------------------------
@@ -292,7 +348,7 @@ def test_training_for_several_nodes_keeps_its_batch_on_one() -> None:
     """What two nodes take in at a step, one takes in with twice the passes: the same key, the same training."""
     two = job({"spec.training": {"nodes": 2, "gpusPerNode": 0, "gradientAccumulationSteps": 4}})
     stage = PlannedStage(StageName.TRAIN, StageState.READY, runtime=_processes(two))
-    runtime = _config(two, Volume(Path("/nowhere")), stage, NOBODY).runtime
+    runtime = _config(two, Volume(Path("/nowhere")), stage, NOBODY, {}).runtime
     made = runtime["nodes"] * runtime["processesPerNode"] * runtime["perDeviceTrainBatchSize"]
     assert runtime["nodes"] == 1
     assert made * runtime["gradientAccumulationSteps"] == two.spec.training.global_batch_size

@@ -7,7 +7,16 @@ so that what is on paper is what runs.
 from tunesmith.core.manifests.child import Child, child_name
 from tunesmith.core.manifests.job import child_manifests
 from tunesmith.core.manifests.layers import ManifestError
-from tunesmith.core.manifests.log_reader import log_reader_pod
+from tunesmith.core.manifests.log_reader import LOGS_PROGRAM, REPORT_PROGRAM, log_reader_pod
 from tunesmith.core.manifests.storage import effective_storage
 
-__all__ = ["Child", "ManifestError", "child_manifests", "child_name", "effective_storage", "log_reader_pod"]
+__all__ = [
+    "LOGS_PROGRAM",
+    "REPORT_PROGRAM",
+    "Child",
+    "ManifestError",
+    "child_manifests",
+    "child_name",
+    "effective_storage",
+    "log_reader_pod",
+]

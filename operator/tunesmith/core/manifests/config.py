@@ -8,6 +8,8 @@ from tunesmith.api.settings import Server, Settings
 from tunesmith.core.manifests.child import Child, child_metadata
 from tunesmith.core.manifests.layers import ManifestError
 from tunesmith.core.manifests.places import CA_FILE, STAGE_FILE, VOLUME
+from tunesmith.core.manifests.quantity import parse_quantity
+from tunesmith.core.manifests.sources import source_runtime
 from tunesmith_stages.contract import StageConfig, StageName
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -35,7 +37,8 @@ def config_map(child: Child, settings: Settings, *, grace: int) -> dict[str, Any
             "spec",
             f"must fit into a ConfigMap: with it the input of `{child.stage.name}` has {size} bytes, "
             f"{MAX_CONFIG_BYTES} are allowed",
-            hint="Shorten the long texts: `ollama.license`, `ollama.system`, `ollama.smokeTests`, `substitutions`.",
+            hint="Shorten the long texts: `ollama.license`, `ollama.system`, `ollama.smokeTests`, `substitutions`; "
+            "put `inline` rows on the volume.",
             reason="InputTooLarge",
         )
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": child_metadata(child), "immutable": True, "data": data}
@@ -59,10 +62,17 @@ def _runtime(child: Child, settings: Settings, grace: int) -> dict[str, Any]:
     """Return what only the operator knows of how a stage runs."""
     match child.stage.name:
         case StageName.FETCH:
-            return {"resolve": True}
+            return {"resolve": True, **source_runtime(child)}
         case StageName.TRAIN:
             return {"graceSeconds": grace}
-        case StageName.REHEARSE | StageName.REGISTER:
+        case StageName.REHEARSE:
+            memory = settings.gpu_memory
+            estimate = {
+                **child.stage.runtime["estimate"],
+                "gpuMemoryBytes": int(parse_quantity(memory)) if memory else None,
+            }
+            return {"servers": servers(child, settings), "estimate": estimate}
+        case StageName.REGISTER:
             return {"servers": servers(child, settings)}
     return {}
 

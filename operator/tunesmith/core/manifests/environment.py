@@ -9,6 +9,7 @@ from tunesmith.api.settings import Network, Settings
 from tunesmith.core.manifests.child import Child, child_name
 from tunesmith.core.manifests.places import CA_FILE, CONFIG, SCRATCH
 from tunesmith.core.manifests.quantity import parse_quantity
+from tunesmith.core.manifests.sources import token_variables
 from tunesmith.core.manifests.training import MASTER_PORT, master_address
 from tunesmith_stages.contract import StageName
 
@@ -25,7 +26,7 @@ def environment(child: Child, settings: Settings, options: dict[str, Any]) -> Va
         needed |= {"TUNESMITH_MASTER_ADDR": master_address(child), "TUNESMITH_MASTER_PORT": str(MASTER_PORT)}
     threads = {"OMP_NUM_THREADS": str(_threads(child, options["resources"]["limits"]["cpu"]))}
     attempt = [] if child.lookup else [_attempt(child)]
-    variables = [*_listed(threads), *options.get("env", ()), *attempt, *_listed(needed)]
+    variables = [*_listed(threads), *options.get("env", ()), *attempt, *_listed(needed), *token_variables(child)]
     return list({item["name"]: item for item in variables}.values())
 
 
@@ -61,13 +62,12 @@ def _hubs(child: Child, network: Network) -> dict[str, str]:
     """Return what tells `fetch` the way to the hubs, and every other stage that there is none."""
     if child.stage.name is not StageName.FETCH or child.lookup:
         return {"HF_HUB_OFFLINE": "1"}
-    mirror = {"HF_ENDPOINT": network.hugging_face_endpoint, "HF_HUB_DISABLE_XET": "1"}  # mirrors have no Xet storage
     values = {
         "HTTP_PROXY": network.http_proxy,
         "HTTPS_PROXY": network.https_proxy,
         "NO_PROXY": network.no_proxy,
-        **(mirror if network.hugging_face_endpoint else {}),
-        "MODELSCOPE_DOMAIN": network.model_scope_endpoint,
+        "HF_ENDPOINT": network.hugging_face_endpoint,
+        "MODELSCOPE_ENDPOINT": network.model_scope_endpoint,
     }
     return {name: value for name, value in values.items() if value}
 

@@ -1,4 +1,4 @@
-"""A pod that reads the logs of a FineTuneJob from the volume, for `kubectl tunesmith logs` when the pods are gone."""
+"""A pod that reads the logs of a FineTuneJob, or the report on it, from the volume, for `kubectl tunesmith`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tunesmith.core.manifests.pod import CONTAINER_SECURITY
 from tunesmith.core.manifests.storage import claim_mount, claim_volume, pod_security
 
 LOGS = "logs"
+LOGS_PROGRAM = "tunesmith_stages.logs"
+REPORT_PROGRAM = "tunesmith_stages.report"
 _JOB_CHARACTERS = 30
 _MAX_SECONDS = 600
 """Whoever asked may be gone."""
@@ -27,9 +29,10 @@ def log_reader_pod(
     image: str,
     storage: Storage,
     pull_secrets: Sequence[str] = (),
+    program: str = LOGS_PROGRAM,
     arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return a pod that prints logs of a job and ends; it can change nothing on the volume.
+    """Return a pod that prints logs of a job, or the report on it, and ends; it can change nothing on the volume.
 
     Args:
         job: the FineTuneJob as the API server has it. It need not be valid: its logs are there all the same.
@@ -37,7 +40,8 @@ def log_reader_pod(
         image: the stages' image.
         storage: the volume that the job uses, and as whom.
         pull_secrets: Secrets with the registry's credentials, besides those that the job names.
-        arguments: of ``tunesmith_stages.logs``, such as stage and attempt.
+        program: the module that prints, which is told the volume and the job's name.
+        arguments: more that it is told, such as stage and attempt.
     """
     meta = job["metadata"]
     return {
@@ -62,7 +66,7 @@ def log_reader_pod(
                     "name": STAGE_CONTAINER,
                     "image": image,
                     "imagePullPolicy": "IfNotPresent",
-                    "command": ["python", "-m", "tunesmith_stages.logs"],
+                    "command": ["python", "-m", program],
                     "args": ["--volume", VOLUME, "--job", meta["name"], *arguments],
                     "env": [{"name": name, "value": value} for name, value in places().items()],
                     "resources": BUILT_IN_PODS.lookup.resources.model_dump(mode="json"),

@@ -16,6 +16,7 @@ from tunesmith.core.manifests.child import STAGE_CONTAINER, Child, child_annotat
 from tunesmith.core.manifests.environment import ATTEMPT, environment
 from tunesmith.core.manifests.layers import ManifestError
 from tunesmith.core.manifests.places import CONFIG, SCRATCH, SHARED_MEMORY, STAGE_FILE, TERMINATION_LOG
+from tunesmith.core.manifests.sources import config_map_mounts, config_map_volumes
 from tunesmith.core.manifests.storage import claim_mount, claim_volume, pod_security
 from tunesmith.core.manifests.training import spread_over_nodes
 from tunesmith_stages.contract import StageName
@@ -62,6 +63,7 @@ def pod_template(child: Child, storage: Storage, settings: Settings, options: Ob
                 {"name": "config", "configMap": {"name": child_name(child)}},
                 {"name": "scratch", "emptyDir": {"sizeLimit": _SCRATCH_SIZE}},
                 *_shared_memory(options),
+                *config_map_volumes(child),
             ],
         },
     }
@@ -85,6 +87,7 @@ def _container(child: Child, storage: Storage, settings: Settings, options: Obje
             {"name": "config", "mountPath": CONFIG, "readOnly": True},
             {"name": "scratch", "mountPath": SCRATCH},
             *shared,
+            *config_map_mounts(child),
         ],
     }
 
