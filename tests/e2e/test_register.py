@@ -380,8 +380,8 @@ TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {
     "one with a switch for thinking": ({"trained_with": THINKS}, "16 equal"),
     "line ends of Windows": ({"trained_with": "{# a #}\r\n" + CHATML}, "8 equal"),
     "the tokenizer writes the BOS": ({"trained_with_bos": True, "adds_bos": True}, "8 equal"),
-    "tokenizer and template write the BOS": (
-        {"trained_with": "{{ bos_token }}" + CHATML, "trained_with_bos": True, "adds_bos": True},
+    "tokenizer and template write the BOS": (  # `convert` tells the GGUF to add none then
+        {"trained_with": "{{ bos_token }}" + CHATML, "trained_with_bos": True},
         "8 equal",
     ),
     "only the template writes the BOS": ({"trained_with": "{{ bos_token }}" + CHATML}, "8 equal"),

@@ -51,8 +51,9 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     trainer.add_callback(ending)
     if data.train.packed:
         trainer.add_callback(ProveFirst(trainer))
-    questions = Questions(work.input("base"), work.input("prepared"), work.runtime.get("smokeTests", ()))
-    trainer.add_callback(AskFirst(trainer, questions, work.logs / BEFORE))
+    if asked := work.runtime.get("smokeTests"):
+        questions = Questions(work.input("base"), work.input("prepared"), asked)
+        trainer.add_callback(AskFirst(trainer, questions, work.logs / BEFORE))
     ending.check()
     loaded = time.monotonic()
     trainer.run(checkpoint, _tools())
