@@ -1,6 +1,7 @@
 """Prepares a dataset as LLaMA-Factory's `train` does before it trains; run by :mod:`.peers`.
 
-The time is that of ``get_dataset`` alone: reading, converting and tokenizing, without imports.
+The time is that of ``get_dataset`` alone: reading, converting and tokenizing, without imports. ``whole`` is from the
+start of the program to there.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ def main() -> None:
     began, busy = time.perf_counter(), processor_time()
     rows = get_dataset(template, model, data, training, stage="sft", **module)["train_dataset"]
     seconds, busy = time.perf_counter() - began, processor_time() - busy
+    whole = time.time() - task["began"], processor_time()
     columns = rows.with_format("arrow")[:]
     if "out" in task:
         with Path(task["out"]).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps([row["input_ids"], row["labels"]]) + "\n" for row in rows)
     tokens = len(columns["input_ids"].combine_chunks().flatten())
-    print("\n" + json.dumps({"seconds": seconds, "busy": busy, "rows": len(rows), "tokens": tokens}))
+    found = {"seconds": seconds, "busy": busy, "whole": whole, "rows": len(rows), "tokens": tokens}
+    print("\n" + json.dumps(found))
 
 
 def processor_time() -> float:

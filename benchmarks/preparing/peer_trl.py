@@ -1,6 +1,7 @@
 """Prepares, and packs, a dataset as TRL's SFTTrainer does when it is made; run by :mod:`.peers`.
 
 The time is that of the trainer's own work on the rows alone: without imports, reading, or bringing them into its form.
+``whole`` is from the start of the program to there, with all that.
 """
 
 from __future__ import annotations
@@ -40,11 +41,18 @@ def main() -> None:
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(task["base"]))
         tokenizer = AutoTokenizer.from_pretrained(task["base"])
         trainer = sft.SFTTrainer(model, args=settings, train_dataset=rows, processing_class=tokenizer)
+        whole = time.time() - task["began"], processor_time()
         prepared = trainer.train_dataset.with_format("arrow")[:]
         training = train(trainer, task["steps"]) if "steps" in task else None
     tokens = len(prepared["input_ids"].combine_chunks().flatten())
     seconds, busy = times["_prepare_dataset"]
-    found = {"seconds": seconds, "busy": busy, "packing": times.get("pack_dataset"), "rows": len(prepared)}
+    found = {
+        "seconds": seconds,
+        "busy": busy,
+        "whole": whole,
+        "packing": times.get("pack_dataset"),
+        "rows": len(prepared),
+    }
     print("\n" + json.dumps({**found, "tokens": tokens, "training": training}))
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ class Peer:
     packages: tuple[str, ...]
     """All that decides what it does, pinned."""
     program: str
-    """Its file here. It gets one argument, a JSON object, and prints one on its last line."""
+    """Its file here. It gets one argument, a JSON object with the time at which it is started, and prints one on its
+    last line."""
 
     def run(self, task: Mapping[str, Any]) -> dict[str, Any]:
         """Run the program and return what it found."""
-        command: list[str | Path] = [self._python(), _HERE / self.program, json.dumps(task)]
+        python = self._python()
+        command: list[str | Path] = [python, _HERE / self.program, json.dumps({**task, "began": time.time()})]
         with tempfile.TemporaryDirectory() as cache:
             environ = {**os.environ, "HF_HOME": cache, "HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1"}
             done = subprocess.run(command, capture_output=True, env=environ, check=False, text=True)

@@ -118,17 +118,31 @@ def _make(work: Work, llama: LlamaCpp, source: GgufFile, folder: Path) -> None:
     rows = _write_samples(work, folder / _SAMPLES, at_least=_SPARE * chunk, at_most=chunks * chunk)
     _run(work, llama, source, folder, chunk, chunks)
     (folder / _SAMPLES).unlink()
-    made = read_gguf(folder / FILE).metadata
-    found = [made.get(f"imatrix.{key}") for key in ("chunk_count", "chunk_size")]
-    if found[1] != chunk or not found[0]:
+    looked_at = chunks_in(folder / FILE, chunk)
+    sync(folder / FILE)
+    record = _Record(sha256_of(folder / FILE), looked_at, chunk, rows)
+    write_whole(folder / _RECORD, json.dumps(asdict(record), indent=2) + "\n")
+
+
+def chunks_in(matrix: Path, chunk: int) -> int:
+    """Return how many chunks a file of llama-imatrix was computed on.
+
+    Raises:
+        StageError: it is cut short, or not of chunks of `chunk` tokens.
+    """
+    file = read_gguf(matrix)
+    if file.is_cut:  # llama-imatrix takes no notice of a full disk; a matrix is kept, so a part of one must not be
+        raise StageError(
+            ExitCode.INTERNAL, "llama-imatrix wrote a file that ends before its numbers do", reason="ToolFailed"
+        )
+    count, size = (file.metadata.get(f"imatrix.{key}") for key in ("chunk_count", "chunk_size"))
+    if size != chunk or not count:
         raise StageError(
             ExitCode.GATE_FAILED,
-            f"llama-imatrix was to look at chunks of {chunk} tokens; its file says {found[0]} of {found[1]}",
+            f"llama-imatrix was to look at chunks of {chunk} tokens; its file says {count} of {size}",
             reason="ImatrixFailed",
         )
-    sync(folder / FILE)
-    record = _Record(sha256_of(folder / FILE), int(found[0]), chunk, rows)
-    write_whole(folder / _RECORD, json.dumps(asdict(record), indent=2) + "\n")
+    return int(count)
 
 
 def chunks_for(weights: int) -> int:

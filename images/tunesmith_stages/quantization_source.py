@@ -38,6 +38,13 @@ def source_of(work: Work) -> Source:
         gguf = read_gguf(work.input("base") / "model.gguf")
     except (OSError, ValueError) as error:
         raise StageError(ExitCode.BAD_DATA, f"the base model: {error}", reason="DamagedModelFile") from error
+    if gguf.is_cut:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"the base model: {gguf.path.name} is cut short: it has {gguf.size:,} bytes and speaks of more",
+            reason="DamagedModelFile",
+            hint="Copy or download the whole file again.",
+        )
     if not gguf.metadata.get(TEMPLATE):
         raise StageError(
             ExitCode.BAD_CONFIG,

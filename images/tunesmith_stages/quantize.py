@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.contract import ExitCode, StageName
-from tunesmith_stages.gguf_file import FILE_TYPES, GgufFile, read_gguf, write_with_template
+from tunesmith_stages.gguf_file import FILE_TYPES, TEMPLATE, GgufFile, read_gguf, write_with_text
 from tunesmith_stages.importance_matrix import FILE, ImportanceMatrix, importance_matrix
 from tunesmith_stages.program import Made, StageError, Work, main
 from tunesmith_stages.quantization_source import Source, require_possible, source_of
@@ -73,7 +73,7 @@ def _take(work: Work, source: Source) -> None:
 
 def _retemplate(work: Work, made: GgufFile, template: str) -> None:
     _require_room_for(work, made.size, "the model with its template")
-    write_with_template(made, work.out / "model.gguf", template)
+    write_with_text(made, work.out / "model.gguf", TEMPLATE, template)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -187,6 +187,8 @@ def _checked(target: Path, source: GgufFile, kind: str) -> GgufFile:
         raise StageError(
             ExitCode.GATE_FAILED, f"what llama-quantize wrote cannot be read: {error}", reason="GgufDiffers"
         ) from error
+    if made.is_cut:
+        raise StageError(ExitCode.GATE_FAILED, f"{target.name} ends before its tensors do", reason="GgufDiffers")
     file_type = made.metadata.get("general.file_type")
     if file_type != FILE_TYPES[kind]:
         raise StageError(

@@ -577,3 +577,30 @@ def test_a_gguf_is_quantized_and_served_without_a_training(life: Life) -> None:
     assert life.programs.ran == ["fetch", "quantize", "register"]
     FineTuneJobStatus.model_validate(life.cluster.status("bot"))
     assert (life.condition("Trained")["reason"], life.condition("Quantized")["reason"]) == ("NotNeeded", "Done")
+
+
+GGUF = {"spec.model": {"gguf": {"path": "m.gguf"}}, "spec.datasets": REMOVED, "spec.training": REMOVED}
+
+
+def test_dry_run_of_a_gguf_ends_after_its_fetch(life: Life) -> None:
+    """There is no rehearsal of what is not trained, but nothing is proven before the file was read."""
+    life.apply({**GGUF, "spec.dryRun": True})
+    life.look()
+    assert life.ready() == ("False", "Pending")
+    life.run()
+    assert life.ready() == ("True", "DryRunSucceeded")
+    assert life.programs.ran == ["fetch"]
+    assert stages_of_jobs(life) == ["fetch"]
+
+
+def test_a_lost_result_does_not_move_the_job_to_another_commit(life: Life) -> None:
+    """What is fetched again is what the job began with: a branch that has moved on since is not followed."""
+    life.programs.versions = {"base": "a" * 64}
+    life.apply({"spec.model": {"huggingFace": {"repo": "acme/base"}}})
+    life.run(until="convert")
+    life.programs.failures["convert"] = [failure(ExitCode.MISSING_INPUT, "InputLost")]
+    life.look()
+    life.programs.finish(life.unfinished("convert")[0])
+    life.look()
+    (again,) = life.unfinished("fetch")
+    assert {unit.name: unit.params["refresh"] for unit in life.programs.config(again).units}["base"] == "a" * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,9 @@ def test_template_that_servers_could_replace_gets_its_guard(given: Source, expec
     [
         pytest.param(b"GGUF\x03\0\0\0" + bytes(16), "GgufWithoutTemplate", id="no template"),
         pytest.param(b"PK\x03\x04" + bytes(40), "DamagedModelFile", id="no GGUF"),
+        pytest.param(
+            b"GGUF" + struct.pack("<IQQQcIQIQ", 3, 1, 0, 1, b"x", 1, 64, 0, 0), "DamagedModelFile", id="cut short"
+        ),
     ],
 )
 def test_base_that_is_no_model_to_talk_with(tmp_path: Path, content: bytes, reason: str) -> None:

@@ -155,5 +155,9 @@ def _require_shapes(base: TensorInfo, a: TensorInfo, b: TensorInfo, transposed: 
 
 def _cannot_merge(why: str) -> StageError:
     return StageError(
-        ExitCode.BAD_DATA, f"the adapter cannot be merged into the base: {why}", reason="AdapterNotMergeable"
+        ExitCode.BAD_DATA,
+        f"the adapter cannot be merged into the base: {why}",
+        reason="AdapterNotMergeable",
+        hint="Train other modules: name those of the attention in `training.lora.targetModules` (such as q_proj, "
+        "k_proj, v_proj, o_proj; experts cannot be merged), or set `training.finetuningType: Full`.",
     )

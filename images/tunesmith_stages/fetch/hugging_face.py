@@ -117,7 +117,7 @@ class HuggingFace(Hub):
             raise no_repository(self) from error
         except HfHubHTTPError as error:
             raise self._refused(error.response.status_code) from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise unavailable(self, str(error) or type(error).__name__) from error
         except HFValidationError as error:
             raise no_repository(self) from error

@@ -8,10 +8,13 @@ Facts about the protocol that shape this module:
 - Every file has a sha256 (``Sha256``), whether Git LFS has it or not.
 
 The mirror is the administrator's (MODELSCOPE_ENDPOINT): a job cannot have its token sent to an address of its choice.
+The client sends the token as a cookie as well, which a redirect would take along to other ports, to plain HTTP and to
+hosts below the hub's name.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -62,6 +65,8 @@ class ModelScope(Hub):
         self._token = token
         endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "").rstrip("/") or None
         self._client = HubApi(endpoint=endpoint, token=token).legacy
+        for session in (self._client._session, self._client._read_session):  # noqa: SLF001
+            session.rebuild_auth = functools.partial(_keep_token_at_home, session)  # type: ignore[method-assign]
 
     def commit(self, revision: str) -> str:
         """See :class:`Hub`."""
@@ -121,10 +126,11 @@ class ModelScope(Hub):
     def _explained(self) -> Iterator[None]:
         """Turn what the client raises into words for the person who wrote the job."""
         from modelscope_hub.errors import HubError, NetworkError, RateLimitError, ServerError
+        from requests.exceptions import TooManyRedirects
 
         try:
             yield
-        except (NetworkError, ServerError, RateLimitError) as error:
+        except (NetworkError, ServerError, RateLimitError, TooManyRedirects) as error:
             status = getattr(error, "status_code", None)
             raise unavailable(self, f"HTTP {status}" if status else str(error)[:300]) from error
         except HubError as error:
@@ -136,3 +142,10 @@ class ModelScope(Hub):
         if status in (401, 403):
             return denied(self, status, with_token=bool(self._token))
         return no_repository(self) if status == 404 else not_understood(self, f"HTTP {status}")
+
+
+def _keep_token_at_home(session: Any, request: Any, response: Any) -> None:
+    """Take the token off a request that follows a redirect to another host, scheme or port."""
+    if session.should_strip_auth(response.request.url, request.url):
+        for name in ("Authorization", "Cookie"):
+            request.headers.pop(name, None)

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tunesmith_stages.contract import ExitCode, FileEntry, digest_of
+from tunesmith_stages.contract import ExitCode, FileEntry, UnitConfig, digest_of
 from tunesmith_stages.fetch import from_hub, on_volume
 from tunesmith_stages.fetch.asked import Asked
 from tunesmith_stages.fetch.data_files import data_names, dataset_files
@@ -39,12 +39,16 @@ def version_on_volume(asked: Asked) -> str:
     except (OSError, UnsafePathError, StageError):
         return ""
     if entry.file_name is None:
-        return digest_of([folder, from_hub.version(_on_hub(asked, entry))])
+        return _version_of_hub(asked, from_hub.version(_on_hub(asked, entry)))
     return (
         folder
         if "/" not in entry.file_name and _is_file(asked, entry)
         else digest_of([folder, asked.volume.version(f"{given}/{entry.file_name}")])
     )
+
+
+def _version_of_hub(asked: Asked, commit: str) -> str:
+    return digest_of([asked.volume.version(asked.source["volume"]["path"]), commit])
 
 
 def _is_file(asked: Asked, entry: Entry) -> bool:
@@ -77,7 +81,17 @@ def bring_from_volume(work: Work) -> Made:
 
 
 def _bring_from_hub(work: Work, entry: Entry, alone: bytes) -> Made:
-    asked = _on_hub(Asked(work.volume, work.unit, work.runtime), entry)
+    given = Asked(work.volume, work.unit, work.runtime)
+    asked = _on_hub(given, entry)
+    # The sources before this one may have taken hours; what comes must be what the key says.
+    commit = from_hub.version(asked)
+    if given.version not in {"", _version_of_hub(given, commit)}:
+        raise StageError(
+            ExitCode.TEMPORARY,
+            f"the dataset that the entry `{entry.name}` of {FILE} leads to has changed since it was looked up",
+            hint="It is looked up anew by the next attempt.",
+        )
+    asked = dataclasses.replace(asked, unit=_with_version(asked.unit, commit))
 
     def select(loads: Loads) -> tuple[list[FileEntry], dict[str, Any]]:
         entries = loads.data_files(entry.subset, entry.split or "train", entry.folder or "")
@@ -90,8 +104,12 @@ def _on_hub(asked: Asked, entry: Entry) -> Asked:
     """Return the repository that an entry names as the source of its unit, not looked up yet."""
     hub = next(name for name in _DEFAULT_BRANCH if name in entry.hubs)
     source = {hub: {"repo": entry.hubs[hub], "revision": _DEFAULT_BRANCH[hub]}}
-    params = {**asked.unit.params, "source": source, "refresh": ""}
-    return dataclasses.replace(asked, unit=dataclasses.replace(asked.unit, params=params))
+    unit = dataclasses.replace(asked.unit, params={**asked.unit.params, "source": source})
+    return dataclasses.replace(asked, unit=_with_version(unit, ""))
+
+
+def _with_version(unit: UnitConfig, version: str) -> UnitConfig:
+    return dataclasses.replace(unit, params={**unit.params, "refresh": version})
 
 
 def bring_from_repository(work: Work) -> Made:

@@ -7,7 +7,7 @@ The rules are those of the hub's own documentation ("Manual configuration" and "
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -25,7 +25,6 @@ _WORDS = {
 _SHARD = re.compile(r"^(?P<split>[\w.-]+?)-\d{5}-of-\d{5}$")
 _MAX_CARD = 1_000_000
 _MAX_PATTERNS = 1000
-_MAX_STARS = 8
 
 
 def choose(names: Sequence[str], card: str, subset: str | None, split: str, called: str) -> list[str]:
@@ -124,7 +123,7 @@ def _patterns(data_files: object, called: str) -> dict[str, list[str]]:
         whole = item if isinstance(item, Mapping) else {"path": item}
         path = whole.get("path")
         for pattern in path[:_MAX_PATTERNS] if isinstance(path, list) else [path]:
-            if not isinstance(pattern, str) or "://" in pattern or ".." in pattern.split("/") or _is_costly(pattern):
+            if not isinstance(pattern, str) or "://" in pattern or ".." in pattern.split("/") or len(pattern) > 1000:
                 shown = repr(pattern[:80]) if isinstance(pattern, str) else f"a {type(pattern).__name__}"
                 raise StageError(
                     ExitCode.BAD_DATA,
@@ -136,11 +135,6 @@ def _patterns(data_files: object, called: str) -> dict[str, list[str]]:
     return found
 
 
-def _is_costly(pattern: str) -> bool:
-    """Return whether a pattern could take long to compare: each star multiplies the ways to read a path."""
-    return len(pattern) > 1000 or pattern.replace("**", "*").count("*") > _MAX_STARS
-
-
 def _word(value: object, default: str) -> str:
     """Return a name as YAML has it, which may take it for a number or a truth value; lists and such are no names."""
     return str(value) if isinstance(value, str | int | float) else default
@@ -150,8 +144,11 @@ def _matching(names: Sequence[str], patterns: Sequence[str], folder: str, called
     chosen: set[str] = set()
     for pattern in patterns:
         whole = f"{folder}/{pattern}" if folder else pattern
-        like = _expression(whole.removeprefix("./").lstrip("/"))
-        matching = {name for name in names if like.fullmatch(name)}
+        try:
+            like = _like(whole.removeprefix("./").lstrip("/"))
+        except re.error:  # such as [z-a]
+            like = {whole}.__contains__
+        matching = set(filter(like, names))
         if not matching:
             raise StageError(
                 ExitCode.BAD_DATA,
@@ -163,18 +160,65 @@ def _matching(names: Sequence[str], patterns: Sequence[str], folder: str, called
     return sorted(chosen)
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
-    """Return a pattern of paths as a regular expression: ``**`` for any folders, ``*`` and ``?`` within a name."""
-    signs = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^]/]+\])", pattern)
-    return re.compile("".join(signs.get(part) or _class(part) for part in parts), re.DOTALL)
+def _like(pattern: str) -> Callable[[str], bool]:
+    """Return what tells whether a path is like a pattern: ``**`` for any folders, ``*`` and ``?`` within a name.
+
+    The time that it takes does not grow with the ways to read a path, whatever a card says.
+
+    Raises:
+        re.error: it is no pattern.
+    """
+    wanted = [None if part == "**" else re.compile(_expression(part), re.DOTALL) for part in pattern.split("/")]
+
+    def reached(places: set[int]) -> set[int]:
+        """Return the places in the pattern, and those behind the ``**`` that stand there: these may be for nothing."""
+        for place in sorted(places):
+            following = place
+            while following < len(wanted) and wanted[following] is None:
+                following += 1
+                places.add(following)
+        return places
+
+    def fits(path: str) -> bool:
+        places = reached({0})
+        for part in path.split("/"):
+            places = reached(set(_behind(places, part)))
+        return len(wanted) in places
+
+    def _behind(places: set[int], part: str) -> Iterator[int]:
+        for place in places - {len(wanted)}:
+            like = wanted[place]
+            if like is None:
+                yield place
+            elif like.fullmatch(part):
+                yield place + 1
+
+    return fits
+
+
+def _expression(pattern: str) -> str:
+    """Return the pattern of a name as a regular expression that never goes back behind a star.
+
+    It need not: if what stands between two stars is found early, there is but more left for the second.
+    """
+    first, *others = re.split(r"\*+", pattern)
+    if not others:
+        return _fixed(first)
+    *middle, last = others
+    return _fixed(first) + "".join(f"(?>.*?{_fixed(part)})" for part in middle) + f".*{_fixed(last)}"
+
+
+def _fixed(pattern: str) -> str:
+    """Return a pattern without stars as a regular expression."""
+    parts = re.split(r"(\?|\[!?[^]/]+\])", pattern)
+    return "".join("." if part == "?" else _class(part) for part in parts)
 
 
 def _class(part: str) -> str:
     """Return a class of signs, such as ``[0-9]`` or ``[!a]``, as a regular expression has it; a text as itself."""
     if len(part) < 3 or part[0] != "[" or part[-1] != "]":
         return re.escape(part)
-    inner = part[1:-1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
+    inner = re.sub(r"([\\\[\]^&~|])", r"\\\1", part[1:-1])
     return f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
 
 

@@ -121,7 +121,7 @@ class Transfers:
             try:
                 self._stream(file, part, sums, advance)
                 return sums
-            except (_BrokenOffError, httpx2.TransportError) as error:
+            except (_BrokenOffError, httpx2.RequestError) as error:
                 why = str(error) or type(error).__name__
                 if sums.count > before:
                     waits = iter(hubs.WAITS)
@@ -139,7 +139,7 @@ class Transfers:
 
         Raises:
             _BrokenOffError: not all came.
-            httpx2.TransportError: the same.
+            httpx2.RequestError: the same.
             StageError: the hub refuses, or has something else.
         """
         if sums.count == file.size:

@@ -30,6 +30,9 @@ CLEARLY = 1.2
 """An estimate is rough: what is needed must exceed what is there by this factor to be refused."""
 CONTEXT = 1 << 30
 """Bytes that CUDA, its libraries and the allocator's fragments take on each GPU."""
+OPERATIONS_A_SECOND = {"GPU": 1e14, "process": 5e10}
+"""What each GPU or process of a training on the CPU is taken to do, for there is no way to know before it runs. 100
+TFLOPS is a third of the peak of an A100 in BF16 (https://www.nvidia.com/en-us/data-center/a100/), as trainings reach."""
 _WORD: Mapping[str, int] = {"BF16": 2, "FP16": 2, "FP32": 4}
 _MASTER_AND_MOMENTS = 12
 _LOSS = 12
@@ -133,7 +136,16 @@ def activations(model: ModelShape, training: Training) -> int:
 # --- disk ------------------------------------------------------------------------------------------------------------
 
 
-def disk(model: ModelShape, training: Training, keep: int, out_bits: float, type_bits: Sequence[float]) -> int:
+def disk(
+    model: ModelShape,
+    training: Training,
+    keep: int,
+    out_bits: float,
+    type_bits: Sequence[float],
+    *,
+    checkpoints: int = 0,
+    is_trained: bool = False,
+) -> int:
     """Return the bytes that the volume must have free: the most that lies there at one time.
 
     While it is trained there are `keep` checkpoints, one that is being written, and what was trained. They go, and
@@ -145,12 +157,17 @@ def disk(model: ModelShape, training: Training, keep: int, out_bits: float, type
         keep: checkpoints that are kept.
         out_bits: bits for each weight of the GGUF.
         type_bits: bits for each weight of each quantization.
+        checkpoints: bytes of those that an earlier attempt left: the training goes on from them.
+        is_trained: whether the training was done before, by an earlier run: only what follows it is to be made.
     """
     checkpoint = (training.word + _MASTER_AND_MOMENTS) * training.trained
     trained = training.word * training.trained
     merged = 0 if training.full else training.word * model.parameters
     files = sum(model.parameters * bits / 8 for bits in (out_bits, *type_bits))
-    return trained + max((keep + 1) * checkpoint, merged + round(files))
+    after = merged + round(files)
+    if is_trained:
+        return after
+    return trained + max((keep + 1) * checkpoint - checkpoints, after)
 
 
 # --- computation -----------------------------------------------------------------------------------------------------

@@ -8,13 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.convert.read_back import context_length
 from tunesmith_stages.program import StageError, Work
-from tunesmith_stages.rehearse.estimates import CLEARLY, CONTEXT, Training, disk, memory, operations, training_of
+from tunesmith_stages.rehearse.estimates import (
+    CLEARLY,
+    CONTEXT,
+    OPERATIONS_A_SECOND,
+    Training,
+    disk,
+    memory,
+    operations,
+    training_of,
+)
 from tunesmith_stages.rehearse.model_shape import ModelShape, adapter_parameters, shape_of
 from tunesmith_stages.rehearse.report import Report
 from tunesmith_stages.rehearse.weights import Weights
+from tunesmith_stages.volume import files_below
 
 _GIB = 2**30
 
@@ -64,13 +74,16 @@ def estimate(work: Work, report: Report, config: Mapping[str, Any], weights: Wei
     trained = model.parameters if full else _adapter(given, weights)
     training = training_of(given, trained, lengths)
     parts = memory(model, training)
-    needed = disk(model, training, int(given["keep"]), *_bits(work.params))
+    is_trained, checkpoints = trained_before(work)
+    needed = disk(
+        model, training, int(given["keep"]), *_bits(work.params), checkpoints=checkpoints, is_trained=is_trained
+    )
     report.estimates = {
         "gpuMemoryBytes": sum(parts.values()) + (CONTEXT if given["gpusPerNode"] else 0),
         "gpuMemoryOf": given.get("gpuMemoryBytes"),
         "diskBytes": needed,
         "freeBytes": shutil.disk_usage(work.folder).free,
-        "seconds": None,  # nothing says how fast the devices are
+        "seconds": operations(model, training) / (OPERATIONS_A_SECOND[_device(given)] * training.ranks),
         "steps": training.steps,
         "tokens": training.all_tokens,
         "operations": operations(model, training),
@@ -78,10 +91,20 @@ def estimate(work: Work, report: Report, config: Mapping[str, Any], weights: Wei
         "trainedParameters": trained,
         "parts": parts,
     }
-    if given["gpusPerNode"]:
+    if given["gpusPerNode"] and not is_trained:
         report.check("memory of a GPU", lambda: _memory_suffices(report.estimates, training))
     report.check("space on the volume", lambda: _disk_suffices(report.estimates))
-    report.check("length of the training", lambda: _length(model, training))
+    report.check("length of the training", lambda: _length(report.estimates, _device(given)))
+
+
+def trained_before(work: Work) -> tuple[bool, int]:
+    """Return whether the training's result is there, and the bytes of checkpoints that an earlier attempt left."""
+    keys = work.params.get("training", ())
+    left = [work.volume.checkpoints(key) for key in keys]
+    return (
+        any(work.volume.result(StageName.TRAIN, key) is not None for key in keys),
+        sum(path.stat().st_size for folder in left if folder.is_dir() for path in files_below(folder)),
+    )
 
 
 def _adapter(given: Mapping[str, Any], weights: Weights) -> int:
@@ -94,7 +117,7 @@ def _bits(params: Mapping[str, Any]) -> tuple[float, list[float]]:
 
 
 def bits_of(kind: str) -> float:
-    """Return at most how many bits a weight takes in a file of a type of llama.cpp: a good bit more than its name says.
+    """Return about how many bits a weight takes in a file of a type of llama.cpp: a bit more than its name says.
 
     Its blocks have scales, and some of its tensors are kept in larger types.
     """
@@ -145,6 +168,16 @@ def _disk_suffices(estimates: Mapping[str, Any]) -> str:
     return f"{text}{': it may not suffice' if needed > free else ''}"
 
 
-def _length(model: ModelShape, training: Training) -> str:
-    tera = operations(model, training) / 1e12
-    return f"{training.steps:,} steps, {training.all_tokens:,} tokens, {tera:,.1f} million million operations"
+def _device(given: Mapping[str, Any]) -> str:
+    return "GPU" if given["gpusPerNode"] else "process"
+
+
+def _length(estimates: Mapping[str, Any], device: str) -> str:
+    """Say how much there is to compute, and how long that takes if the devices are as fast as is assumed."""
+    hours, minutes = divmod(round(estimates["seconds"] / 60), 60)
+    tera = OPERATIONS_A_SECOND[device] / 1e12
+    return (
+        f"{estimates['steps']:,} steps, {estimates['tokens']:,} tokens, {estimates['operations'] / 1e12:,.1f} million "
+        f"million operations; about {f'{hours} h {minutes} min' if hours else f'{max(minutes, 1)} min'} if each "
+        f"{device} does {tera:g} TFLOPS"
+    )

@@ -18,7 +18,7 @@ LAYERS = 2
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "width": ("hidden_size", "n_embd", "d_model"),
+    "width": ("hidden_size", "n_embd", "d_model", "n_embed"),
     "heads": ("num_attention_heads", "n_head"),
     "groups": ("num_key_value_heads",),
     "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
@@ -60,6 +60,18 @@ def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
             changes[field] = alike(config[field], 32 if config[field] % 32 == 0 else 1)
     changes |= _fewer_experts(config)
     return {name: value for name, value in changes.items() if value != config.get(name)}
+
+
+def by_all_names(written: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `changes`, also under the other names that a ``config.json`` has for the same.
+
+    The changes have the names that the configuration's class goes by; a file may have older ones, which would
+    contradict them: `num_experts` for `num_local_experts`, `num_attention_heads` for `n_head`.
+    """
+    groups = [names for what, names in _NAMES.items() if what != "inner"]  # those are different things
+    others = {other: names for names in groups for other in names if other in written}
+    found = {other: next((changes[name] for name in names if name in changes), None) for other, names in others.items()}
+    return {**{name: value for name, value in found.items() if value is not None}, **changes}
 
 
 def alike(size: int, step: int) -> int:

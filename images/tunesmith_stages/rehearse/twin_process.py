@@ -23,7 +23,7 @@ from typing import Any
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.convert.folder import TOKENIZER_FILES
 from tunesmith_stages.program import StageError, die_with_parent
-from tunesmith_stages.rehearse.shrinking import fewer_layers, shrunk
+from tunesmith_stages.rehearse.shrinking import by_all_names, fewer_layers, shrunk
 
 REFUSED = 3
 """Exit code: the outcome is a failure of the contract."""
@@ -108,10 +108,12 @@ def _compared(base: Path) -> tuple[Outcome, Any]:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a configuration can be wrong in more ways than transformers has words for
         raise StageError(
             ExitCode.BAD_DATA,
-            f"transformers cannot load the base: {_first_line(error)}",
+            f"transformers cannot load the base: {_in_short(error)}",
             reason="BaseUnreadable",
             hint="Fetch the base again; if it is whole, choose one of an architecture that transformers knows.",
         ) from error
@@ -140,7 +142,7 @@ def _twin(source: Path, base: Path, config: Any) -> tuple[Any, dict[str, Any]]:
         try:
             return _random(base), changes
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises for sizes that it does not like
-            logging.getLogger(__name__).info("%s does not work: %s", shrink.__name__, _first_line(error))
+            logging.getLogger(__name__).info("%s does not work: %s", shrink.__name__, _in_short(error))
     return None, {}
 
 
@@ -148,10 +150,8 @@ def _write_config(source: Path, base: Path, changes: Mapping[str, Any]) -> None:
     """Write the base's own ``config.json`` with these changes, and nothing that names code of the model's own."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config.pop("auto_map", None)
-    if isinstance(config.get("text_config"), dict):
-        config["text_config"] |= changes
-    else:
-        config |= changes
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    text |= by_all_names(text, changes)
     (base / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
@@ -215,7 +215,7 @@ def _take_a_step(model: Any, task: Task) -> None:
         lacks = task.checkpointing and not model.supports_gradient_checkpointing
         raise StageError(
             ExitCode.BAD_CONFIG,
-            f"a small model of the base's architecture cannot be trained: {_first_line(error)}",
+            f"a small model of the base's architecture cannot be trained: {_in_short(error)}",
             reason="GradientCheckpointingUnsupported" if lacks else "ModelCannotBeTrained",
             hint="Set `training.gradientCheckpointing` to false." if lacks else "Choose another base model.",
         ) from error
@@ -248,8 +248,8 @@ def _link_tokenizer(source: Path, base: Path) -> None:
             (base / name).symlink_to((source / name).resolve())
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from tunesmith_stages import model_name, quantize
 from tunesmith_stages.contract import Input, UnitConfig
 from tunesmith_stages.convert import stage as convert
-from tunesmith_stages.gguf_file import read_gguf
+from tunesmith_stages.gguf_file import NAME, read_gguf, write_with_text
 from tunesmith_stages.ollama import Ollama
 from tunesmith_stages.ollama_gate import EXEC
 from tunesmith_stages.program import Made, StageError, Work
@@ -69,11 +69,15 @@ def quantize_twin(work: Work) -> str:
 def candidate_of(work: Work, parameters: Mapping[str, Any]) -> tuple[Candidate, dict[str, Any]]:
     """Return the twin as `register` takes it, and the parameters with the `num_ctx` that it gets.
 
-    The server's pod, if it is created there, reads the file from the volume.
+    The server's pod, if it is created there, reads the file from the volume. The file has a name, so that no two
+    rehearsals of one base have it in common: a server that removes a model removes its file from under those who have
+    just found that it has it.
     """
-    gguf = work.folder / "quantize" / "out" / "model.gguf"
-    parameters = with_num_ctx(work, gguf, parameters)
+    made, gguf = (work.folder / "quantize" / "out" / name for name in ("model.gguf", "twin.gguf"))
     name = model_name.check_name(work.unit.key, work.config.attempt, "twin")
+    write_with_text(read_gguf(made), gguf, NAME, name)
+    made.unlink()
+    parameters = with_num_ctx(work, gguf, parameters)
     candidate = Candidate("the twin of the base", gguf, sha256_of(gguf), name, name, work.folder / "Modelfile")
     if work.runtime["method"] == EXEC:
         write_modelfiles(work, [candidate], parameters)

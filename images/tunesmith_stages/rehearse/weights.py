@@ -21,7 +21,7 @@ _EMBEDDINGS = (
 )
 """Ends of the names that architectures give to the matrix with a row for each token."""
 _NOT_WEIGHTS = ("BOOL", "F64")
-"""Masks and tables that older models carry along; they are not trained."""
+"""Number formats of masks and tables that older models carry along; they are not trained."""
 _NAMED = 3
 
 
@@ -62,7 +62,9 @@ def are_floats(config: Mapping[str, Any], weights: Weights) -> str:
         StageError: they are quantized (GPTQ, AWQ, bitsandbytes, FP8...).
     """
     settings = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
-    whole = [info for info in weights.tensors.values() if info.dtype not in (*FLOATS, *_NOT_WEIGHTS)]
+    whole = [
+        info for info in weights.tensors.values() if info.dtype not in (*FLOATS, *_NOT_WEIGHTS) and _is_weight(info)
+    ]
     if settings or whole:
         method = settings.get("quant_method") if isinstance(settings, Mapping) else None
         kinds = ", ".join(sorted({info.dtype for info in whole}))
@@ -74,6 +76,15 @@ def are_floats(config: Mapping[str, Any], weights: Weights) -> str:
             hint="Take the original model in 16 or 32 bits; Tunesmith quantizes what comes out of the training.",
         )
     return f"{len(weights.tensors)} tensors of {', '.join(sorted({info.dtype for info in weights.tensors.values()}))}"
+
+
+def _is_weight(info: TensorInfo) -> bool:
+    """Say whether it is none of the whole numbers that come with good models: masks of attention, positions.
+
+    GPT-NeoX and GPT-J have masks of shape (1, 1, length, length), written as bytes by older versions of torch.
+    """
+    mask = len(info.shape) == 4 and info.shape[:2] == (1, 1) and info.shape[2] == info.shape[3]
+    return not mask and not info.name.endswith("position_ids")
 
 
 def are_not_empty(weights: Weights) -> str:

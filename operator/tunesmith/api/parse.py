@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.problems import InvalidFileError, Path, Problem, dotted, problems_in
 from tunesmith.api.yaml_file import MAX_BYTES, read_yaml
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 __all__ = ["MAX_BYTES", "InvalidJobError", "Problem", "parse_job", "parse_job_file", "parse_object"]
 
@@ -39,16 +42,25 @@ def parse_job_file(text: str) -> tuple[FineTuneJob, dict[str, dict[str, str]]]:
     except InvalidFileError as error:
         raise InvalidJobError(error.problems) from None
     try:
-        return FineTuneJob.model_validate(file.data), dict(map(_config_map, file.beside))
+        job = FineTuneJob.model_validate(file.data)
     except ValidationError as error:
         raise InvalidJobError(problems_in(error, FineTuneJob, file.lines)) from None
+    return job, dict(map(_config_map, file.beside))
 
 
 def _config_map(data: Any) -> tuple[str, dict[str, str]]:
-    """Return name and texts of a ConfigMap, as far as it has them: the API server checks the rest."""
+    """Return name and texts of a ConfigMap.
+
+    Raises:
+        InvalidJobError: it holds something that is no text, which the API server would not take either.
+    """
     meta, texts = data.get("metadata"), data.get("data")
     name = str(meta.get("name", "")) if isinstance(meta, dict) else ""
-    return name, {str(key): str(text) for key, text in texts.items()} if isinstance(texts, dict) else {}
+    texts = texts if isinstance(texts, dict) else {}
+    for key, text in texts.items():
+        if not isinstance(text, str) or (not text.isascii() and _HALF_CHARACTER.search(text)):
+            raise InvalidJobError([Problem("must be a text: put it in quotes", f"data.{key} of the ConfigMap {name}")])
+    return name, texts
 
 
 def parse_object(data: Mapping[str, Any]) -> tuple[FineTuneJob, list[str]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from tunesmith.api.values import NAME_PATTERN, ApiModel, Rule, Subdomain, VolumePath
+from tunesmith.api.values import NAME_PATTERN, ApiModel, Rule, Subdomain, VolumePath, broken
 
 _LEADS_ELSEWHERE = re.compile(r"(^|/)\.\.?(/|$)")
+
+_DATA_FILE = re.compile(r"(?i)[.](json|jsonl|csv|parquet|txt)$")
 
 REPO_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$"
 REVISION_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}$"
@@ -107,7 +110,7 @@ class JobSource(ApiModel):
     """What another FineTuneJob of this namespace has trained."""
 
     name: Annotated[str, Field(min_length=1, max_length=52, pattern=NAME_PATTERN)]
-    """Its name. The job waits until that one has trained."""
+    """Its name. It must use the same volume and have trained already. What it trains later is not followed."""
 
 
 class ConfigMapSource(ApiModel):
@@ -116,11 +119,31 @@ class ConfigMapSource(ApiModel):
     name: Subdomain
     """Name of the ConfigMap."""
 
-    key: ConfigKey
-    """Its key, which ends in .json, .jsonl, .csv or .txt."""
+    key: Annotated[
+        ConfigKey,
+        Rule(
+            "must end in .json, .jsonl, .csv, .parquet or .txt",
+            lambda key: bool(_DATA_FILE.search(key)),
+            f"self.matches(r'{_DATA_FILE.pattern}')",
+        ),
+    ]
+    """Its key, which ends in .json, .jsonl, .csv, .parquet or .txt."""
 
 
-InlineRow = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
+def _json_only(row: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what YAML can say and JSON cannot, and thus no API server: NaN, sets, bytes, halves of characters."""
+    try:
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise broken(f"must hold what JSON can say alone: {str(error).splitlines()[0][:200]}") from None
+    return row
+
+
+InlineRow = Annotated[
+    dict[str, Any],
+    AfterValidator(_json_only),
+    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
+]
 """A row of a dataset as the job itself holds it."""
 
 

@@ -26,13 +26,13 @@ from tunesmith.cli.operate import operator
 from tunesmith.cli.reading import fail, read_job
 from tunesmith.cli.render import render
 from tunesmith.cli.report import report
-from tunesmith.core.model import Plan
+from tunesmith.core.model import Plan, StageState
 from tunesmith.local.gpus import GpuMissingError
 from tunesmith.local.lock import AlreadyRunningError
 from tunesmith.local.process import StageFailedError
 from tunesmith.local.run import current_plan, run_job
 from tunesmith.local.served import ollama_url
-from tunesmith.local.sources import ConfigMapMissingError
+from tunesmith.local.sources import ConfigMapMissingError, source_versions
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.report import keep_page
 from tunesmith_stages.volume import Volume
@@ -122,8 +122,10 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show what running a FineTuneJob would do, and what of it is done already. Changes nothing."""
-    job, _ = read_job(file)
-    current, results = current_plan(job, _volume(file, volume))
+    job, text = read_job(file)
+    place = _volume(file, volume)
+    versions = source_versions(job, place, config_maps=parse_job_file(text)[1])
+    current, results = current_plan(job, place, versions=versions)
     if as_json:
         stages = [
             {
@@ -225,7 +227,8 @@ def _plan_table(current: Plan, done: set[str]) -> Table:
     table = Table("stage", "unit", "key", "state", box=None, pad_edge=False)
     for stage in current.stages:
         if not stage.units:
-            table.add_row(stage.name, "", "", "waits for what is above")
+            why = "not needed" if stage.state is StageState.DONE else "waits for what is above"
+            table.add_row(stage.name, "", "", why)
         for unit in stage.units:
             ready = "to do" if unit in stage.missing and unit.key not in done else "done"
             table.add_row(stage.name, escape(unit.name), unit.key[:12], ready)

@@ -59,7 +59,7 @@ def report(
 
 def _asked_for(target: str, folder: Path | None) -> tuple[Volume, str]:
     """Return the volume and the name of the job. Exit if there is no such file or folder."""
-    is_file = target == "-" or "/" in target or target.endswith(_FILES) or Path(target).is_file()
+    is_file = target == "-" or "/" in target or target.endswith(_FILES) or _is_there(target)
     job = read_job(Path(target))[0].metadata.name if is_file else target
     if not is_name(job):
         fail(f"{job!r} is no name of a job.", "Give its name, or the path of its YAML file.", ExitCode.BAD_CONFIG)
@@ -68,6 +68,13 @@ def _asked_for(target: str, folder: Path | None) -> tuple[Volume, str]:
     if not root.is_dir():
         fail(f"The volume {root} is not there.", "Name the folder with --volume.", ExitCode.MISSING_INPUT)
     return Volume(root), job
+
+
+def _is_there(target: str) -> bool:
+    try:
+        return Path(target).is_file()
+    except OSError:  # no file can have such a name
+        return False
 
 
 def _gathered(volume: Volume, job: str) -> Facts:

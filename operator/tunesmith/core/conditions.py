@@ -82,7 +82,10 @@ def standing(draft: Draft) -> Standing:
 def _finished(draft: Draft) -> Standing:
     ollama = draft.subject.job.spec.ollama
     if draft.plan.next is not None:
-        sentence = "all that can be proven before the training is proven; `spec.dryRun` ends it here"
+        proven = "all that can be proven before the training is proven"
+        if draft.subject.job.spec.model.gguf is not None:
+            proven = "the GGUF file is there and can be read"
+        sentence = f"{proven}; `spec.dryRun` ends it here"
         return Standing("DryRunSucceeded", sentence, ready=True, stage=StageName.REHEARSE)
     servers = ", ".join(ollama.servers)
     return Standing(

@@ -100,7 +100,9 @@ class Draft:
     @property
     def finished(self) -> bool:
         """Whether everything is done that is wanted."""
-        return self.plan.next is None or (self.subject.job.spec.dry_run and self.rehearsed)
+        following = self.plan.next
+        gate = _ORDER.index(StageName.REHEARSE)
+        return following is None or (self.subject.job.spec.dry_run and _ORDER.index(following.name) > gate)
 
     def wake(self, seconds: float) -> None:
         """Ask to be called again after `seconds` at the latest."""
@@ -332,10 +334,12 @@ def _failed(draft: Draft, record: StageRecord, job: ObservedJob) -> StageRecord:
 
 
 def _forget_before(draft: Draft, stage: StageName) -> None:
-    """Forget the results of earlier stages: they are not on the volume. Each is looked at again."""
+    """Forget the results of earlier stages: they are not on the volume. Each is looked at again.
+
+    The versions of the sources stay: a branch of a hub that has moved on since is not followed.
+    """
     for name in _ORDER[: _ORDER.index(stage)]:
         draft.records[name] = replace(retries.forgive(draft.records[name]), units=(), state=State.WAITING)
-    draft.pins.clear()
 
 
 def _settle(draft: Draft, record: StageRecord) -> StageRecord:

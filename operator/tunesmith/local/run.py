@@ -17,7 +17,14 @@ from tunesmith.local.gpus import gpu_memory, require_gpus
 from tunesmith.local.lock import AlreadyRunningError, Lock, hold
 from tunesmith.local.process import run_stage
 from tunesmith.local.served import still_served
-from tunesmith.local.sources import RUN_FILE, ConfigMaps, found_versions, source_runtime, source_versions
+from tunesmith.local.sources import (
+    RUN_FILE,
+    ConfigMaps,
+    found_versions,
+    named_folders,
+    source_runtime,
+    source_versions,
+)
 from tunesmith_stages.contract import StageConfig, StageName, StageResult, digest_of
 from tunesmith_stages.volume import Volume, write_whole
 
@@ -93,7 +100,8 @@ def run_job(
     with hold(folder / "lock.json") as run_lock:
         write_whole(folder / "finetunejob.yaml", text)
         # A source that changes from now on is looked at in the next run.
-        versions = source_versions(job, volume, refresh=refresh)
+        folders = named_folders(job, volume)
+        versions = source_versions(job, volume, config_maps=config_maps, refresh=refresh)
         fetching = source_runtime(job, volume, config_maps or {})
         if not _is_after(StageName.REGISTER, until):
             _forget_outdated_registration(job, volume, versions, watcher, url)
@@ -102,7 +110,7 @@ def run_job(
         while True:
             current, results = current_plan(job, volume, versions=versions, rehearsed=rehearsed)
             _report(current, results, reported, watcher, until, cached=True)
-            _remember(job, current, versions, volume)
+            _remember(job, current, versions, folders, volume)
             stage = current.next
             if stage is None or _is_after(stage.name, until):
                 return current
@@ -133,7 +141,8 @@ def _hold_units(stage: PlannedStage, volume: Volume, watcher: Watcher, held: Exi
         waited = True
         watcher.note(f"{stage.name} waits: process {error.pid} makes the same for another job.")
 
-    keys = sorted(unit.key for unit in stage.missing)  # in one order, or two jobs could wait for each other
+    # In one order, or two jobs could wait for each other; each once, though two datasets may have the same source.
+    keys = sorted({unit.key for unit in stage.missing})
     locks = [held.enter_context(hold(volume.unit_lock(stage.name, key), told)) for key in keys]
     return waited, locks
 
@@ -150,7 +159,7 @@ def _report(
     for stage in current.stages:
         if stage.state is not StageState.DONE or _is_after(stage.name, until):
             return
-        if stage.name not in reported:
+        if stage.units and stage.name not in reported:  # what a GGUF does not need has none
             reported.add(stage.name)
             watcher.done(stage, [results[unit.key] for unit in stage.units if unit.key in results], cached=cached)
 
@@ -227,8 +236,16 @@ def _servers(stage: PlannedStage, url: str) -> dict[str, Any]:
     return {"method": "API", "servers": dict.fromkeys(sorted(names), here)} if names else {}
 
 
-def _remember(job: FineTuneJob, current: Plan, versions: Mapping[str, str], volume: Volume) -> None:
+def _remember(
+    job: FineTuneJob, current: Plan, versions: Mapping[str, str], folders: Mapping[str, str], volume: Volume
+) -> None:
     """Write which units make up the job, for people and for later clean-ups, and which sources it was made from."""
     keys = {stage.name: {unit.name: unit.key for unit in stage.units} for stage in current.stages}
-    record = {"job": current.job, "stages": keys, "sourceVersions": dict(versions), "sources": source_specs(job)}
+    record = {
+        "job": current.job,
+        "stages": keys,
+        "sourceVersions": dict(versions),
+        "sources": source_specs(job),
+        "folders": dict(folders),
+    }
     write_whole(volume.run(current.job) / RUN_FILE, json.dumps(record, indent=2) + "\n")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.sources import ConfigMapSource
 from tunesmith.core.plan import source_specs
-from tunesmith_stages.contract import KEY_DIGITS, Report, StageConfig, StageName, UnitConfig, content_key
-from tunesmith_stages.volume import Volume, write_whole
+from tunesmith_stages.contract import KEY_DIGITS, Report, StageConfig, StageName, UnitConfig, content_key, digest_of
+from tunesmith_stages.volume import UnsafePathError, Volume, files_below, readable, write_whole
 
 RUN_FILE = "run.json"
 """What makes up a job, in the job's folder below ``runs/``."""
@@ -22,31 +24,77 @@ class ConfigMapMissingError(Exception):
     """A dataset names a ConfigMap that is not in the job's file."""
 
 
-def source_versions(job: FineTuneJob, volume: Volume, *, refresh: bool = False) -> dict[str, str]:
+def source_versions(
+    job: FineTuneJob, volume: Volume, *, config_maps: ConfigMaps | None = None, refresh: bool = False
+) -> dict[str, str]:
     """Return, by unit of `fetch`, a text that changes when that source is another one.
 
-    What lies on the volume is looked at (see :meth:`Volume.version`); if it is gone it has the version under which it
-    was fetched, because what was made of it is still there. Everything else was looked up once, and is looked up again
-    when the job names another source, or with `refresh`.
+    What lies on the volume is looked at (see :meth:`Volume.version`), and so is a ConfigMap in the job's file; if it is
+    gone it has the version under which it was fetched, because what was made of it is still there. Everything else was
+    looked up once, and is looked up again when the job names another source, or with `refresh`. Where the entry of a
+    dataset_info.json leads to is for `fetch` to look up, as soon as anything in its folder has changed.
     """
+    run = _last_run(job, volume)
+    versions = {} if refresh else _remembered(job, run)
+    before = run.get("folders")
+    for unit, now in named_folders(job, volume).items():
+        if not isinstance(before, dict) or before.get(unit) != now:
+            versions.pop(unit, None)
     sources = {"base": job.spec.model.volume or job.spec.model.gguf}
-    sources |= {f"dataset:{item.name}": item.volume for item in job.spec.datasets}
+    sources |= {f"dataset:{item.name}": item.volume for item in job.spec.datasets if item.dataset_info is None}
     here = {unit: source.path for unit, source in sources.items() if source is not None}
-    versions = {} if refresh else _remembered(job, volume)
-    return versions | {unit: version for unit, path in here.items() if (version := volume.version(path))}
+    versions |= {unit: version for unit, path in here.items() if (version := volume.version(path))}
+    texts = {f"dataset:{item.name}": _text_of(item.config_map, config_maps or {}) for item in job.spec.datasets}
+    return versions | {
+        unit: hashlib.sha256(text.encode()).hexdigest() for unit, text in texts.items() if text is not None
+    }
 
 
-def _remembered(job: FineTuneJob, volume: Volume) -> dict[str, str]:
-    """Return the versions that the last run found, of the sources that the job still names."""
+def _text_of(source: ConfigMapSource | None, config_maps: ConfigMaps) -> str | None:
+    return None if source is None else config_maps.get(source.name, {}).get(source.key)
+
+
+def named_folders(job: FineTuneJob, volume: Volume) -> dict[str, str]:
+    """Return, by unit, a text that changes with anything below the folder on the volume that has a dataset_info.json.
+
+    A folder that is gone is left out, and so is what Tunesmith itself puts on the volume.
+    """
+    folders = {}
+    ours = tuple(f"{place}/" for place in (volume.root / "runs", volume.root / "stages", volume.root / "store"))
+    for item in job.spec.datasets:
+        if item.volume is None or item.dataset_info is None:
+            continue
+        try:
+            place = volume.resolve(item.volume.path)
+            files = [path for path in files_below(place) if not str(path).startswith(ours)]
+            found = [(readable(path.relative_to(place).as_posix()), path.stat()) for path in files]
+        except (OSError, UnsafePathError):
+            continue
+        seen = sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
+        if seen:
+            folders[f"dataset:{item.name}"] = digest_of([item.volume.path, seen])
+    return folders
+
+
+def _last_run(job: FineTuneJob, volume: Volume) -> Mapping[str, Any]:
+    """Return what the last run has written down; nothing if that cannot be read."""
     try:
         run = json.loads((volume.run(job.metadata.name) / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def _remembered(job: FineTuneJob, run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions that the last run found, of the sources that the job still names."""
+    try:
         versions, specs = run["sourceVersions"], run["sources"]
         return {
             unit: str(versions[unit])
             for unit, spec in source_specs(job).items()
             if specs.get(unit) == spec and unit in versions
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -73,7 +121,7 @@ def source_runtime(job: FineTuneJob, volume: Volume, config_maps: ConfigMaps) ->
         source = dataset.config_map
         if source is None:
             continue
-        text = config_maps.get(source.name, {}).get(source.key)
+        text = _text_of(source, config_maps)
         if text is None:
             raise ConfigMapMissingError(
                 f"dataset `{dataset.name}`: the job's file holds no ConfigMap `{source.name}` with a key `{source.key}`"

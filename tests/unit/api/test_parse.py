@@ -8,7 +8,7 @@ import pytest
 from support.builders import REMOVED, job_data, job_text
 from tunesmith.api.datasets import DatasetFormat
 from tunesmith.api.finetunejob import FinetuningType, LrSchedule
-from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job, parse_object
+from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job, parse_job_file, parse_object
 from tunesmith.api.pods import Pods
 from tunesmith.api.sources import Builtin, Language
 
@@ -26,6 +26,11 @@ def problems_of(text: str) -> tuple[Problem, ...]:
 # --- a field that is wrong -------------------------------------------------------------------------------------------
 
 BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
+    "ConfigMap's key that names no format": (
+        {DATASET: {"name": "faq", "configMap": {"name": "rows", "key": "stage.yaml"}}},
+        "spec.datasets[0].configMap.key",
+        "must end in .json, .jsonl, .csv, .parquet or .txt",
+    ),
     # unknown fields, at every level
     "unknown at the top": ({"specs": {}}, "specs", "is not a field here; did you mean `spec`?"),
     "status is not ours": ({"status": {}}, "status", "the fields here are apiVersion, kind, metadata, spec"),
@@ -531,6 +536,23 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "must have a tag of at most 70 characters",
     ),
 }
+
+
+@pytest.mark.parametrize("value", [".nan", "!!binary aGk=", "!!set {a: }", r'"\ud800"'])
+def test_inline_row_that_is_no_json(value: str) -> None:
+    """YAML can say more than JSON; an API server would refuse it, or make something else of it."""
+    text = job_text({DATASET: {"name": "faq", "inline": [{"instruction": "VALUE"}]}}).replace("VALUE", value)
+    (problem,) = problems_of(text)
+    assert problem.field == "spec.datasets[0].inline[0]"
+    assert "what JSON can say" in problem.message
+
+
+@pytest.mark.parametrize("value", ["5", "[1]", r'"\ud800"'])
+def test_config_map_that_holds_no_texts(value: str) -> None:
+    """A ConfigMap beside the job must hold texts, as on a cluster."""
+    beside = f"---\nkind: ConfigMap\nmetadata: {{name: rows}}\ndata:\n  faq.json: {value}\n"
+    with pytest.raises(InvalidJobError, match=r"data\.faq\.json of the ConfigMap rows"):
+        parse_job_file(job_text() + beside)
 
 
 @pytest.mark.parametrize("name", BAD_FIELDS)

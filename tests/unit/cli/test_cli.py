@@ -118,6 +118,27 @@ def test_plan_as_a_table(tmp_path: Path) -> None:
     assert "waits for what is above" in done.stdout
 
 
+def test_plan_of_a_gguf(tmp_path: Path) -> None:
+    """What a GGUF does not need does not look as if it was still to come."""
+    gguf = {"spec.model": {"gguf": {"path": "m.gguf"}}, "spec.datasets": REMOVED, "spec.training": REMOVED}
+    lines = tunesmith("plan", written(tmp_path, gguf)).stdout.splitlines()
+    said = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines}
+    assert {said[name] for name in ("prepare", "rehearse", "train", "convert")} == {"not needed"}
+    assert said["quantize"] == said["register"] == "waits for what is above"
+
+
+def test_plan_sees_an_edited_config_map(tmp_path: Path) -> None:
+    """A ConfigMap in the job's file has another key as soon as somebody edits it."""
+    job = job_text({"spec.datasets.0": {"name": "faq", "configMap": {"name": "rows", "key": "faq.json"}}})
+    keys = set()
+    for text in ("[]", "[1]"):
+        path = tmp_path / "job.yaml"
+        path.write_text(f"{job}---\nkind: ConfigMap\nmetadata: {{name: rows}}\ndata: {{faq.json: '{text}'}}\n")
+        (fetch, *_) = json.loads(tunesmith("plan", path, "--json").stdout)["stages"]
+        keys.add(fetch["units"][1]["key"])
+    assert len(keys) == 2
+
+
 def test_plan_changes_nothing(tmp_path: Path) -> None:
     """Looking leaves no trace on the volume."""
     path = written(tmp_path)

@@ -63,6 +63,7 @@ def test_whole_report_as_text(volume: Path) -> None:
 REFUSED: dict[str, tuple[list[str], ExitCode, str]] = {
     "unknown job": (["support-bott"], ExitCode.MISSING_INPUT, "Did you mean support-bot? It knows: support-bot."),
     "name that leads elsewhere": ([".."], ExitCode.BAD_CONFIG, "'..' is no name of a job."),
+    "name that no file can have": (["x" * 5000], ExitCode.BAD_CONFIG, "is no name of a job."),
     "file that is not there": (["job.yaml"], ExitCode.MISSING_INPUT, "No such file or directory"),
     "two forms at once": (["support-bot", "--text", "-o", "x"], ExitCode.BAD_CONFIG, "exclude each other"),
     "page that cannot be written": (

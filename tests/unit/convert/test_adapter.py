@@ -73,6 +73,7 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path, name: str) -> 
     with pytest.raises(StageError, match=field) as caught:
         adapter(tmp_path, FACTORS, **REFUSED[name])
     assert caught.value.reason == "AdapterNotMergeable"
+    assert "targetModules" in caught.value.hint
 
 
 FOREIGN = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_stages.gguf_file import TEMPLATE, read_gguf, write_with_template
+from tunesmith_stages.gguf_file import TEMPLATE, read_gguf, write_with_text
 
 
 def text(value: str) -> bytes:
@@ -65,6 +65,16 @@ def test_cut_file_is_refused(tmp_path: Path, keep: int) -> None:
         read_gguf(path)
 
 
+def test_file_without_all_of_its_tensors_is_known(tmp_path: Path) -> None:
+    """A file that ends within its tensors has a whole head, and tells by its size."""
+    data = gguf_bytes()
+    path = tmp_path / "model.gguf"
+    # The second tensor has 16 bytes from the 32nd on; what follows is padding.
+    for lost, is_cut in ((0, False), (16, False), (17, True), (64, True)):
+        path.write_bytes(data[: len(data) - lost])
+        assert read_gguf(path).is_cut is is_cut
+
+
 @pytest.mark.parametrize("data", [b"GGML" + gguf_bytes()[4:], gguf_bytes(version=1), gguf_bytes(version=9)])
 def test_other_formats_are_refused(tmp_path: Path, data: bytes) -> None:
     """What is no GGUF, or one of a version with another layout, is not guessed at."""
@@ -78,7 +88,7 @@ def test_other_formats_are_refused(tmp_path: Path, data: bytes) -> None:
 def test_template_is_changed_and_nothing_else(tmp_path: Path, length: int) -> None:
     """A file gets another template of any length; what else it says, and every byte of its tensors, stays."""
     (tmp_path / "old").write_bytes(gguf_bytes(template="{{ ü }}"))
-    write_with_template(read_gguf(tmp_path / "old"), tmp_path / "new", "é" * length)
+    write_with_text(read_gguf(tmp_path / "old"), tmp_path / "new", TEMPLATE, "é" * length)
     assert (tmp_path / "new").read_bytes() == gguf_bytes(template="é" * length)
 
 
@@ -86,4 +96,20 @@ def test_template_that_is_not_there_cannot_be_changed(tmp_path: Path) -> None:
     """A file without a template is refused, not written wrongly."""
     (tmp_path / "old").write_bytes(gguf_bytes())
     with pytest.raises(ValueError, match=TEMPLATE):
-        write_with_template(read_gguf(tmp_path / "old"), tmp_path / "new", "x")
+        write_with_text(read_gguf(tmp_path / "old"), tmp_path / "new", TEMPLATE, "x")
+
+
+DAMAGED = {
+    "a list longer than any memory": ("a list of more than", pair("a", 9, struct.pack("<IQ", 10, 1 << 60))),
+    "a list longer than the file": ("a list of more than", pair("a", 9, struct.pack("<IQ", 0, 1 << 40))),
+    "a list of lists": ("a list of lists", pair("a", 9, struct.pack("<IQIQ", 9, 1, 9, 1))),
+    "no alignment": ("multiples of 0 bytes", pair("general.alignment", 4, struct.pack("<I", 0))),
+}
+
+
+@pytest.mark.parametrize(("says", "entry"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_head_is_refused(tmp_path: Path, says: str, entry: bytes) -> None:
+    """Numbers that make no sense are named as damage, before anything is made of them."""
+    (tmp_path / "model.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + entry)
+    with pytest.raises(ValueError, match=says):
+        read_gguf(tmp_path / "model.gguf")

@@ -189,6 +189,20 @@ def test_tokens_come_from_secrets_by_the_kubelet() -> None:
             assert "secretKeyRef" not in str(made(children(OF_HUBS)[stage]))
 
 
+def test_a_pod_gets_only_what_its_units_need() -> None:
+    """A Secret or ConfigMap that is gone holds nothing up that does not need it: a look-up, or another source."""
+    child = children(OF_HUBS)[StageName.FETCH]
+    looks_up = replace(child, lookup=True)
+    assert "secretKeyRef" not in str(made(looks_up))
+    assert config_of(looks_up).runtime["tokens"] == {}
+    rest = [unit for unit in child.units if unit.name == "dataset:gated"]
+    later = replace(child, stage=replace(child.stage, missing=tuple(rest)))
+    assert config_of(later).runtime["tokens"].keys() == {"dataset:gated"}
+    assert config_of(later).runtime["configMaps"] == {}
+    assert "tunesmith-hf" not in str(made(later)["Job"])
+    assert "'faq'" not in str(made(later)["Job"])
+
+
 def test_config_maps_are_mounted() -> None:
     """A dataset in a ConfigMap is one file in the pod of `fetch`; no other key of it is there."""
     child = children(OF_HUBS)[StageName.FETCH]

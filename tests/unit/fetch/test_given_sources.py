@@ -130,6 +130,20 @@ def test_entry_that_names_a_repository(tmp_path: Path, monkeypatch: pytest.Monke
     assert {name: json.loads(text) for name, text in made.items()} == {"dataset_info.json": {"faq": entry}}
 
 
+def test_repository_of_an_entry_that_moves_on_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources before it may take hours: nothing is stored under a version that it is not of."""
+    server = HubServer({"datasets/o/n": Repository.of({"train.json": "[]"})})
+    play(monkeypatch, "huggingFace", server, tmp_path)
+    with server.running():
+        config = named(tmp_path, {"hf_hub_url": "o/n"})
+        looked_up = resolved(Volume(tmp_path), config.units[0], config.runtime)
+        server.repositories["datasets/o/n"] = Repository.of({"train.json": "[1]"})
+        found = failure(dataclasses.replace(config, units=(looked_up,), runtime={}))
+    assert found.code is ExitCode.TEMPORARY
+    assert "has changed since it was looked up" in found.message
+    assert not list((tmp_path / "store" / "datasets").glob("*"))
+
+
 BAD_ENTRIES: dict[str, tuple[object, str, str]] = {
     "leads nowhere": ({"file_name": "none.json"}, "SourceNotFound", "data/none.json"),
     "leads up": ({"file_name": "../x.json"}, "BadDatasetInfo", "leads out of the folder"),

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from support.builders import write_base, write_safetensors
-from support.file_server import FileServer, Repository
+from support.file_server import FileServer, Reply, Repository, Request
 from support.hub_server import HubServer
 from support.model_scope_server import ModelScopeServer
 from tunesmith_stages.contract import ExitCode, StageName
@@ -439,6 +440,45 @@ def test_list_that_goes_on_elsewhere(
             failure(asking(root, "huggingFace"))
     assert elsewhere.requests
     assert TOKEN not in str(elsewhere.requests)
+
+
+def test_list_that_is_redirected(
+    root: Path, form: str, model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the hub's client asks for itself takes no token along either: not even to another port of the same host."""
+    server = SERVERS[form](repositories(model, token=TOKEN))
+    play(monkeypatch, form, server, tmp_path)
+    monkeypatch.setenv(TOKENS[form], TOKEN)
+    other = SERVERS[form](repositories(model))
+    monkeypatch.setattr(server, "answer", lambda asked, reply: reply.status(302, Location=f"{other.url}{asked.path}"))
+    with server.running(), other.running():
+        run(asking(root, form))
+    assert TOKEN in str(server.requests)
+    assert other.requests
+    assert TOKEN not in str(other.requests)
+
+
+@pytest.mark.parametrize("where", ["the list", "a file"])
+def test_redirects_without_end(
+    root: Path, form: str, where: str, model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A proxy that sends everybody in a circle, to log in, is told as a hub that cannot be reached."""
+    server = SERVERS[form](repositories(model))
+    play(monkeypatch, form, server, tmp_path)
+    answer = server.answer
+
+    def in_a_circle(asked: Request, reply: Reply) -> None:
+        if where == "the list" or asked.path.endswith((WEIGHTS, "/repo")) or "/resolve/" in asked.path:
+            query = urlencode(asked.query)
+            reply.status(302, Location=f"{server.url}{asked.path}?{query}")
+        else:
+            answer(asked, reply)
+
+    monkeypatch.setattr(server, "answer", in_a_circle)
+    with server.running():
+        found = failure(asking(root, form))
+    assert (found.code, found.reason) == (ExitCode.UNAVAILABLE, "HubUnavailable")
+    assert "redirects" in found.message
 
 
 BAD_MODELS: dict[str, tuple[dict[str, bytes | None], ExitCode, str, str]] = {

@@ -1,27 +1,30 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.builders import job, job_text, result_on, stage_config
+from support.builders import REMOVED, job, job_text, result_on, stage_config
 from tunesmith.api.parse import parse_job_file
 from tunesmith.core.model import PlannedStage, StageState
 from tunesmith.core.plan import _processes, plan, source_specs
 from tunesmith.local.lock import hold
 from tunesmith.local.process import StageFailedError, run_stage
-from tunesmith.local.run import _config, current_plan, run_job
+from tunesmith.local.run import _config, _hold_units, current_plan, run_job
 from tunesmith.local.sources import (
     ConfigMapMissingError,
     found_versions,
+    named_folders,
     resolved_key,
     source_runtime,
     source_versions,
@@ -143,6 +146,33 @@ data:
     assert Path(runtime["configMaps"]["dataset:faq"]).read_text() == "[]"
     with pytest.raises(ConfigMapMissingError, match=r"no ConfigMap `rows` with a key `faq\.json`"):
         source_runtime(read, volume, {})
+
+
+def test_config_map_that_was_edited_is_another_version(volume: Volume) -> None:
+    """What a ConfigMap in the job's file holds is looked at in each run, whatever an earlier one found."""
+    read = job(OF_A_CONFIG_MAP)
+    run = volume.run("support-bot")
+    run.mkdir(parents=True)
+    before = source_versions(read, volume, config_maps={"rows": {"faq.json": "[]"}})
+    (run / "run.json").write_text(json.dumps({"sourceVersions": before, "sources": source_specs(read)}))
+    assert before["dataset:faq"] == hashlib.sha256(b"[]").hexdigest()
+    assert source_versions(read, volume) == before
+    assert source_versions(read, volume, config_maps={"rows": {"faq.json": "[1]"}}) != before
+
+
+def test_entry_of_a_dataset_info_is_looked_up_when_its_folder_changes(volume: Volume) -> None:
+    """Where an entry leads to only `fetch` knows; what it found stays while nothing below the folder changes."""
+    read = job({"spec.datasets.0": {"name": "faq", "volume": {"path": "."}, "datasetInfo": "faq"}})
+    (volume.root / "data" / "dataset_info.json").write_text("{}")
+    run = volume.run("support-bot")
+    run.mkdir(parents=True)
+    found = {"dataset:faq": "f" * 64}
+    record = {"sourceVersions": found, "sources": source_specs(read), "folders": named_folders(read, volume)}
+    (run / "run.json").write_text(json.dumps(record))
+    assert source_versions(read, volume)["dataset:faq"] == "f" * 64
+    assert "dataset:faq" not in source_versions(read, volume, refresh=True)
+    (volume.root / "data" / "faq.json").write_text("[1]")
+    assert "dataset:faq" not in source_versions(read, volume)
 
 
 # --- the plan as it stands -------------------------------------------------------------------------------------------
@@ -283,6 +313,35 @@ class Recorder:
 BUILT_IN = {
     "spec.datasets.0": {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "T", "author": "A"}}
 }
+
+
+def test_two_datasets_of_one_source(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that two datasets name is fetched once; the run does not wait for itself."""
+    stage = current_plan(job({"spec.datasets.+": {"name": "again", "volume": {"path": "data/faq.json"}}}), volume)[
+        0
+    ].next
+    assert stage is not None
+    assert len({unit.key for unit in stage.missing}) == len(stage.missing) - 1 == 2
+    watcher = Recorder()
+
+    def give_up(text: str) -> None:
+        raise AssertionError(text)
+
+    monkeypatch.setattr(watcher, "note", give_up)
+    with ExitStack() as held:
+        waited, locks = _hold_units(stage, volume, watcher, held)
+    assert (waited, len(locks)) == (False, 2)
+
+
+def test_what_a_gguf_does_not_need_is_not_told_as_done(volume: Volume) -> None:
+    """Of a base that is a GGUF nobody is told that it was prepared or trained."""
+    (volume.root / "m.gguf").write_bytes(b"GGUF")
+    gguf = job({"spec.model": {"gguf": {"path": "m.gguf"}}, "spec.datasets": REMOVED, "spec.training": REMOVED})
+    (base,) = current_plan(gguf, volume)[0].stage(StageName.FETCH).units
+    result_on(volume, StageName.FETCH, base.key)
+    watcher = Recorder()
+    run_job(gguf, "its: yaml", volume, watcher, url=NOBODY, until=StageName.REHEARSE)
+    assert watcher.said == ["fetch cached, 1"]
 
 
 def test_second_run_is_cached(volume: Volume) -> None:

@@ -97,6 +97,15 @@ def test_disk_of_an_adapter() -> None:
     )
 
 
+def test_disk_where_something_is_there_already() -> None:
+    """Checkpoints of an earlier attempt are not asked for again; what a done training took is not asked for at all."""
+    files = round(LLAMA_7B.parameters * 16 / 8)
+    fresh = disk(LLAMA_7B, FULL, 2, 16, [])
+    assert fresh - disk(LLAMA_7B, FULL, 2, 16, [], checkpoints=5 << 30) == 5 << 30
+    assert disk(LLAMA_7B, FULL, 2, 16, [], checkpoints=fresh) == 2 * LLAMA_7B.parameters + files
+    assert disk(LLAMA_7B, FULL, 2, 16, [], is_trained=True) == files
+
+
 def test_steps_and_operations() -> None:
     """Epochs are counted in whole steps; a training of all weights has six operations for each parameter and token."""
     training = dataclasses.replace(FULL, micro_batch=4, accumulation=2, ranks=2, checkpointing=False)

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.program import StageError
+from support.builders import result_of
+from tunesmith_stages.contract import ExitCode, StageName, UnitConfig
+from tunesmith_stages.program import StageError, Work
 from tunesmith_stages.rehearse import room
 from tunesmith_stages.rehearse.estimates import Training
+from tunesmith_stages.volume import Volume
 
 GIB = 2**30
 STATES = {"weights": 14 * GIB, "gradients": 14 * GIB, "optimizer": 84 * GIB, "activations": GIB}
@@ -64,6 +68,23 @@ def test_what_may_fit_is_told(there: int | None, says: str) -> None:
     assert room._memory_suffices(estimates(STATES, there), TRAINING).endswith(says)
 
 
+def test_what_a_training_has_left(tmp_path: Path) -> None:
+    """Checkpoints of a training that was interrupted are counted, and a training that is done is known."""
+    volume, key = Volume(tmp_path), "ab" * 32
+    work = cast(Work, SimpleNamespace(volume=volume, params={"training": [key]}))
+    assert room.trained_before(work) == (False, 0)
+    folder = volume.checkpoints(key) / "checkpoint-5"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"12345")
+    assert room.trained_before(work) == (False, 5)
+    made = result_of(StageName.TRAIN, UnitConfig(StageName.TRAIN, key, {}, {}))
+    out = volume.unit(StageName.TRAIN, key) / "out"
+    out.mkdir(parents=True)
+    made = dataclasses.replace(made, path=volume.relative(out))
+    (volume.unit(StageName.TRAIN, key) / "result.json").write_text(made.to_json())
+    assert room.trained_before(work)[0]
+
+
 def test_space_on_the_volume() -> None:
     """Too little space is refused as a full disk is: it is worth another try once there is more."""
     assert room._disk_suffices({"diskBytes": GIB, "freeBytes": GIB}) == "about 1.0 GiB of 1.0 that are free"
@@ -90,3 +111,17 @@ def test_rows_must_fit_into_the_context(config: dict[str, Any], fits: bool) -> N
     with pytest.raises(StageError) as caught:
         room.rows_fit(config, [3, 20])
     assert caught.value.reason == "RowsLongerThanContext"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "device", "says"),
+    [
+        (7500.0, "GPU", "0.5 million million operations; about 2 h 5 min if each GPU does 100 TFLOPS"),
+        (3.0, "process", "about 1 min if each process does 0.05 TFLOPS"),
+    ],
+)
+def test_time_says_what_it_follows_from(seconds: float, device: str, says: str) -> None:
+    """Nobody knows how fast the devices will be: the sentence names the speed that it counts with."""
+    counted = {"steps": 20, "tokens": 4000, "operations": 5 * 10**11, "seconds": seconds}
+    assert room._length(counted, device).startswith("20 steps, 4,000 tokens, ")
+    assert says in room._length(counted, device)

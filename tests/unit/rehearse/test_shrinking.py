@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith_stages.rehearse.shrinking import alike, fewer_layers, shrunk
+from tunesmith_stages.rehearse.shrinking import alike, by_all_names, fewer_layers, shrunk
 
 QWEN2_05B = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
 QWEN2_05B |= {"num_key_value_heads": 2, "vocab_size": 151936}
@@ -87,3 +87,12 @@ def test_fewer_layers_only() -> None:
 def test_sizes_alike(size: int, step: int, expected: int) -> None:
     """A small width is a multiple of 256 and of 32 exactly if the large one is."""
     assert alike(size, step) == expected
+
+
+def test_older_names_of_a_file_do_not_contradict() -> None:
+    """What a config.json calls otherwise than the class of the configuration is changed under both names."""
+    written = {"n_embed": 1024, "num_attention_heads": 16, "n_layer": 24, "intermediate_size": 4096}
+    changes = {"hidden_size": 256, "n_head": 4, "n_layer": 2, "moe_intermediate_size": 256}
+    older = {"n_embed": 256, "num_attention_heads": 4}
+    assert by_all_names(written, changes) == {**changes, **older}
+    assert by_all_names({"num_experts": 128}, {"num_local_experts": 4})["num_experts"] == 4

@@ -60,6 +60,18 @@ def test_numbers_that_cannot_be_trained_are_refused(base: Path, dtype: str) -> N
     assert reason_of(lambda: weights.are_floats(CONFIG, weights_of(base))) == "QuantizedBase"
 
 
+def test_masks_and_positions_are_no_quantized_weights(base: Path) -> None:
+    """Whole numbers that older models carry along, as GPT-NeoX does its mask of attention, are none of the weights."""
+
+    def change(tensors: Tensors) -> None:
+        tensors["gpt_neox.layers.0.attention.bias"] = ("U8", np.ones((1, 1, 8, 8), np.float32))
+        tensors["embeddings.position_ids"] = ("I32", np.ones((1, 8), np.float32))
+
+    change_tensors(base, change)
+    assert weights.are_floats(CONFIG, weights_of(base)).startswith("32 tensors of ")
+    assert are_finite(weights_of(base), lambda _: None)
+
+
 @pytest.mark.parametrize("place", ["", "text_config"])
 def test_quantized_base_is_refused_by_its_configuration(base: Path, place: str) -> None:
     """A configuration that names a method of quantization is refused, and the method is named."""

@@ -165,7 +165,8 @@ def _sources(item: Object) -> Iterable[SourceRow]:
     versions = {source["name"]: source.get("version", "") for source in status.get("sources") or ()}
     fetched: Object = next((stage for stage in status.get("stages") or () if stage["name"] == "fetch"), {})
     sizes = {unit["name"]: unit.get("bytes", 0) for unit in fetched.get("units") or ()}
-    named = [("base", spec["model"]), *((f"dataset:{dataset['name']}", dataset) for dataset in spec["datasets"])]
+    datasets = spec.get("datasets") or ()  # a GGUF is not trained
+    named = [("base", spec["model"]), *((f"dataset:{dataset['name']}", dataset) for dataset in datasets)]
     for name, source in named:
         yield SourceRow(name, _place(source), versions.get(name, ""), sizes.get(name))
 
@@ -174,4 +175,20 @@ def _place(source: Object) -> str:
     """Return where a source comes from, such as ``volume data/faq.json``; nothing for a kind that is not known here."""
     if builtin := source.get("builtin"):
         return f"builtin {builtin}"
-    return f"volume {source['volume']['path']}" if source.get("volume") else ""
+    if rows := source.get("inline"):
+        return f"inline {len(rows)} rows"
+    for kind, fields in _PLACES.items():
+        if given := source.get(kind):
+            return f"{kind} {'/'.join(str(given.get(field, '')) for field in fields)}"
+    return ""
+
+
+_PLACES = {
+    "volume": ("path",),
+    "gguf": ("path",),
+    "huggingFace": ("repo",),
+    "modelScope": ("repo",),
+    "job": ("name",),
+    "configMap": ("name", "key"),
+}
+"""By kind of source, the fields that say where it is."""

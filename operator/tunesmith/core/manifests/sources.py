@@ -48,22 +48,28 @@ def config_map_mounts(child: Child) -> list[Object]:
 
 
 def _tokens(child: Child) -> Iterator[tuple[str, str, TokenSecret]]:
-    """Yield unit, name of the variable and Secret of every source of `fetch` that has a token."""
+    """Yield unit, name of the variable and Secret of every source that is fetched now with a token.
+
+    Who only looks up asks no hub. What a pod does not need could hold it up: a Secret may be gone by then.
+    """
     hubs: dict[str, HuggingFaceModel | ModelScopeModel | None] = {}
-    if child.stage.name is StageName.FETCH:
+    if child.stage.name is StageName.FETCH and not child.lookup:
         model = child.job.spec.model
         hubs["base"] = model.hugging_face or model.model_scope
         for dataset in child.job.spec.datasets:
             hubs[f"dataset:{dataset.name}"] = dataset.hugging_face or dataset.model_scope
+    fetched = {unit.name for unit in child.units}
     for number, (unit, hub) in enumerate(hubs.items()):
-        if hub is not None and hub.token_secret_ref is not None:
+        if unit in fetched and hub is not None and hub.token_secret_ref is not None:
             yield unit, f"TUNESMITH_HUB_TOKEN_{number}", hub.token_secret_ref
 
 
 def _config_maps(child: Child) -> Iterator[tuple[str, ConfigMapSource]]:
+    """Yield unit and source of every ConfigMap that is fetched, or looked at, now."""
+    fetched = {unit.name for unit in child.units}
     if child.stage.name is StageName.FETCH:
         for dataset in child.job.spec.datasets:
-            if dataset.config_map is not None:
+            if dataset.config_map is not None and f"dataset:{dataset.name}" in fetched:
                 yield f"dataset:{dataset.name}", dataset.config_map
 
 

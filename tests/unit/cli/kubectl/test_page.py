@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support.builders import REMOVED
 from tunesmith.api import keys
 from tunesmith.cli.kubectl.page import ArtifactRow, Page, ServerRow, SourceRow, StageRow, page_of
 from unit.cli.kubectl.items import DIGEST, NOW, item, ready, stage
@@ -127,6 +128,10 @@ def test_what_was_made() -> None:
 SOURCES: dict[str, tuple[dict[str, Any], str]] = {
     "a folder of the volume": ({"volume": {"path": "models/base"}}, "volume models/base"),
     "built in": ({"builtin": "self-cognition"}, "builtin self-cognition"),
+    "a hub": ({"huggingFace": {"repo": "acme/base", "revision": "main"}}, "huggingFace acme/base"),
+    "a ConfigMap": ({"name": "faq", "configMap": {"name": "rows", "key": "faq.json"}}, "configMap rows/faq.json"),
+    "in the job": ({"name": "faq", "inline": [{}, {}]}, "inline 2 rows"),
+    "another job": ({"job": {"name": "first"}}, "job first"),
     "beside other fields": (
         {"name": "faq", "columns": {"prompt": "q"}, "maxRows": 5, "volume": {"path": "a"}},
         "volume a",
@@ -139,6 +144,12 @@ SOURCES: dict[str, tuple[dict[str, Any], str]] = {
 def test_place_of_a_source(source: dict[str, Any], place: str) -> None:
     """A source is named by its kind and where it is there."""
     assert page(item(spec={"spec.model": source})).sources[0].place == place
+
+
+def test_a_gguf_has_no_datasets() -> None:
+    """The API server stores no list where none was given."""
+    changes = {"spec.model": {"gguf": {"path": "m.gguf"}}, "spec.datasets": REMOVED, "spec.training": REMOVED}
+    assert page(item(spec=changes)).sources == (SourceRow("base", "gguf m.gguf"),)
 
 
 def test_sources_with_what_was_found() -> None:
