@@ -105,7 +105,7 @@ class ChatTemplate:
 
 def _is_plain(message: Mapping[str, Any]) -> bool:
     """Say whether transformers would hand a message to the template as it is."""
-    return len(message) == 2 and all(type(message.get(name)) is str for name in ("role", "content"))
+    return len(message) == 2 and type(message.get("role")) is type(message.get("content")) is str
 
 
 def _bounded_binop(context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -123,6 +123,30 @@ def _bounded_binop(context: Any, operator: str, left: Any, right: Any) -> Any:
     return left * right
 
 
+_time_can_be_limited = False
+"""Whether the handler is set that ends what takes too long."""
+
+
+@contextmanager
+def prepared_to_limit_time() -> Iterator[None]:
+    """Spare each :func:`limited_time` in the block setting its handler, which takes as long as rendering a row."""
+    global _time_can_be_limited  # noqa: PLW0603 - as signal handlers are, it is the process's
+    if _time_can_be_limited or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, _stop)
+    _time_can_be_limited = True
+    try:
+        yield
+    finally:
+        _time_can_be_limited = False
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise TooMuchError(f"it takes longer than {SECONDS:g} seconds of the processor's time")
+
+
 @contextmanager
 def limited_time() -> Iterator[None]:
     """Raise TooMuchError in what the block runs after SECONDS of the processor's time.
@@ -131,18 +155,15 @@ def limited_time() -> Iterator[None]:
     """
     if threading.current_thread() is not threading.main_thread():
         yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise TooMuchError(f"it takes longer than {SECONDS:g} seconds of the processor's time")
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+    elif not _time_can_be_limited:
+        with prepared_to_limit_time(), limited_time():
+            yield
+    else:
+        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def restart_time() -> None:

@@ -131,7 +131,16 @@ class Collected:
             StageError: there is not.
         """
         for dataset in self.datasets:
-            dataset.bad.check(int(np.count_nonzero(dataset.times)))
+            if not dataset.used:
+                dataset.bad.check(int(np.count_nonzero(dataset.times)))
+            if dataset.held_out and not dataset.samples:
+                raise StageError(
+                    ExitCode.BAD_DATA,
+                    f"dataset `{dataset.name}` has `use: Validation`, and all of its rows are longer than "
+                    f"`sequenceLength` {sequence_length}",
+                    reason="NoRowsLeft",
+                    hint="Raise `training.sequenceLength`, shorten the rows, or remove the dataset.",
+                )
         if not any(dataset.samples for dataset in self.datasets if not dataset.held_out):
             raise StageError(
                 ExitCode.BAD_DATA,

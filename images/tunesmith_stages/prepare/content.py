@@ -11,6 +11,8 @@ from tunesmith_stages.prepare.row import Row
 from tunesmith_stages.prepare.tool_calls import Call, call_of
 
 _MEDIA = ("image", "video", "audio", "file")
+_THOUGHTS = ("reasoning", "thinking")
+"""Other keys of a message's thoughts, if there is a text."""
 MEDIA_HINT = "Only text is trained on. Leave such rows out (`onBadRow: Skip` does), or use another dataset."
 
 
@@ -25,8 +27,9 @@ class Content:
 def content_of(row: Row, place: str, value: object, message: Mapping[str, Any]) -> Content:
     """Return the content of a message, with the thoughts that come before it.
 
-    Thoughts are given as `reasoning_content` of the message or as parts of the type ``reasoning``. They are written
-    between ``<think>`` and ``</think>``, as LLaMA-Factory's data has it and as templates of thinking models read it.
+    Thoughts are given as `reasoning_content` of the message (others call it `reasoning` or `thinking`) or as parts of
+    the type ``reasoning``. They are written between ``<think>`` and ``</think>``, as LLaMA-Factory's data has it and
+    as templates of thinking models read it.
 
     Raises:
         StageError: it is no text and has no parts, or one of the parts is no text.
@@ -34,7 +37,7 @@ def content_of(row: Row, place: str, value: object, message: Mapping[str, Any]) 
     thoughts = message.get("reasoning_content")
     if thoughts is not None and not isinstance(thoughts, str):
         row.refuse(f"`reasoning_content` of the message at `{place}` must be a text, got {shown(thoughts)}")
-    thoughts = thoughts or ""
+    thoughts = thoughts or next((message[key] for key in _THOUGHTS if isinstance(message.get(key), str)), "")
     if value is None and (message.get("tool_calls") or message.get("function_call")):
         return Content(_with_thoughts(thoughts, ""))
     if isinstance(value, str):

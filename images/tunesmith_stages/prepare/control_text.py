@@ -62,7 +62,7 @@ def _holds(value: Any, tokens: re.Pattern[str]) -> bool:
     if isinstance(value, str):
         return tokens.search(value) is not None
     if isinstance(value, Mapping):
-        return any(_holds(item, tokens) for item in value.values())
+        return any(_holds(name, tokens) or _holds(item, tokens) for name, item in value.items())
     return isinstance(value, list | tuple) and any(_holds(item, tokens) for item in value)
 
 
@@ -70,7 +70,7 @@ def _marked(value: Any, tokens: re.Pattern[str]) -> Any:
     if isinstance(value, str):
         return tokens.sub(f"{_OPEN}\\g<0>{_CLOSE}", value)
     if isinstance(value, Mapping):
-        return {name: _marked(item, tokens) for name, item in value.items()}
+        return {_marked(name, tokens): _marked(item, tokens) for name, item in value.items()}
     return [_marked(item, tokens) for item in value] if isinstance(value, list | tuple) else value
 
 

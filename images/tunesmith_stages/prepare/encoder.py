@@ -11,6 +11,7 @@ import numpy as np
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.base import load_base
+from tunesmith_stages.prepare.chat import prepared_to_limit_time
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller
 from tunesmith_stages.prepare.proof import prove
@@ -39,18 +40,20 @@ class Encoder:
     """
 
     def __init__(self, folder: Path, chat_template: Mapping[str, Any] | None) -> None:
-        self._made_with = (folder, chat_template)
         self.base = load_base(folder, chat_template)
         self._renderer = Renderer(self.base.tokenizer, self.base.template, self.base.marked)
         self._renderer.check()
+        if (chat_template or {}).get("defaultSystem") and not self._renderer.takes_system:
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                "`model.chatTemplate.defaultSystem` is given, but the chat template leaves system messages out",
+                reason="BadTemplate",
+                hint="Take `defaultSystem` out, or use a template that writes system messages, such as a named one.",
+            )
         self._labeller = Labeller(self.base.tokenizer, self.base.stops_at)
         self.end_of_turn = self._labeller.label(self._renderer.samples(_SIMPLEST)[-1]).end_of_turn
         """Id of the token that ends answers."""
         self.base.check_end_of_turn(self.end_of_turn)
-
-    def __reduce__(self) -> tuple[type[Encoder], tuple[Path, Mapping[str, Any] | None]]:
-        """Be made anew in another process."""
-        return Encoder, self._made_with
 
     @property
     def template(self) -> str:
@@ -80,15 +83,16 @@ class Encoder:
         encoded: list[Encoded] = []
         samples: list[Rendered] = []
         owners: list[int] = []
-        for index, conversation in enumerate(conversations):
-            try:
-                own = self._renderer.samples(conversation)
-            except StageError as error:
-                encoded.append(_of_the_row(error))
-                continue
-            encoded.append([])
-            samples += own
-            owners += [index] * len(own)
+        with prepared_to_limit_time():
+            for index, conversation in enumerate(conversations):
+                try:
+                    own = self._renderer.samples(conversation)
+                except StageError as error:
+                    encoded.append(_of_the_row(error))
+                    continue
+                encoded.append([])
+                samples += own
+                owners += [index] * len(own)
         for owner, sample, example in zip(owners, samples, self._labeller.label_batch(samples), strict=True):
             outcome = encoded[owner]
             if isinstance(outcome, StageError):

@@ -96,16 +96,16 @@ def recognise(wanted: str, columns: Mapping[str, str], tags: Mapping[str, str], 
     why = "as `format` says" if wanted != "Auto" else "as `tags` says" if tags else ""
     if name == "Messages":
         column = columns.get("messages", "messages")
-        shape: Shape = Turns(column, columns.get("tools", "tools"))
+        shape: Shape = Turns(column, columns.get("tools", "tools"), None if "tools" in columns else "functions")
         return Recognised(name, why or _talk(column, first), shape, (column,), tuple(columns.values()))
     if name == "ShareGPT":
         column = columns.get("messages") or next((name for name in _TALKS if name in first), _TALKS[0])
         shape = Turns(
             column,
             columns.get("tools", "tools"),
-            columns.get("system", "system"),
-            sharegpt_keys(tags),
-            sharegpt_roles(tags),
+            system=columns.get("system", "system"),
+            keys=sharegpt_keys(tags),
+            roles=sharegpt_roles(tags),
         )
         return Recognised(name, why or _talk(column, first), shape, (column,), tuple(columns.values()))
     if name == "PromptCompletion":
@@ -126,7 +126,7 @@ def _by_signs(columns: Mapping[str, str], tags: Mapping[str, str], first: Mappin
     if tags:
         return "ShareGPT"
     if "messages" in columns:
-        return "ShareGPT" if _is_sharegpt(first.get(columns["messages"])) else "Messages"
+        return "ShareGPT" if "system" in columns or _is_sharegpt(first.get(columns["messages"])) else "Messages"
     if "text" in columns:
         return "Text"
     alpaca = {"prompt": "instruction", "response": "output", **columns}
@@ -135,7 +135,8 @@ def _by_signs(columns: Mapping[str, str], tags: Mapping[str, str], first: Mappin
         is_list = isinstance(first.get(other["prompt"]), list)
         is_other = other["prompt"] in first and other["response"] in first and alpaca["response"] not in first
         return "PromptCompletion" if is_list or is_other else "Alpaca"
-    return looks_like(first) or "Alpaca"
+    found = looks_like(first) or "Alpaca"
+    return "ShareGPT" if found == "Messages" and "system" in columns else found
 
 
 def _talk(column: str, first: Mapping[str, Any]) -> str:
@@ -163,7 +164,8 @@ def of_entry(entry: Entry) -> Recognised:
         given = entry.columns or {}
         column = given.get("messages", "conversations")
         keys, roles = sharegpt_keys(entry.tags), sharegpt_roles(entry.tags)
-        shape, needed = Turns(column, given.get("tools"), given.get("system"), keys, roles), (column,)
+        shape = Turns(column, given.get("tools"), system=given.get("system"), keys=keys, roles=roles)
+        needed = (column,)
     if name == "Text":
         why += ": `columns` names a prompt and no response"
     return Recognised(name, why, shape, needed, tuple((entry.columns or {}).values()), entry.num_samples)

@@ -62,6 +62,7 @@ class Labeller:
         self._stops_at = stops_at
         self._tokenizer = tokenizer
         self._tokens = Tokens(tokenizer)
+        self._lengths: dict[int, int] = {}
         self._bos: int | None = tokenizer.bos_token_id
         self._eos: int | None = tokenizer.eos_token_id
         empty = tokenizer("")["input_ids"]
@@ -119,7 +120,8 @@ class Labeller:
         plain_ends = [end for turn, end in zip(sample.turns, ends, strict=True) if not turn.calls]
         bos = self._bos_before(sample.text)
         ids = np.concatenate([np.array(bos, np.int32), tokens.ids]) if bos else tokens.ids
-        labels = np.full(len(ids), IGNORED, np.int32)
+        labels = np.empty(len(ids), np.int32)
+        labels.fill(IGNORED)
         places = self._learnt(sample, tokens, ends)
         for _, (first, last) in places:
             labels[len(bos) + first : len(bos) + last] = tokens.ids[first:last]
@@ -164,17 +166,23 @@ class Labeller:
             if not turn.learnt:
                 continue
             # Not the token's own place, which holds the blanks behind it where the tokenizer swallows them.
-            stop = tokens.span(end)[0] + len(self._tokenizer.convert_ids_to_tokens(int(tokens.ids[end])))
+            stop = tokens.begin(end) + self._length(int(tokens.ids[end]))
             if sample.marked is None:
                 found.append(((turn.start, stop), (tokens.first_from(turn.start)[0], end + 1)))
                 continue
             own = [span for span in sample.marked if turn.start <= span[0] and span[1] <= turn.end]
             if own and not any(start < stop <= last for start, last in own):
-                raise _end_left_out(sample, sample.text[tokens.span(end)[0] : stop])
+                raise _end_left_out(sample, sample.text[tokens.begin(end) : stop])
             found += [(span, (tokens.first_from(span[0])[0], tokens.first_from(span[1])[0])) for span in own]
         if not found:
             raise _nothing_marked(sample)
         return found
+
+    def _length(self, token: int) -> int:
+        """Return the characters of a control token."""
+        if token not in self._lengths:
+            self._lengths[token] = len(self._tokenizer.convert_ids_to_tokens(token))
+        return self._lengths[token]
 
     def _end_of_turn(self, sample: Rendered, turn: Turn, tokens: Tokenized) -> int:
         """Return the index of the token that ends a turn.

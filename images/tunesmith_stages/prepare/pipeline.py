@@ -86,7 +86,7 @@ class Portion:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Prepares tasks; can be sent to another process."""
+    """Prepares tasks."""
 
     encoder: Encoder
     sources: Sequence[Source]
@@ -113,6 +113,7 @@ class Preparer:
     def _read(self, task: Task) -> tuple[list[int], list[Conversation], list[BadRow]]:
         """Return the rows that are used by their numbers, and as conversations; and which are no good."""
         source = self.sources[task.source]
+        called = self._called(task)
         rows, conversations, bad = [], [], []
         read = read_conversations(task.batch, source.reader)
         for position, (item, times) in enumerate(zip(read, task.times.tolist(), strict=True)):
@@ -120,7 +121,8 @@ class Preparer:
                 bad.append(item)
             elif times:
                 rows.append(task.batch.start + position)
-                conversations.append(dataclasses.replace(item, place=f"{self._called(task)}{item.place}"))
+                place = f"{called}{item.place}"
+                conversations.append(Conversation(place, item.messages, item.tools, item.text, item.ignored))
         return rows, conversations, bad
 
     def _bad(self, task: Task, place: str, error: StageError) -> BadRow:

@@ -29,7 +29,9 @@ def reader_for(dataset: Mapping[str, Any], folder: Path) -> Reader:
     """
     try:
         described = _described(dataset["datasetInfo"], folder) if dataset.get("datasetInfo") else None
-        rows = list(islice(_good_rows(folder, skip=dataset.get("onBadRow") == "Skip"), _FIRST_ROWS))
+        rows: dict[tuple[str, ...], Row] = {}
+        for row in islice(_good_rows(folder, skip=dataset.get("onBadRow") == "Skip"), _FIRST_ROWS):
+            rows.setdefault(tuple(row.data), row)  # one for all with the same columns: rows may be of megabytes
     except StageError as error:
         message = f"dataset `{dataset['name']}`, {error.message}"
         raise StageError(error.code, message, reason=error.reason, hint=error.hint) from error
@@ -40,7 +42,7 @@ def reader_for(dataset: Mapping[str, Any], folder: Path) -> Reader:
             reason="EmptyDataset",
             hint="Put rows into it or remove it from `datasets`.",
         )
-    return reader_of(dataset, rows, described)
+    return reader_of(dataset, list(rows.values()), described)
 
 
 def _described(name: str, folder: Path) -> Recognised:
@@ -71,13 +73,14 @@ def _good_rows(folder: Path, *, skip: bool) -> Iterator[Row]:
 
 def reader_of(dataset: Mapping[str, Any], rows: Sequence[Row], described: Recognised | None = None) -> Reader:
     """Return how to read a dataset of which some rows are known; see :func:`reader_for`."""
-    columns = {name: column for name, column in (dataset.get("columns") or {}).items() if column}
-    tags = {name: word for name, word in (dataset.get("tags") or {}).items() if word}
-    _require_different(dataset, tags)
+    columns = _given(dataset, "columns")
+    _require_different(dataset, _given(dataset, "tags"))
     first = rows[0]
     _refuse_preferences(dataset, first, columns)
-    recognised = described or recognise(dataset["format"], columns, tags, first.data)
-    missing = _missing(recognised, rows)
+    recognised, missing = _recognised(dataset, first, rows, described)
+    if missing is not None and dataset.get("onBadRow") == "Skip":  # the first row may be one of the bad ones
+        others = (_recognised(dataset, row, rows, described) for row in rows[1:])
+        recognised, missing = next(((found, None) for found, lacks in others if lacks is None), (recognised, missing))
     if missing is not None:
         raise StageError(
             ExitCode.BAD_DATA,
@@ -85,16 +88,38 @@ def reader_of(dataset: Mapping[str, Any], rows: Sequence[Row], described: Recogn
             reason="MissingColumn",
             hint=f"Correct `columns` of the entry in {FILE}." if described else _HOW_TO_MAP,
         )
+    _refuse_columns_without_use(dataset, recognised, columns)
     found = f"{recognised.format}: {recognised.why}.{_not_used(recognised, rows)}"
     return Reader(recognised.format, found, recognised.shape, dataset["substitutions"], recognised.num_samples)
 
 
-def _missing(recognised: Recognised, rows: Sequence[Row]) -> str | None:
-    """Return a column that should be there and is not."""
-    known = {column for row in rows for column in row.data}
-    missing = [column for column in recognised.needed if column not in rows[0].data]
-    missing += [column for column in recognised.named if column not in known]
-    return missing[0] if missing else None
+def _recognised(
+    dataset: Mapping[str, Any], first: Row, rows: Sequence[Row], described: Recognised | None
+) -> tuple[Recognised, str | None]:
+    """Return what the rows are, going by the one that is `first`, and a column that should be there and is not."""
+    columns, tags = _given(dataset, "columns"), _given(dataset, "tags")
+    recognised = described or recognise(dataset["format"], columns, tags, first.data)
+    missing = [column for column in recognised.needed if column not in first.data]
+    if not missing:
+        known = {column for row in rows for column in row.data}
+        missing = [column for column in recognised.named if column not in known]
+    return recognised, missing[0] if missing else None
+
+
+def _given(dataset: Mapping[str, Any], field: str) -> dict[str, str]:
+    return {name: word for name, word in (dataset.get(field) or {}).items() if word}
+
+
+def _refuse_columns_without_use(dataset: Mapping[str, Any], recognised: Recognised, columns: Mapping[str, str]) -> None:
+    """Refuse columns that somebody named and that rows of this format are not read from."""
+    unused = [name for name, column in columns.items() if column not in recognised.columns()]
+    if unused:
+        message = (
+            f"dataset `{dataset['name']}`: `columns.{unused[0]}` names `{columns[unused[0]]}`, but rows of the format "
+            f"{recognised.format} have no place for it ({recognised.why})"
+        )
+        hint = "Remove it from `columns`, or name the `format` and all its columns: Alpaca has most of them."
+        raise StageError(ExitCode.BAD_CONFIG, message, reason="MissingColumn", hint=hint)
 
 
 def _not_used(recognised: Recognised, rows: Sequence[Row]) -> str:

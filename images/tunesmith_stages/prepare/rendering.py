@@ -62,6 +62,8 @@ class Renderer:
             self._marked = ChatTemplate(marked, constants) if marked is not None else None
         with limited_time(), explained(()):
             self._pattern = learn_pattern(self._template)
+        self.takes_system = self._writes_system()
+        """Whether the template writes system messages, or complains of them; else it leaves them out."""
         self._control_text = ControlText(
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
         )
@@ -87,6 +89,16 @@ class Renderer:
             if error.reason != "TemplateRefusesRow":
                 raise
             raise StageError(ExitCode.BAD_CONFIG, error.message, reason="BadTemplate", hint=MEND) from None
+
+    def _writes_system(self) -> bool:
+        talk = [
+            {"role": role, "content": words}
+            for role, words in (("system", _OTHER_WORDS), ("user", "Hello"), ("assistant", "Hello."))
+        ]
+        try:
+            return _OTHER_WORDS in self.render(talk)
+        except StageError:
+            return True
 
     def holds_control_text(self, conversation: Conversation) -> bool:
         """Say whether a conversation holds text that reads like a control token."""
@@ -118,6 +130,8 @@ class Renderer:
         if conversation.tools and "tools" not in self._template.variables:
             raise no_place("descriptions of functions (`tools`)")
         messages = conversation.messages
+        if not self.takes_system and any(each["role"] == "system" and each["content"].strip() for each in messages):
+            raise no_place("a system message", "that writes it, such as a named one")
         text = self._template.render(messages, conversation.tools)
         answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         turns = self._turns_by_pattern(conversation, text) if len(answers) > 1 else []

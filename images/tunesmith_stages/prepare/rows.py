@@ -29,7 +29,7 @@ _BATCH_BYTES = 1024 * 1024
 
 def data_files(folder: Path) -> dict[str, Path]:
     """Return the files that hold rows, by their paths below `folder`, in a fixed order."""
-    files = (path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.name not in DESCRIPTIONS)
+    files = (path for path in folder.rglob("*") if _ending(path) in SUFFIXES and path.name not in DESCRIPTIONS)
     found = {readable(path.relative_to(folder).as_posix()): path for path in files if path.is_file()}
     return dict(sorted(found.items()))
 
@@ -50,7 +50,7 @@ def read_batches(folder: Path) -> Iterator[Batch]:
 def count_rows(folder: Path) -> int:
     """Return the number of rows, bad ones counted; errors as :func:`read_batches`."""
     return sum(
-        parquet_count(path, name) if path.suffix == ".parquet" else sum(1 for _ in _raw(name, path)[1])
+        parquet_count(path, name) if _ending(path) == ".parquet" else sum(1 for _ in _raw(name, path)[1])
         for name, path in data_files(folder).items()
     )
 
@@ -71,8 +71,13 @@ def parse(batch: Batch) -> Iterator[Row | BadRow]:
             yield BadRow.of(place, error)
 
 
+def _ending(path: Path) -> str:
+    """Return a file's ending; files from Windows often have it in capitals."""
+    return path.suffix.lower()
+
+
 def _batches(name: str, path: Path, start: int) -> Iterator[Batch]:
-    if path.suffix == ".parquet":
+    if _ending(path) == ".parquet":
         first = 1
         for count, table in parquet_tables(path, name, _BATCH_ROWS, _BATCH_BYTES):
             yield Batch(name, "row", start + first - 1, tuple(range(first, first + count)), table=table)
@@ -102,7 +107,7 @@ def _size(content: RawRow) -> int:
 
 def _raw(name: str, path: Path) -> tuple[str, Iterator[tuple[int, RawRow]]]:
     """Return what the rows of a file are counted in, and number and content of each."""
-    match path.suffix:
+    match _ending(path):
         case ".csv":
             return "line", csv_rows(path, name)
         case ".txt":

@@ -8,6 +8,7 @@ memory does not grow with the data.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import metadata
@@ -45,6 +46,8 @@ Times = npt.NDArray[np.uint32]
 def prepare(work: Work) -> Made:
     """Turn the datasets into labelled token rows, and prove the labels."""
     params = work.params
+    # Each processor has a process; threads of the tokenizers library's own would not survive the fork.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     work.progress.note("reading the tokenizer")
     encoder = Encoder(work.input("base"), params["chatTemplate"])
     samples = work.folder / "samples.arrow"

@@ -51,14 +51,16 @@ def require_calls(message: Message, written: str) -> None:
             raise no_place("calls of functions (`tool_calls`)")
 
 
-def no_place(what: str) -> StageError:
-    """Return the error for what the template would leave out of a row."""
+_KNOW_FUNCTIONS = "that knows functions, such as the named ones qwen, llama3, mistral and deepseek"
+
+
+def no_place(what: str, better: str = _KNOW_FUNCTIONS) -> StageError:
+    """Return the error for what the template would leave out of a row; a `better` one would not."""
     return StageError(
         ExitCode.BAD_DATA,
         f"the chat template has no place for {what}",
         reason="TemplateRefusesRow",
-        hint="Use a template that knows functions, such as the named ones qwen, llama3, mistral and deepseek "
-        "(`model.chatTemplate`), or leave such rows out (`onBadRow: Skip`).",
+        hint=f"Use a template {better} (`model.chatTemplate`), or leave such rows out (`onBadRow: Skip`).",
     )
 
 

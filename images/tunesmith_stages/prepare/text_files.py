@@ -122,12 +122,12 @@ def _nul(place: str, offset: int) -> StageError:
 
 def _not_utf8(place: str, content: bytes, start: int, offset: int, line: int) -> StageError:
     """Return the error that `content` has a wrong byte at `start`, which is at `offset` of what `place` names."""
-    code = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "LATIN1"
+    code = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "CP1252"
     line += content.count(b"\n", 0, start)
     where = f"byte 0x{content[start]:02x} at offset {offset}" + (f" (line {line})" if line > 1 else "")
     return StageError(
         ExitCode.BAD_DATA,
         f"{place} is not UTF-8: {where}",
         reason="NotUtf8",
-        hint=f"Save the file as UTF-8 (for example: iconv -f {code} -t UTF-8).",
+        hint=f"Save the file as UTF-8 (for example: iconv -f {code} -t UTF-8; in Excel: CSV UTF-8).",
     )

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.chat import Span
 from tunesmith_stages.prepare.sample import Rendered
-from tunesmith_stages.prepare.words import Words
+from tunesmith_stages.prepare.words import Joined, Words
 from tunesmith_stages.program import StageError
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Tokenized:
         self._pieces = pieces
         self._control = control
         ids = [index for encoding, _ in pieces for index in encoding.ids] if len(pieces) > 1 else pieces[0][0].ids
-        self.ids: NDArray[np.int32] = np.array(ids, np.int32)
+        self.ids: NDArray[np.int32] = np.asarray(ids, np.int32)
 
     def first_from(self, char: int) -> tuple[int, bool]:
         """Return the index of the first token that begins at `char` or later, and whether the one before crosses it."""
@@ -50,25 +49,21 @@ class Tokenized:
         """Return the token that begins at `char` where the one before ends, without looking at any other."""
         encoding = self._pieces[0][0]
         index: int | None = encoding.char_to_token(char)
-        if index is None or encoding.token_to_chars(index)[0] != char:
+        if index is None or _begin(encoding, index) != char:
             return None
-        before = encoding.token_to_chars(index - 1)[1] if index > 0 else 0
+        before = _end(encoding, index - 1) if index > 0 else 0
         return index if before == char else None
 
-    def span(self, index: int) -> Span:
-        """Return where a token stands."""
-        if len(self._pieces) == 1:
-            start, end = self._pieces[0][0].token_to_chars(index)
-            return start, end
-        starts, ends = self._places
-        return starts[index], ends[index]
+    def begin(self, index: int) -> int:
+        """Return where a token begins."""
+        return _begin(self._pieces[0][0], index) if len(self._pieces) == 1 else self._places[0][index]
 
     def control_tokens(self, start: int, end: int) -> list[int]:
         """Return the indexes of the control tokens that begin between two places."""
         first = self.first_from(start)[0]
         found = []
         for index in range(first, len(self.ids)):
-            if self.span(index)[0] >= end:
+            if self.begin(index) >= end:
                 break
             if int(self.ids[index]) in self._control:
                 found.append(index)
@@ -89,6 +84,16 @@ class Tokenized:
                 reached = max(reached, end)
                 ends.append(offset + end)
         return starts, ends
+
+
+def _begin(encoding: Any, token: int) -> int:
+    place: int = encoding.begin(token) if isinstance(encoding, Joined) else encoding.token_to_chars(token)[0]
+    return place
+
+
+def _end(encoding: Any, token: int) -> int:
+    place: int = encoding.end(token) if isinstance(encoding, Joined) else encoding.token_to_chars(token)[1]
+    return place
 
 
 class Tokens:

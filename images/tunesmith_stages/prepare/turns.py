@@ -51,6 +51,8 @@ class Turns:
 
     column: str
     tools: str | None = None
+    functions: str | None = None
+    """OpenAI's older column for the tools, for rows that have none in `tools`."""
     system: str | None = None
     """Column of a system message, for conversations that do not begin with one."""
     keys: tuple[tuple[str, str], ...] = (("role", "content"),)
@@ -68,7 +70,8 @@ class Turns:
             messages = [{"role": "system", "content": system}, *messages]
             ignored = {index + 1 for index in ignored}
         require_answer(row, self.column, messages, ignored)
-        return Conversation(row.place, messages, tools_of(row, self.tools), ignored=frozenset(ignored))
+        tools = tools_of(row, self.tools) or tools_of(row, self.functions)
+        return Conversation(row.place, messages, tools, ignored=frozenset(ignored))
 
     def messages(self, row: Row, column: str) -> tuple[list[Message], set[int]]:
         """Return the messages in a column, and which of the assistant's are not to be learnt.

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -28,57 +29,87 @@ _PATTERNS = frozenset(
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|" + numbers + _REST for numbers in (r"\p{N}", r"\p{N}{1,3}")
 )
 """Patterns of Qwen 2 and Llama 3, and what is derived from them. GPT-2's is a part of the tokenizers library."""
-_LONGEST, _MOST = 40, 50_000
-"""Characters of a piece that is remembered, and how many are (some 20 MB)."""
+_LONGEST, _MOST, _MOST_PLACES = 40, 50_000, 5_000
+"""Characters of a piece whose tokens are remembered, how many such (10 MB), and of how many the tokens' places are."""
 _COMPARED = 500
 """Texts that are tokenized both ways."""
+_ID = 4
+"""Bytes of an id."""
 
-_Piece = tuple[bytes, tuple[tuple[int, int], ...]]
-"""Ids as int32, and the place of each token in the piece."""
+_Places = tuple[tuple[int, int], ...]
+"""Where each token of a piece stands in it."""
 
 
 class Joined:
-    """The tokens of a text by those of its pieces, with what is used of the tokenizers library's `Encoding`."""
+    """The tokens of a text by those of its pieces, with what is used of the tokenizers library's `Encoding`.
 
-    __slots__ = ("__dict__", "_lengths", "_pieces", "ids")
+    Args:
+        pieces: of the text.
+        tokens: ids of each piece, as int32.
+        places: gives the places of a piece's tokens.
+    """
 
-    def __init__(self, pieces: Sequence[_Piece], lengths: Sequence[int]) -> None:
-        self._pieces = pieces
-        self._lengths = lengths
-        self.ids: npt.NDArray[np.int32] = np.frombuffer(b"".join([ids for ids, _ in pieces]), np.int32)
+    __slots__ = ("__dict__", "_places", "_tokens", "ids", "pieces")
+
+    def __init__(self, pieces: Sequence[str], tokens: Sequence[bytes], places: Callable[[str], _Places]) -> None:
+        self.pieces = pieces
+        self._tokens = tokens
+        self._places = places
+        self.ids: npt.NDArray[np.int32] = np.frombuffer(b"".join(tokens), np.int32)
 
     @cached_property
     def _starts(self) -> list[int]:
         """Where each piece begins in the text."""
-        return list(accumulate(self._lengths, initial=0))
+        return list(accumulate(map(len, self.pieces), initial=0))
 
     @cached_property
     def _firsts(self) -> list[int]:
-        """Which is the first token of each piece."""
-        return list(accumulate((len(places) for _, places in self._pieces), initial=0))
+        """Where the first token of each piece is, in bytes of all ids."""
+        return list(accumulate(map(len, self._tokens), initial=0))
 
     def char_to_token(self, char: int) -> int | None:
         """Return the first token that holds a character, if there is one."""
         index = bisect_right(self._starts, char) - 1
-        if index >= len(self._pieces):
+        if index >= len(self.pieces):
             return None
-        within = char - self._starts[index]
-        for token, (start, end) in enumerate(self._pieces[index][1]):
+        piece, within = self.pieces[index], char - self._starts[index]
+        if within == 0 and _is_seen(piece[0]):
+            return self._firsts[index] // _ID
+        for token, (start, end) in enumerate(self._places(piece)):
             if start <= within < end:
-                return self._firsts[index] + token
+                return self._firsts[index] // _ID + token
         return None
+
+    def begin(self, token: int) -> int:
+        """Return where a token begins."""
+        index, within = self._piece_of(token)
+        piece = self.pieces[index]
+        if within == 0 and _is_seen(piece[0]):
+            return self._starts[index]
+        return self._starts[index] + self._places(piece)[within][0]
+
+    def end(self, token: int) -> int:
+        """Return where a token ends."""
+        index, within = self._piece_of(token)
+        piece = self.pieces[index]
+        if (token + 1) * _ID == self._firsts[index + 1] and _is_seen(piece[-1]):
+            return self._starts[index + 1]
+        return self._starts[index] + self._places(piece)[within][1]
 
     def token_to_chars(self, token: int) -> tuple[int, int]:
         """Return where a token stands."""
-        index = bisect_right(self._firsts, token) - 1
-        start, end = self._pieces[index][1][token - self._firsts[index]]
-        return self._starts[index] + start, self._starts[index] + end
+        return self.begin(token), self.end(token)
+
+    def _piece_of(self, token: int) -> tuple[int, int]:
+        """Return which piece a token is of, and which of its tokens it is."""
+        index = bisect_right(self._firsts, token * _ID) - 1
+        return index, token - self._firsts[index] // _ID
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
         """Where every token stands."""
-        pieces = zip(self._starts, self._pieces, strict=False)
-        return [(first + start, first + end) for first, (_, places) in pieces for start, end in places]
+        pieces = zip(self._starts, map(self._places, self.pieces), strict=False)
+        return [(first + start, first + end) for first, places in pieces for start, end in places]
 
 
 class Words:
@@ -86,7 +117,8 @@ class Words:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self._known: dict[str, _Piece] = {}
+        self._known: dict[str, bytes] = {}
+        self._known_places: dict[str, _Places] = {}
         self._cuts = cuts_at_words(backend)
         self._left_to_compare = _COMPARED
         self._cut: re.Pattern[str] | None = None
@@ -99,6 +131,7 @@ class Words:
         if self._left_to_compare > 0:
             self._left_to_compare -= len(texts)
             whole = self._whole(texts)
+            self._learn_places({piece for ours in joined if isinstance(ours, Joined) for piece in ours.pieces})
             same = all(list(ours.ids) == theirs.ids for ours, theirs in zip(joined, whole, strict=True))
             if not same or any(ours.offsets != theirs.offsets for ours, theirs in zip(joined, whole, strict=True)):
                 self._cuts = False
@@ -116,26 +149,50 @@ class Words:
         # A blank at the very beginning is a case of its own where tokens leave blanks out of their places.
         cut = [[text] if text.startswith(" ") else self._cut.findall(text) for text in texts]
         known = self._known
-        new = {piece for pieces in cut if len(pieces) > 1 for piece in pieces if piece not in known}
-        found = self._tokenized(sorted(new)) if new else {}
+        new = sorted(set(chain.from_iterable(pieces for pieces in cut if len(pieces) > 1)).difference(known))
         room = _MOST - len(known)
-        known.update([item for item in found.items() if len(item[0]) <= _LONGEST][:room])
-        return [
+        known.update(zip(new, self._tokenized(new), strict=True))
+        encodings = [
             self._whole(pieces)[0]
             if len(pieces) == 1
-            else Joined([known.get(piece) or found[piece] for piece in pieces], list(map(len, pieces)))
+            else Joined(pieces, list(map(known.__getitem__, pieces)), self._places_of)
             for pieces in cut
         ]
+        short = [piece for piece in new if len(piece) <= _LONGEST]
+        for piece in set(new).difference(short[:room]):
+            del known[piece]
+        return encodings
 
-    def _tokenized(self, pieces: Sequence[str]) -> dict[str, _Piece]:
-        """Return the tokens of pieces; what begins with a blank is tokenized behind a letter, as in its text."""
-        behind = ["a" + piece if piece.startswith(" ") else piece for piece in pieces]
-        found = {}
-        for piece, text, encoding in zip(pieces, behind, self._whole(behind), strict=True):
-            skipped = len(text) - len(piece)
+    def _tokenized(self, pieces: Sequence[str]) -> list[bytes]:
+        """Return the ids of pieces; what begins with a blank is tokenized behind a letter, as in its text."""
+        found = self._backend.encode_batch_fast(list(map(_behind, pieces)), add_special_tokens=False)
+        return [
+            array("i", encoding.ids[piece.startswith(" ") :]).tobytes()
+            for piece, encoding in zip(pieces, found, strict=True)
+        ]
+
+    def _places_of(self, piece: str) -> _Places:
+        """Return where the tokens of a piece stand in it. That is asked of few pieces: those at the edges of turns."""
+        if piece not in self._known_places:
+            if len(self._known_places) >= _MOST_PLACES:
+                self._known_places.clear()
+            self._learn_places([piece])
+        return self._known_places[piece]
+
+    def _learn_places(self, pieces: Collection[str]) -> None:
+        for piece, encoding in zip(pieces, self._whole(list(map(_behind, pieces))), strict=True):
+            skipped = int(piece.startswith(" "))
             places = tuple((start - skipped, end - skipped) for start, end in encoding.offsets[skipped:])
-            found[piece] = np.array(encoding.ids[skipped:], np.int32).tobytes(), places
-        return found
+            self._known_places[piece] = places
+
+
+def _behind(piece: str) -> str:
+    return "a" + piece if piece.startswith(" ") else piece
+
+
+def _is_seen(char: str) -> bool:
+    """Say whether a character is one that no tokenizer leaves out of its token's place, unlike blanks."""
+    return "!" <= char <= "~"
 
 
 def _before_tokens(backend: Any, texts: Sequence[str]) -> list[str]:

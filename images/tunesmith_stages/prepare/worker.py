@@ -1,18 +1,15 @@
-"""One of the processes of :mod:`.workers`: ``python -m tunesmith_stages.prepare.worker <file descriptor>``.
+"""What one of the processes of :mod:`.workers` does: the tasks that come through its pipe, until that ends.
 
-It gets a pickled function through the pipe, then tasks with their numbers until the pipe ends. It gives back
-``(number, result, None)`` for each, or ``(number, None, Failure)``.
+It gives back ``(number, result, None)`` for each, or ``(number, None, Failure)``.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
+import gc
 import signal
-import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
@@ -20,23 +17,28 @@ from typing import Any
 from tunesmith_stages.contract import ExitCode, Failure
 from tunesmith_stages.program import classify, die_with_parent
 
+STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
+"""Signals that are blocked while a process is forked: the parent's handlers are not for it."""
+_OBJECTS = 50_000
+"""After so many new ones garbage is looked for: some thousand rows' work, which rarely makes any."""
 _Tasks = SimpleQueue[tuple[int, Any] | None]
 
 
-def main() -> None:
-    """Do the tasks that come through the pipe."""
+def work(function: Callable[[Any], Any], pipe: Connection, not_ours: Iterable[Connection]) -> None:
+    """Do the tasks that come through `pipe`, just after the fork; `not_ours` are ends of pipes that it brought."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, too, which ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     die_with_parent()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    pipe = Connection(int(sys.argv[1]))
-    pickled = pipe.recv_bytes()
+    for other in not_ours:
+        other.close()
+    gc.freeze()  # what the parent has made stays: to look through it would copy its pages, and take time
+    gc.set_threshold(_OBJECTS)
     tasks: _Tasks = SimpleQueue()
     threading.Thread(target=_read, args=(pipe, tasks), daemon=True).start()
-    function: Callable[[Any], Any] | None = None
     while (item := tasks.get()) is not None:
         number, task = item
         try:
-            function = function or pickle.loads(pickled)  # noqa: S301 - our own parent's
             result, failure = function(task), None
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to know
             result, failure = None, _told(error)
@@ -58,7 +60,3 @@ def _told(error: Exception) -> Failure:
     if failure.code is ExitCode.INTERNAL:
         traceback.print_exception(error)
     return failure
-
-
-if __name__ == "__main__":
-    main()

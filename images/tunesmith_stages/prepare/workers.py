@@ -1,25 +1,24 @@
 """Runs a function over a stream of tasks in several processes, and yields the results in the tasks' order.
 
-The processes are programs of their own (:mod:`.worker`), since libraries that have threads don't survive a fork. They
-get their tasks and give back their results through a pipe each. At any time a bounded number of tasks is under way, so
-that memory does not grow with the stream. Which process did what shows in nothing: the results, and the error of the
-earliest task that failed, are the same for any number of them.
+The processes are forks of this one (:mod:`.worker`): what it has read and imported, they need not. So this one must not
+have threads that hold a lock; `prepare` has none. They get their tasks and give back their results through a pipe each.
+At any time a bounded number of tasks is under way, so that memory does not grow with the stream. Which process did what
+shows in nothing: the results, and the error of the earliest task that failed, are the same for any number of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
-import pickle
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from typing import Generic, TypeVar
 
 from tunesmith_stages.contract import ExitCode, Failure
+from tunesmith_stages.prepare.worker import STOPS, work
 from tunesmith_stages.program import StageError
 
 _Task = TypeVar("_Task")
@@ -40,7 +39,7 @@ def in_order(
 
     Args:
         tasks: read here, as they are needed. They must be picklable.
-        function: is pickled for each process.
+        function: need not be picklable.
         processes: how many to use. With 1, or few tasks, they are done here.
 
     Raises:
@@ -60,7 +59,7 @@ def in_order(
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
+    process: ForkProcess
     pipe: Connection
     tasks: int = 0
     """Tasks that it has and has not given back."""
@@ -81,18 +80,28 @@ class _Team(Generic[_Task, _Result]):
     workers: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> _Team[_Task, _Result]:
-        function = pickle.dumps(self.function)
-        for _ in range(self.processes):
-            self.workers.append(_start())
-            self.workers[-1].pipe.send_bytes(function)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            for _ in range(self.processes):
+                self.workers.append(self._started())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
+
+    def _started(self) -> _Worker:
+        ours, theirs = multiprocessing.Pipe()
+        with theirs:
+            not_theirs = [ours, *(worker.pipe for worker in self.workers)]
+            process = ForkProcess(target=work, args=(self.function, theirs, not_theirs), daemon=True)
+            process.start()
+        return _Worker(process, ours)
 
     def __exit__(self, *_: object) -> None:
         """End the processes at once: what they still do is of no use to anybody, and they hold nothing open."""
         for worker in self.workers:
             worker.process.kill()
         for worker in self.workers:
-            worker.process.wait()
+            worker.process.join()
             worker.pipe.close()
 
     def results(self, tasks: Iterator[_Task | StageError]) -> Iterator[_Result]:
@@ -147,13 +156,6 @@ def _until_error(tasks: Iterator[_Task]) -> Iterator[_Task | StageError]:
         yield error
 
 
-def _start() -> _Worker:
-    ours, theirs = multiprocessing.Pipe()
-    with theirs:
-        command = [sys.executable, "-P", "-m", "tunesmith_stages.prepare.worker", str(theirs.fileno())]
-        return _Worker(subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL), ours)
-
-
 def _give(worker: _Worker, number: int, task: object) -> None:
     try:
         worker.pipe.send((number, task))
@@ -168,7 +170,8 @@ def _error(failure: Failure) -> StageError:
 
 def _lost(worker: _Worker) -> StageError:
     """Return what it means that a process is gone without a word."""
-    code = worker.process.wait()
+    worker.process.join()
+    code = worker.process.exitcode or 0
     if code == -signal.SIGKILL:
         return StageError(
             ExitCode.OUT_OF_MEMORY,

@@ -32,7 +32,7 @@ CONTEXT = 1 << 30
 """Bytes that CUDA, its libraries and the allocator's fragments take on each GPU."""
 OPERATIONS_A_SECOND = {"GPU": 1e14, "process": 5e10}
 """What each GPU or process of a training on the CPU is taken to do, for there is no way to know before it runs. 100
-TFLOPS is a third of the peak of an A100 in BF16 (https://www.nvidia.com/en-us/data-center/a100/), as trainings reach."""
+TFLOPS is a third of an A100's peak in BF16 (https://www.nvidia.com/en-us/data-center/a100/), as trainings reach."""
 _WORD: Mapping[str, int] = {"BF16": 2, "FP16": 2, "FP32": 4}
 _MASTER_AND_MOMENTS = 12
 _LOSS = 12

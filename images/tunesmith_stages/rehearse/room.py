@@ -21,7 +21,7 @@ from tunesmith_stages.rehearse.estimates import (
     operations,
     training_of,
 )
-from tunesmith_stages.rehearse.model_shape import ModelShape, adapter_parameters, shape_of
+from tunesmith_stages.rehearse.model_shape import adapter_parameters, shape_of
 from tunesmith_stages.rehearse.report import Report
 from tunesmith_stages.rehearse.weights import Weights
 from tunesmith_stages.volume import files_below

@@ -14,6 +14,11 @@ HOLDING: dict[str, tuple[list[dict[str, Any]], list[Any] | None, bool]] = {
     "an answer": (messages("a", "<s>"), None, True),
     "a system text": (messages("a", "b", system="<s>"), None, True),
     "a call": ([CALL], None, True),
+    "a call's argument's name": (
+        [{"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": {"<s>": 1}}}]}],
+        *(None, True),
+    ),
+    "the name of a function's parameter": (messages("a", "b"), [{"function": {"properties": {"<s>": {}}}}], True),
     "a function": (messages("a", "b"), [{"function": {"description": "<s>"}}], True),
     "thoughts in a question": (messages("<think>", "b"), None, True),
     "thoughts in an answer": (messages("a", "<think>\n\n</think>\n\nb"), None, False),

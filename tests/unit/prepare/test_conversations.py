@@ -113,6 +113,17 @@ GOOD: dict[str, tuple[Mapping[str, Any], dict[str, Any], list[tuple[str, str]]]]
         {},
         [(U, "Hi"), (A, "<think>\nA greeting.\n</think>\n\nHello")],
     ),
+    "thoughts under another name": (
+        {"messages": [TALK[0], {**TALK[1], "thinking": "A greeting.", "reasoning": None}]},
+        {},
+        [(U, "Hi"), (A, "<think>\nA greeting.\n</think>\n\nHello")],
+    ),
+    "whether it thinks": ({"messages": [TALK[0], {**TALK[1], "thinking": False}]}, {}, SAID),
+    "a system column beside messages": (
+        {"messages": TALK, "rules": "Be kind."},
+        {"columns": {"system": "rules"}},
+        [(S, "Be kind."), *SAID],
+    ),
     "no thoughts": ({"messages": [TALK[0], {**TALK[1], "reasoning_content": ""}]}, {}, SAID),
     "ShareGPT": ({"conversations": SHARED}, {}, SAID),
     "ShareGPT with a system message": (
@@ -344,6 +355,22 @@ def test_missing_column(name: str) -> None:
     assert "columns:" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("data", "columns", "words"),
+    [
+        ({"q": "Hi", "completion": "Hello", "rules": "x"}, {"prompt": "q", "system": "rules"}, "PromptCompletion"),
+        ({"text": "Hi", "functions": "[]"}, {"tools": "functions"}, "Text"),
+    ],
+)
+def test_a_named_column_without_use(data: Mapping[str, Any], columns: dict[str, str], words: str) -> None:
+    """A column that somebody named is read, or refused: never left out in silence."""
+    with pytest.raises(StageError) as caught:
+        read(data, columns=columns)
+    name, column = list(columns.items())[-1]
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "MissingColumn")
+    assert f"`columns.{name}` names `{column}`, but rows of the format {words} have no place" in caught.value.message
+
+
 def test_optional_column_may_be_missing_in_the_first_row() -> None:
     """A mapped column that rows may lack need not be in the first one."""
     mapped = {"columns": {"query": "context"}, "first": ALPACA}
@@ -364,6 +391,14 @@ def test_a_plain_text_is_no_conversation() -> None:
     """A text has no messages: it is learnt as it is, with substitutions."""
     found = conversation({"text": " Of {{name}}.\n", "id": 5}, substitutions={"name": "Tune"})
     assert (found.messages, found.text, found.tools) == ([], " Of Tune.\n", None)
+
+
+def test_functions_in_the_older_column_of_openai() -> None:
+    """`functions` beside messages are tools, and are not called unused."""
+    row = Row("faq.json, row 1", {"messages": TALK, "functions": [{"name": "weather"}]})
+    reader = reader_of(dataset_of(), [row])
+    assert reader.read(row).tools == [{"type": "function", "function": {"name": "weather"}}]
+    assert "Not used" not in reader.found
 
 
 @pytest.mark.parametrize(

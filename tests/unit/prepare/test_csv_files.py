@@ -19,6 +19,18 @@ GOOD: dict[str, tuple[bytes, list[tuple[str, dict[str, str]]]]] = {
     ),
     "blank lines": (b"\na\n\n1\n\n2\n", [("t.csv, line 4", {"a": "1"}), ("t.csv, line 6", {"a": "2"})]),
     "a blank before a name is part of it": (b"a, b\n1,2\n", [("t.csv, line 2", {"a": "1", " b": "2"})]),
+    "semicolons": (
+        b'\xef\xbb\xbfa;b\r\n1,5;"2;3"\r\n',
+        [("t.csv, line 2", {"a": "1,5", "b": "2;3"})],
+    ),
+    "tabs": (b"a\tb\n1\t2, 3\n", [("t.csv, line 2", {"a": "1", "b": "2, 3"})]),
+    "a separator in a name": (b'"a;b;c"\n1\n', [("t.csv, line 2", {"a;b;c": "1"})]),
+    "a separator in one of two names": (b"a;b,c\n1,2\n", [("t.csv, line 2", {"a;b": "1", "c": "2"})]),
+    "Excel's line about the separator": (b"sep=;\r\na;b\r\n1;2\r\n", [("t.csv, line 3", {"a": "1", "b": "2"})]),
+    "empty records of a spreadsheet": (
+        b"a,b\n1,2\n,\n3,4\n",
+        [("t.csv, line 2", {"a": "1", "b": "2"}), ("t.csv, line 4", {"a": "3", "b": "4"})],
+    ),
     "no rows": (b"a,b\n", []),
     "nothing": (b"", []),
 }
@@ -35,8 +47,9 @@ def test_rows_of_a_table(tmp_path: Path, name: str) -> None:
 BAD: dict[str, tuple[bytes, str, str]] = {
     "a header twice": (b"a,b,a\n1,2,3\n", "BadCsv", "the header has the column `a` more than once"),
     "a header without a name": (b"a,,c\n1,2,3\n", "BadCsv", "the header's column 2 has no name"),
-    "semicolons": (b"a;b\n1;2\n", "BadCsv", "the columns are separated by semicolons"),
-    "tabs": (b"a\tb\n1\t2\n", "BadCsv", "the columns are separated by tabs"),
+    "columns without names": (b"a,b,,\n1,2,,\n", "BadCsv", "the header's column 3 has no name"),
+    "from an old Macintosh": (b"a,b\r1,2\r", "BadCsv", "lines that end with a carriage return alone"),
+    "semicolons in a row alone": (b"a,b\n1;2\n", "WrongShape", "line 2 has 1 fields, but the header has 2"),
     "JSON lines": (b'{"a": 1}\n', "BadCsv", "begins as JSON does"),
     "an open quote": (b'a,b\n1,"2\n3,4\n', "BadCsv", "t.csv is not CSV: unexpected end of data, at line 3"),
     "words after a quote": (b'a,b\n1,"2" x\n', "BadCsv", "t.csv is not CSV: ',' expected after '\"', at line 2"),
@@ -79,5 +92,14 @@ def test_a_record_of_another_width(tmp_path: Path) -> None:
 def test_a_line_without_end(tmp_path: Path) -> None:
     """A file that is one endless line is not read into memory whole."""
     (tmp_path / "t.csv").write_bytes(b"a\n" + b"x" * (3 * MAX_ROW_BYTES))
-    with pytest.raises(StageError, match="field larger than field limit"):
+    with pytest.raises(StageError, match="line 2 is more than 8,388,608 bytes long"):
         rows_of(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["a," + "x" * MAX_ROW_BYTES, ",".join(["é" * (MAX_ROW_BYTES // 4)] * 2)])
+def test_a_line_that_is_too_long_is_not_cut(tmp_path: Path, line: str) -> None:
+    """The beginning of a row is never taken for the whole of it, and is no other encoding either."""
+    (tmp_path / "t.csv").write_text(f"a,b\n1,2\n{line}\n3,4\n")
+    with pytest.raises(StageError, match="line 3 is more than 8,388,608 bytes long") as caught:
+        rows_of(tmp_path)
+    assert caught.value.reason == "RowTooLong"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,6 +151,7 @@ BLOCK_AROUND_ALL = CHATML.replace("{{", "{% generation %}{{", 1).replace("}}", "
 BLOCK_WITHOUT_END = WITH_BLOCKS.replace(
     " + '<|im_end|>' }}{% endgeneration %}", " }}{% endgeneration %}{{ '<|im_end|>' }}"
 )
+WITHOUT_SYSTEM = CHATML.replace("in messages %}", "in messages if message.role != 'system' %}", 1)
 REFUSED: dict[str, tuple[Mapping[str, Any], str, ExitCode, str]] = {
     "no end of turn": (
         {"jinja": CHATML.replace("<|im_end|>", "")},
@@ -168,6 +168,10 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str, ExitCode, str]] = {
     "thinking that it does not know": (
         {"name": "gemma", "enableThinking": False},
         *("ThinkingNotInTemplate", ExitCode.BAD_CONFIG, "does not read `enable_thinking`"),
+    ),
+    "a system text that it leaves out": (
+        {"jinja": WITHOUT_SYSTEM, "defaultSystem": "Be kind."},
+        *("BadTemplate", ExitCode.BAD_CONFIG, "`model.chatTemplate.defaultSystem` is given, but the chat template"),
     ),
     "no Jinja": (
         {"jinja": "\n{% if %}", "defaultSystem": "Be kind."},
@@ -340,6 +344,16 @@ def test_rows_with_functions_that_a_template_has_no_place_for(encoder: MakeEncod
     assert [isinstance(item, StageError) for item in found] == [False, True, False]
 
 
+def test_rows_with_a_system_message_that_a_template_leaves_out(encoder: MakeEncoder) -> None:
+    """They are refused, and only they: the model would learn the answers without what led to them."""
+    made = encoder({"jinja": WITHOUT_SYSTEM})
+    error = refused(made, row("Hi", "Hello", system="Be kind."))
+    assert (error.reason, error.code) == ("TemplateRefusesRow", ExitCode.BAD_DATA)
+    assert error.message == "faq.json, row 1: the chat template has no place for a system message"
+    found = made.encode([row("Hi", "Hello"), row("Hi", "Hello", system=" "), row("Hi", "Hello", system="Be kind.")])
+    assert [isinstance(item, StageError) for item in found] == [False, False, True]
+
+
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_plain_text_is_learnt_whole(encoder: MakeEncoder, adds_bos: bool) -> None:
     """A text without turns is learnt from its first token to the end of text, behind a BOS if there is one."""
@@ -380,7 +394,7 @@ def test_text_like_control_tokens_stays_text(encoder: MakeEncoder, place: str) -
 def test_text_like_control_tokens_in_functions(encoder: MakeEncoder) -> None:
     """What a function is called with or gives back can end no turn either."""
     made = encoder({"name": "qwen"}, "qwen")
-    call = {**CALL, "function": {"name": "weather", "arguments": {"city": EVIL}}}
+    call = {**CALL, "function": {"name": "weather", "arguments": {"city": EVIL, "<|im_end|>": 1}}}
     talk = [CALLS[0], {**CALLS[1], "tool_calls": [call]}, {**CALLS[2], "content": EVIL}, CALLS[3]]
     (example,) = encoded(made, Conversation("faq.json, row 1", talk, tools=[WEATHER]))
     assert example.control_text
@@ -397,15 +411,6 @@ def test_text_like_control_tokens_that_cannot_be_followed(encoder: MakeEncoder) 
 
 
 # --- around it -------------------------------------------------------------------------------------------------------
-
-
-def test_encoder_travels(encoder: MakeEncoder) -> None:
-    """Another process makes the same of the same."""
-    made = encoder({"name": "llama3", "defaultSystem": "Be kind."}, "llama3")
-    other = pickle.loads(pickle.dumps(made))  # noqa: S301 - our own
-    one, two = (encoded(item, row("Hi", "Hello"))[0] for item in (made, other))
-    assert one.input_ids.tolist() == two.input_ids.tolist()
-    assert one.labels.tolist() == two.labels.tolist()
 
 
 def test_many_rows_as_one_by_one(encoder: MakeEncoder) -> None:

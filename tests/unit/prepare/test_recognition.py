@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,24 @@ def test_a_bad_first_row(tmp_path: Path) -> None:
     assert reader_for(dataset(onBadRow="Skip"), tmp_path).format == "Alpaca"
 
 
+@pytest.mark.parametrize("named", ["Auto", "Alpaca"])
+@pytest.mark.parametrize("first", [{"note": "x"}, {"instruction": "Hi"}])
+def test_a_first_row_without_the_columns(tmp_path: Path, first: Mapping[str, Any], named: str) -> None:
+    """Rows that lack a column may be passed over wherever they stand, the first included."""
+    (tmp_path / "a.json").write_text(json.dumps([first, ALPACA]))
+    found = read_all(tmp_path, onBadRow="Skip", format=named)
+    assert [isinstance(row, BadRow) for row in found] == [True, False]
+    with pytest.raises(StageError, match=r"a.json, row 1\) has no column"):
+        reader_for(dataset(format=named), tmp_path)
+
+
+def test_all_rows_lack_the_columns(tmp_path: Path) -> None:
+    """Where no row has the columns, the first is named, whatever may be passed over."""
+    (tmp_path / "a.json").write_text('[{"note": "x"}, {"note": "y"}]')
+    with pytest.raises(StageError, match=r"a.json, row 1\) has no column `instruction`; it has `note`"):
+        reader_for(dataset(onBadRow="Skip"), tmp_path)
+
+
 def test_all_rows_are_bad(tmp_path: Path) -> None:
     """Where no row can be parsed, skipping does not make an empty dataset of it."""
     (tmp_path / "a.jsonl").write_text("{\n{\n")
@@ -167,6 +186,18 @@ def test_a_column_that_rows_may_lack_is_looked_for_in_many(tmp_path: Path) -> No
     assert reader_for(dataset(columns={"query": "context"}), tmp_path).format == "Alpaca"
     with pytest.raises(StageError, match="has no column `contxt`"):
         reader_for(dataset(columns={"query": "contxt"}), tmp_path)
+
+
+def test_long_rows_are_not_held(tmp_path: Path) -> None:
+    """Looking for columns in many rows takes no more memory than a few of them, however long they are."""
+    row = json.dumps({"text": "x" * 500_000}) + "\n"
+    (tmp_path / "a.jsonl").write_text(row * 60)
+    tracemalloc.start()
+    try:
+        reader_for(dataset(), tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_mixed_formats_in_one_file(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import json
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from support.dataset_files import rows_of
@@ -304,6 +306,16 @@ def test_a_bad_row_stands_among_good_ones(tmp_path: Path) -> None:
     reasons = [row.reason if isinstance(row, BadRow) else row.data["x"] for row in rows]
     assert reasons == [1, "NotJson", "WrongShape", "NotUtf8", "RowTooLong", 2]
     assert [row.place for row in rows] == [f"a.jsonl, line {number}" for number in range(1, 7)]
+
+
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    """Files from Windows are read, whatever the letters of their endings."""
+    (tmp_path / "a.JSONL").write_text('{"x": "1"}\n')
+    (tmp_path / "b.CSV").write_text("x\n2\n")
+    (tmp_path / "c.Json").write_text('[{"x": "3"}]')
+    pq.write_table(pa.table({"x": ["4"]}), tmp_path / "d.PARQUET")
+    assert [row.data for row in rows_of(tmp_path)] == [{"x": number} for number in "1234"]
+    assert count_rows(tmp_path) == 4
 
 
 def test_only_data_files_are_read(tmp_path: Path) -> None:

@@ -319,6 +319,19 @@ def test_all_drawn_rows_are_bad(root: Path) -> None:
     assert failure.reason == "NoUsableRows"
 
 
+def test_rows_that_were_not_drawn_make_no_dataset_unusable(root: Path) -> None:
+    """Bad rows beside enough good ones are skipped, however few rows are drawn."""
+    write_rows(root, "faq", [*ROWS[:10], *[{"instruction": "", "output": ""}] * 5])
+    assert done(prepared(root, dataset(format="Alpaca", maxSamples=2, onBadRow="Skip"))).numbers["rows"] >= 1
+
+
+def test_validation_rows_that_are_all_too_long(root: Path) -> None:
+    """A set to validate on of which nothing is left is named: otherwise there would be no validation, unsaid."""
+    write_rows(root, "own", [{"instruction": "What is it?", "output": "shop " * 2000}])
+    failure = failed(prepared(root, dataset(), dataset("own", use="Validation")))
+    assert (failure.reason, "dataset `own` has `use: Validation`" in failure.message) == ("NoRowsLeft", True)
+
+
 def test_histogram(root: Path) -> None:
     """Every sample is in the bar of its length."""
     result = done(prepared(root))

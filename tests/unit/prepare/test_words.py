@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from tunesmith_stages.prepare import words as words_module
 from tunesmith_stages.prepare.words import Joined, Words, cuts_at_words
 
 CORPUS = ["What is it? It is a shop in Lyon, isn't it?\nYes: number 12345.", "I'm Tunny.  Made by\tAcme!\n\nBye "] * 4
@@ -67,6 +68,22 @@ def test_same_tokens_in_the_same_places(pre_tokenizer: Any, *, trims: bool) -> N
             for token in range(len(theirs.ids)):
                 assert ours.token_to_chars(token) == theirs.token_to_chars(token)
     assert isinstance(words.encode_batch(["It is"])[0], Joined)  # comparing has found no difference
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with the words of the data, and the tokens are the same without it."""
+    monkeypatch.setattr(words_module, "_MOST", 10)
+    monkeypatch.setattr(words_module, "_MOST_PLACES", 3)
+    tokenizer = a_tokenizer(split_by(LLAMA3))
+    words = Words(tokenizer)
+    for text in some_texts(1000):
+        (ours,), theirs = words.encode_batch([text]), tokenizer.encode(text, add_special_tokens=False)
+        assert list(ours.ids) == theirs.ids
+        assert [ours.char_to_token(char) for char in range(len(text))] == [
+            theirs.char_to_token(char) for char in range(len(text))
+        ]
+    assert len(words._known) <= 10
+    assert len(words._known_places) <= 3
 
 
 @pytest.mark.parametrize(

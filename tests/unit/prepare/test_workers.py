@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -81,6 +82,29 @@ def test_killed_process_is_told() -> None:
         list(in_order([0] * 30 + [signal.SIGKILL] + [0] * 30, signal.raise_signal, 2))
     assert caught.value.code is ExitCode.OUT_OF_MEMORY
     assert "memory" in caught.value.hint
+
+
+def test_processes_stop_as_they_are_told() -> None:
+    """A signal ends a process as by default: a handler of the stage's, which would go on there, is not for it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(StageError, match="SIGTERM"):
+            list(in_order([0] * 30 + [signal.SIGTERM] + [0] * 30, _raised, 2))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raised(number: int) -> None:
+    if number:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+
+def test_processes_know_what_was_made_before() -> None:
+    """What the stage has read is there in each process, though it cannot be pickled."""
+    lock = threading.Lock()
+    with lock:
+        assert all(in_order(range(60), lambda _: lock.locked(), 2))
 
 
 def test_processes_end_with_the_reader() -> None:
