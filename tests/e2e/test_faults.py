@@ -101,6 +101,7 @@ def test_two_jobs_want_the_same(tmp_path: Path, toy_base: Path, newest_ollama: O
     printed = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [ExitCode.OK] * 2, printed
     assert any(" waits: process" in text for text in printed), printed
+    assert sum("train waits" in text or "train     cached" in text for text in printed) == 1, printed
     assert sum("train     runs" in text for text in printed) == 1, printed
 
 

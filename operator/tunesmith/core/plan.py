@@ -13,7 +13,7 @@ from typing import Any
 
 from tunesmith.api.datasets import Dataset, DatasetUse
 from tunesmith.api.finetunejob import FineTuneJob, FinetuningType, Lora, Model
-from tunesmith.api.sources import Language
+from tunesmith.api.sources import DATASET_SOURCES, MODEL_SOURCES, Language
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith_stages.contract import (
     RECIPES,
@@ -207,8 +207,7 @@ def _sources(job: FineTuneJob, versions: Mapping[str, str]) -> dict[str, Params]
 
 
 def _model_source(model: Model) -> Params:
-    sources = ("volume", "hugging_face", "model_scope", "job", "gguf")
-    return _plain(model, include={*sources}, exclude=_NO_TOKENS, exclude_none=True)  # type: ignore[no-any-return]
+    return _plain(model, include={*MODEL_SOURCES}, exclude=_NO_TOKENS, exclude_none=True)  # type: ignore[no-any-return]
 
 
 def _dataset_source(dataset: Dataset) -> Params:
@@ -216,8 +215,7 @@ def _dataset_source(dataset: Dataset) -> Params:
         return {"builtin": str(dataset.builtin), "languages": sorted(dataset.languages or Language)}
     if dataset.inline is not None:
         return {"inline": "".join(_line(row) for row in dataset.inline)}
-    sources = ("volume", "hugging_face", "model_scope", "config_map")
-    source: dict[str, Any] = _plain(dataset, include={*sources}, exclude=_NO_TOKENS, exclude_none=True)
+    source: dict[str, Any] = _plain(dataset, include={*DATASET_SOURCES}, exclude=_NO_TOKENS, exclude_none=True)
     return source | ({"datasetInfo": dataset.dataset_info} if dataset.dataset_info else {})
 
 
@@ -248,8 +246,7 @@ def _preparation(job: FineTuneJob) -> dict[str, Params]:
 
 def _reading(dataset: Dataset) -> Params:
     """Return how a dataset's rows are read, wherever they come from."""
-    sources = {"volume", "hugging_face", "model_scope", "config_map", "inline", "builtin", "languages"}
-    return {**_plain(dataset, exclude=sources), "builtin": dataset.builtin is not None}
+    return {**_plain(dataset, exclude={*DATASET_SOURCES, "languages"}), "builtin": dataset.builtin is not None}
 
 
 def _validation_fraction(job: FineTuneJob) -> str:
