@@ -16,6 +16,7 @@ from tunesmith.api.parse import InvalidJobError, parse_object
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import State
 from tunesmith.core import policy
+from tunesmith.core.base_job import base_job
 from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.manifests import effective_storage
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 _REFUSED_POLL = 15.0
 _CONFLICT_PAUSE = 0.2
-_MAX_ANNOTATION = 1024
-"""Characters of an annotation that the status remembers."""
 _WRONG = frozenset({400, 413, 422})
 """What the API server says of an object that it will never take as it is."""
 _AFTER_MENDING = f"When it is mended elsewhere, set the annotation {keys.RETRY_ANNOTATION} to any new value."
@@ -161,6 +160,7 @@ class Reconciler:
             jobs=tuple(observed),
             made_elsewhere=partial(self._cache.made_elsewhere, subject.namespace, subject.uid, volume),
             obstacle=policy.obstacle(subject.job, subject.namespace, self._settings) or self._rival(item),
+            base=base_job(item, lambda name: self._cache.finetunejobs.get(Key(key.namespace, name))),
             save_seconds=self._logs.told(key).save_seconds,
         )
         return world, wake
@@ -260,8 +260,8 @@ def _subject(job: FineTuneJob, item: Object, status: Mapping[str, Any]) -> Subje
         namespace=meta["namespace"],
         generation=int(meta.get("generation", 1)),
         status=status,
-        retry=annotations.get(keys.RETRY_ANNOTATION, "")[:_MAX_ANNOTATION],
-        refresh=annotations.get(keys.REFRESH_ANNOTATION, "")[:_MAX_ANNOTATION],
+        retry=annotations.get(keys.RETRY_ANNOTATION, "")[: keys.LONGEST_ANNOTATION],
+        refresh=annotations.get(keys.REFRESH_ANNOTATION, "")[: keys.LONGEST_ANNOTATION],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
@@ -14,15 +14,21 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 TABLES = (".json", ".jsonl", ".csv", ".parquet")
 """Those that nobody writes notes in: of a folder with any of them, text files are not taken for data."""
 ALLOWED = ".json, .jsonl, .csv, .parquet or .txt"
-_DESCRIPTIONS = {
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
+"""Files that say something about datasets, whoever names them."""
+_BESIDE = {
+    *DESCRIPTIONS,
     "config.json",
     "dataset_dict.json",
-    "dataset_info.json",
-    "dataset_infos.json",
     "package.json",
     "requirements.txt",
 }
 _NOTES = ("README", "LICENSE", "LICENCE", "NOTICE")
+
+
+def may_hold_rows(name: str) -> bool:
+    """Return whether `prepare` reads a file of this name: `.json` alone is no ending, but a hidden file."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and name not in DESCRIPTIONS
 
 
 def data_names(names: Iterable[str]) -> list[str]:
@@ -34,7 +40,7 @@ def data_names(names: Iterable[str]) -> list[str]:
 
 def _is_beside(name: str) -> bool:
     """Return whether a file says something about a dataset instead of holding it."""
-    return name.startswith(".") or name in _DESCRIPTIONS or name.upper().startswith(_NOTES)
+    return name.startswith(".") or name in _BESIDE or name.upper().startswith(_NOTES)
 
 
 def dataset_files(place: Path, given: str) -> list[Path]:
@@ -48,10 +54,14 @@ def dataset_files(place: Path, given: str) -> list[Path]:
         files = [place / name for name in data_names(names)]
         what = f"the folder {given!r} holds no {ALLOWED} file"
     else:
-        files = [place] if place.name.lower().endswith(SUFFIXES) else []
+        files = [place] if may_hold_rows(place.name) else []
         what = f"{given!r} is no {ALLOWED} file"
+    hint = f"Datasets must be {ALLOWED} files."
+    if place.name in DESCRIPTIONS:
+        what = f"{given!r} describes datasets and holds no rows"
+        hint = "Name its folder, and one of its entries in `datasetInfo`."
     if not files:
-        raise StageError(ExitCode.BAD_DATA, what, reason="UnknownFileType", hint=f"Datasets must be {ALLOWED} files.")
+        raise StageError(ExitCode.BAD_DATA, what, reason="UnknownFileType", hint=hint)
     require_readable_names(files, given)
     return files
 

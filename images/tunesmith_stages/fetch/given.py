@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.fetch.asked import Asked
-from tunesmith_stages.fetch.data_files import ALLOWED, SUFFIXES
+from tunesmith_stages.fetch.data_files import ALLOWED, DESCRIPTIONS, may_hold_rows
 from tunesmith_stages.fetch.storing import BUILTIN, store_copies
 from tunesmith_stages.program import Made, StageError, Work
 
@@ -48,10 +48,11 @@ def bring_config_map(work: Work) -> Made:
     """
     source = work.params["source"]["configMap"]
     name, key = source["name"], source["key"]
-    if not key.lower().endswith(SUFFIXES) or Path(key).name != key:
+    if not may_hold_rows(key) or Path(key).name != key:
         raise StageError(
             ExitCode.BAD_CONFIG,
-            f"the key {key!r} of the ConfigMap {name!r} (`{work.unit.name}`) must end in {ALLOWED}",
+            f"the key {key!r} of the ConfigMap {name!r} (`{work.unit.name}`) must be a name that ends in {ALLOWED}, "
+            f"and not one of {', '.join(DESCRIPTIONS)}",
             reason="UnknownFileType",
             hint="Name the key as a file of its format would be called.",
         )

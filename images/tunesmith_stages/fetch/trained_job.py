@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode, StageConfig, StageName, UnitConfig
 from tunesmith_stages.fetch.asked import Asked
 from tunesmith_stages.fetch.model_files import describe_model, model_files
 from tunesmith_stages.fetch.storing import require_space, store_folder
+from tunesmith_stages.preconditions import patience_with
 from tunesmith_stages.program import Made, StageError, Work
 from tunesmith_stages.volume import Volume, manifest_of
 
+_LOOK_AGAIN = 1.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 _CURE = "Train that job again, then look this source up again (`tunesmith.dev/refresh`, or `tunesmith run --refresh`)."
 
@@ -40,6 +43,7 @@ def bring(work: Work) -> Made:
             hint="Name another FineTuneJob in `model.job.name`.",
         )
     key = work.params["refresh"] or _newest(work.volume, name)
+    wait_for(work, key, patience_with(work.volume.root))
     unit = _trained(work.volume, name, key)
     whole = _made_whole(work, unit, work.volume.unit(StageName.TRAIN, key) / "out")
     model_files(whole, name, cure=_CURE)
@@ -56,6 +60,14 @@ def _newest(volume: Volume, job: str) -> str:
     facts = gather(volume, job)
     unit = facts.one(StageName.TRAIN) if facts else None
     return unit.config.key if unit is not None and unit.result is not None else ""
+
+
+def wait_for(work: Work, key: str, patience: float) -> None:
+    """Wait up to `patience` seconds for a trained model that another machine may just have published."""
+    volume, deadline = work.volume, time.monotonic() + patience
+    while _KEY.fullmatch(key) and volume.result(StageName.TRAIN, key) is None and time.monotonic() < deadline:
+        work.progress.note("waiting for the trained model that is the base: on NFS it may show late")
+        time.sleep(_LOOK_AGAIN)
 
 
 def _trained(volume: Volume, job: str, key: str) -> UnitConfig:

@@ -29,6 +29,7 @@ from tunesmith.api.sources import (
 from tunesmith.api.values import (
     MODULE_PATTERN,
     NAME_PATTERN,
+    NOT_NEGATIVE_PATTERN,
     ApiModel,
     Bool,
     Decimal,
@@ -182,7 +183,7 @@ class Lora(ApiModel):
         tuple[Annotated[str, Field(pattern=MODULE_PATTERN)], ...], Field(min_length=1, max_length=64)
     ] = (ALL_LINEAR,)
     """The modules that get an adapter, by the end of their names (`q_proj`), or AllLinear: every linear layer but the
-    output head."""
+    output head; of a mixture of experts neither the experts nor what chooses among them."""
 
 
 class LrSchedule(StrEnum):
@@ -544,6 +545,8 @@ def _says_nothing(model: type[ApiModel], path: str, *, but: str = "") -> str:
             said.append(_says_nothing(type(info.default), place))
         elif info.default is None:
             said.append(f"!has({place})")
+        elif any(getattr(item, "pattern", "") == NOT_NEGATIVE_PATTERN for item in info.metadata):
+            said.append(f"double({place}) == {float(info.default)}")  # `1e-4` is `0.0001`
         elif name != but:
             said.append(f"{place} == {json.dumps(info.default)}")
     return " && ".join(said)

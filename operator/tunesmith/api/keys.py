@@ -24,4 +24,6 @@ RETRY_ANNOTATION = f"{GROUP}/retry"
 """On a FineTuneJob: a new value makes a stalled job try again."""
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
 """On a FineTuneJob: a new value makes the operator look at the sources again."""
+LONGEST_ANNOTATION = 1024
+"""Characters of these two that the status remembers."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

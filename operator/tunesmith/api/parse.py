@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
 from collections.abc import Mapping
@@ -31,8 +32,8 @@ def parse_job(text: str) -> FineTuneJob:
     return parse_job_file(text)[0]
 
 
-def parse_job_file(text: str) -> tuple[FineTuneJob, dict[str, dict[str, str]]]:
-    """Return the one FineTuneJob of a YAML text, and by name the data of the ConfigMaps that stand in it besides.
+def parse_job_file(text: str) -> tuple[FineTuneJob, dict[str, dict[str, bytes]]]:
+    """Return the one FineTuneJob of a YAML text, and by name what the ConfigMaps in it hold under their keys.
 
     Raises:
         InvalidJobError: it holds no FineTuneJob, several, or one with problems.
@@ -48,19 +49,40 @@ def parse_job_file(text: str) -> tuple[FineTuneJob, dict[str, dict[str, str]]]:
     return job, dict(map(_config_map, file.beside))
 
 
-def _config_map(data: Any) -> tuple[str, dict[str, str]]:
-    """Return name and texts of a ConfigMap.
+def _config_map(data: Any) -> tuple[str, dict[str, bytes]]:
+    """Return name and contents of a ConfigMap: of its texts (`data`) and of its bytes in base 64 (`binaryData`).
 
     Raises:
-        InvalidJobError: it holds something that is no text, which the API server would not take either.
+        InvalidJobError: it holds something else there, which the API server would not take either.
     """
-    meta, texts = data.get("metadata"), data.get("data")
+    meta = data.get("metadata")
     name = str(meta.get("name", "")) if isinstance(meta, dict) else ""
-    texts = texts if isinstance(texts, dict) else {}
-    for key, text in texts.items():
-        if not isinstance(text, str) or (not text.isascii() and _HALF_CHARACTER.search(text)):
-            raise InvalidJobError([Problem("must be a text: put it in quotes", f"data.{key} of the ConfigMap {name}")])
-    return name, texts
+    contents: dict[str, bytes] = {}
+    for part, read in (("data", _text), ("binaryData", _bytes)):
+        items = data.get(part)
+        for key, text in items.items() if isinstance(items, dict) else ():
+            try:
+                if key in contents:
+                    raise ValueError("must not be in `data` as well")
+                contents[key] = read(text)
+            except ValueError as error:
+                raise InvalidJobError([Problem(str(error), f"{part}.{key} of the ConfigMap {name}")]) from None
+    return name, contents
+
+
+def _text(value: object) -> bytes:
+    if not isinstance(value, str) or (not value.isascii() and _HALF_CHARACTER.search(value)):
+        raise ValueError("must be a text: put it in quotes")
+    return value.encode()
+
+
+def _bytes(value: object) -> bytes:
+    try:
+        if isinstance(value, str):
+            return base64.b64decode(re.sub(r"[\r\n]", "", value), validate=True)
+    except ValueError:
+        pass
+    raise ValueError("must be bytes in base 64")
 
 
 def parse_object(data: Mapping[str, Any]) -> tuple[FineTuneJob, list[str]]:

@@ -14,7 +14,8 @@ from tunesmith.api.values import NAME_PATTERN, ApiModel, Rule, Subdomain, Volume
 
 _LEADS_ELSEWHERE = re.compile(r"(^|/)\.\.?(/|$)")
 
-_DATA_FILE = re.compile(r"(?i)[.](json|jsonl|csv|parquet|txt)$")
+_DATA_FILE = re.compile(r"(?i)[^.].*[.](json|jsonl|csv|parquet|txt)$")
+_DESCRIPTION = re.compile(r"^dataset_infos?[.]json$")
 
 REPO_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?$"
 REVISION_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}$"
@@ -110,7 +111,8 @@ class JobSource(ApiModel):
     """What another FineTuneJob of this namespace has trained."""
 
     name: Annotated[str, Field(min_length=1, max_length=52, pattern=NAME_PATTERN)]
-    """Its name. It must use the same volume and have trained already. What it trains later is not followed."""
+    """Its name. It must use the same volume. On a cluster it is waited for until it has trained; `tunesmith run` wants
+    it to have trained already. What it trains later is not followed."""
 
 
 class ConfigMapSource(ApiModel):
@@ -122,9 +124,14 @@ class ConfigMapSource(ApiModel):
     key: Annotated[
         ConfigKey,
         Rule(
-            "must end in .json, .jsonl, .csv, .parquet or .txt",
+            "must be a name that ends in .json, .jsonl, .csv, .parquet or .txt",
             lambda key: bool(_DATA_FILE.search(key)),
             f"self.matches(r'{_DATA_FILE.pattern}')",
+        ),
+        Rule(
+            "must not be dataset_info.json or dataset_infos.json: files of these names describe data and hold none",
+            lambda key: not _DESCRIPTION.search(key),
+            f"!self.matches(r'{_DESCRIPTION.pattern}')",
         ),
     ]
     """Its key, which ends in .json, .jsonl, .csv, .parquet or .txt."""

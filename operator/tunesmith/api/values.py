@@ -208,15 +208,16 @@ Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=27), Before
 
 # --- texts -----------------------------------------------------------------------------------------------------------
 
-_LEADS_UP = re.compile(r"^/|(^|/)\.\.(/|$)")
+_LEADS_UP = r"^/|(^|/)\.\.(/|$)"
+_LEADS_UP_HERE = re.compile(_LEADS_UP.replace("$", r"\Z"))  # Python's `$` is also before a line feed at the end
 
 VolumePath = Annotated[
     str,
     Field(min_length=1, max_length=1024),
     Rule(
         "must be relative to the volume's root and must not contain '..'",
-        lambda path: not _LEADS_UP.search(path),
-        rf"!self.matches(r'{_LEADS_UP.pattern}')",
+        lambda path: not _LEADS_UP_HERE.search(path),
+        rf"!self.matches(r'{_LEADS_UP}')",
     ),
 ]
 """A path relative to the volume's root, without ``..``."""

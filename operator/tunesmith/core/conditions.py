@@ -249,6 +249,8 @@ def _served(draft: Draft) -> list[dict[str, Any]]:
 # --- what is told as Events ------------------------------------------------------------------------------------------
 
 _QUIET = frozenset({"Pending", *_DOING.values()})
+_WAITS = frozenset({"Queued", "Suspended", "WaitingForJob"})
+"""Reasons to wait that are nobody's fault."""
 
 
 def notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
@@ -269,7 +271,7 @@ def notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Note]:
             told.append(Note("Warning", item.get("reason", "Failed"), f"{stage}: {item.get('message', '')}"[:1000]))
     was, now = _ready(before), _ready(after)
     if now.get("reason") != was.get("reason") and now.get("reason") not in _QUIET:
-        kind = "Normal" if now.get("status") == "True" or now.get("reason") in {"Queued", "Suspended"} else "Warning"
+        kind = "Normal" if now.get("status") == "True" or now.get("reason") in _WAITS else "Warning"
         if not any(note.reason == now["reason"] for note in told):
             told.append(Note(kind, now["reason"], str(now.get("message", ""))[:1000]))
     return told

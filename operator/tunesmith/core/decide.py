@@ -16,6 +16,7 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import State
 from tunesmith.core import retries
+from tunesmith.core.base_job import BaseJob
 from tunesmith.core.manifests import Child, ManifestError, child_manifests, child_name
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith.core.observe import NO_IMAGE, NOTHING_YET, ObservedJob, Phase, Waiting
@@ -37,6 +38,8 @@ from tunesmith_stages.contract import (
 
 INPUT_LOST = "InputLost"
 """Reason with which a stage says that what the operator believes of earlier stages is not on the volume."""
+_BASE = "base"
+"""The unit of `fetch` that brings the base model."""
 _DELETION_POLL = 2.0
 _ORDER = list(StageName)
 _REPORT_LOST = Waiting("ReportLost", "its Pod is gone; it is looked up")
@@ -68,6 +71,8 @@ class World:
     """Tells, by key, which other FineTuneJob of this namespace makes a unit now."""
     obstacle: tuple[str, str] | None = None
     """Reason and sentence if the job must not go on as it is written: an unknown server, a name that is taken."""
+    base: BaseJob | None = None
+    """The FineTuneJob that trains the base, if one does."""
     save_seconds: int = 0
     """Longest time that the running training took to save a checkpoint, as its log tells."""
 
@@ -130,6 +135,8 @@ def decide(subject: Subject, world: World, settings: Settings, now: datetime) ->
     elif not draft.finished:
         if subject.job.spec.suspend:
             draft.waits_for = ("Suspended", "`spec.suspend` is true")
+        elif (base := _lacking_base(draft)) is not None:
+            draft.waits_for, draft.stalled = base.waits_for, base.stalled
         else:
             _go_on(draft)
     _close(draft)
@@ -155,6 +162,8 @@ def _open(subject: Subject, world: World, settings: Settings, now: datetime) -> 
     if status.get("refresh", "") != subject.refresh:
         pins = {}
         records[StageName.FETCH] = replace(records[StageName.FETCH], units=(), state=State.WAITING)
+    if world.base is not None and world.base.trained:
+        pins.setdefault(_BASE, (world.base.trained, specs[_BASE]))
     fresh = _takes_image_anew(subject, world, records, asked_again=asked_again, edited=edited)
     stamped = {} if fresh else status.get("recipes") or {}
     draft = Draft(
@@ -488,6 +497,12 @@ def _would_differ(draft: Draft, stage: PlannedStage, job: ObservedJob) -> bool:
     except ManifestError:
         return False
     return bool(made["metadata"]["annotations"][names.MANIFEST_ANNOTATION] != job.manifest)
+
+
+def _lacking_base(draft: Draft) -> BaseJob | None:
+    """Return the job that must train the base before anything is begun; None if it has, or `fetch` was begun."""
+    begun = draft.records[StageName.FETCH].state in {*ACTIVE, State.FAILED}
+    return None if begun or _BASE in draft.pins else draft.world.base
 
 
 def _go_on(draft: Draft) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tunesmith.api import keys
+from tunesmith.core.base_job import base_of, told_to_others
 from tunesmith.kube.claims import Claim, Claims, claims
 from tunesmith.kube.cluster import Listing, Object
 from tunesmith.kube.items import (
@@ -72,6 +73,7 @@ class Cache:
         self._makers = Makers()
         self._claims = Claims()
         self._waiting: dict[str, set[Key]] = defaultdict(set)  # by namespace, for something that is made elsewhere
+        self._built_on: dict[Key, set[Key]] = defaultdict(set)  # by FineTuneJob, those whose base it trains
         self._listed = 0  # version of the newest list
         self._wake = wake
 
@@ -96,10 +98,12 @@ class Cache:
         return key
 
     def _set_finetunejob(self, key: Key, item: Object | None) -> None:
+        before = self.finetunejobs.get(key)
         if item is None:
             self.finetunejobs.pop(key, None)
         else:
             self.finetunejobs[key] = item
+        self._tell_built_on(key, before, item)
         if item is not None and ready_reason(item) == MADE_ELSEWHERE:
             self._waiting[key.namespace].add(key)
         else:
@@ -108,6 +112,20 @@ class Cache:
                 del self._waiting[key.namespace]
         for other in self._claims.put(key, claims(item) if item is not None else {}):
             self._wake(other)
+
+    def _tell_built_on(self, key: Key, before: Object | None, item: Object | None) -> None:
+        """Wake the FineTuneJobs whose base this one trains, if it has news for them."""
+        was, now = (base_of(one) if one is not None else "" for one in (before, item))
+        if was and was != now:
+            others = self._built_on[Key(key.namespace, was)]
+            others.discard(key)
+            if not others:
+                del self._built_on[Key(key.namespace, was)]
+        if now:
+            self._built_on[Key(key.namespace, now)].add(key)
+        if key in self._built_on and told_to_others(before) != told_to_others(item):
+            for other in self._built_on[key]:
+                self._wake(other)
 
     def goes_before(self, item: Mapping[str, Any]) -> tuple[Claim, Object] | None:
         """Return a name that a FineTuneJob wants and another one that goes before it; None if it may have them all."""

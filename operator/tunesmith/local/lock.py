@@ -8,10 +8,13 @@ of a job, ``stages/<stage>/<key>.lock`` that of a unit, which two jobs may want 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import platform
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +26,8 @@ from tunesmith_stages.volume import write_whole
 
 _PATIENCE = 60
 """Seconds that a stage program has to end by itself before it is killed: more than any of them takes in order."""
+_TURN = 0.02
+"""Seconds between two looks whether another process has done looking."""
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at a lock that another process holds."""
 
@@ -60,10 +65,11 @@ class Lock:
         Raises:
             AlreadyRunningError: a living process holds it.
         """
-        for _ in range(3):
-            if self._create():
-                return
-            self._clear()
+        with _alone(self._path):
+            for _ in range(3):
+                if self._create():
+                    return
+                self._clear()
         raise AlreadyRunningError(_read(self._path).get("run", {}), self._path)
 
     def _create(self) -> bool:
@@ -100,6 +106,27 @@ class Lock:
             with contextlib.suppress(FileExistsError):
                 os.link(aside, self._path)
         aside.unlink()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process of this machine at a time look at a lock and clear it.
+
+    Between the two, another one could clear the same lock and take it, and a third one take it beside that. Only
+    processes of one machine clear each other's locks, so a socket without a file keeps them apart (unix(7), abstract
+    sockets): it is gone with its process, however that ends.
+    """
+    name = b"\0tunesmith-" + hashlib.sha256(bytes(path.resolve())).hexdigest().encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as turn:
+        while True:
+            try:
+                turn.bind(name)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            time.sleep(_TURN)
+        yield
 
 
 @contextlib.contextmanager

@@ -11,13 +11,13 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.sources import ConfigMapSource
 from tunesmith.core.plan import source_specs
 from tunesmith_stages.contract import KEY_DIGITS, Report, StageConfig, StageName, UnitConfig, content_key, digest_of
-from tunesmith_stages.volume import UnsafePathError, Volume, files_below, readable, write_whole
+from tunesmith_stages.volume import UnsafePathError, Volume, files_below, readable
 
 RUN_FILE = "run.json"
 """What makes up a job, in the job's folder below ``runs/``."""
 
-ConfigMaps = Mapping[str, Mapping[str, str]]
-"""Texts by key, by the ConfigMap's name."""
+ConfigMaps = Mapping[str, Mapping[str, bytes]]
+"""Contents by key, by the ConfigMap's name."""
 
 
 class ConfigMapMissingError(Exception):
@@ -44,13 +44,13 @@ def source_versions(
     sources |= {f"dataset:{item.name}": item.volume for item in job.spec.datasets if item.dataset_info is None}
     here = {unit: source.path for unit, source in sources.items() if source is not None}
     versions |= {unit: version for unit, path in here.items() if (version := volume.version(path))}
-    texts = {f"dataset:{item.name}": _text_of(item.config_map, config_maps or {}) for item in job.spec.datasets}
+    contents = {f"dataset:{item.name}": _content_of(item.config_map, config_maps or {}) for item in job.spec.datasets}
     return versions | {
-        unit: hashlib.sha256(text.encode()).hexdigest() for unit, text in texts.items() if text is not None
+        unit: hashlib.sha256(content).hexdigest() for unit, content in contents.items() if content is not None
     }
 
 
-def _text_of(source: ConfigMapSource | None, config_maps: ConfigMaps) -> str | None:
+def _content_of(source: ConfigMapSource | None, config_maps: ConfigMaps) -> bytes | None:
     return None if source is None else config_maps.get(source.name, {}).get(source.key)
 
 
@@ -121,13 +121,13 @@ def source_runtime(job: FineTuneJob, volume: Volume, config_maps: ConfigMaps) ->
         source = dataset.config_map
         if source is None:
             continue
-        text = _text_of(source, config_maps)
-        if text is None:
+        content = _content_of(source, config_maps)
+        if content is None:
             raise ConfigMapMissingError(
                 f"dataset `{dataset.name}`: the job's file holds no ConfigMap `{source.name}` with a key `{source.key}`"
             )
         folder = volume.run(job.metadata.name) / "config-maps" / source.name
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / source.key, text)
+        (folder / source.key).write_bytes(content)
         files[f"dataset:{dataset.name}"] = str(folder / source.key)
     return {"resolve": True, "tokens": {}, "configMaps": files}

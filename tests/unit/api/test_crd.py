@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from support.builders import job_data
+from support.builders import REMOVED, job_data
 from tunesmith.api.crd import custom_resource_definition, structural
 from tunesmith.api.finetunejob import MODEL_NAME_PATTERN, FineTuneJob, FineTuneJobSpec
 from tunesmith.api.kube_yaml import KubeLoader, dump
@@ -151,6 +151,12 @@ JOBS: dict[str, dict[str, Any]] = {
         },
         "spec.scheduling.queueName": "team-a",
     },
+    "a GGUF with defaults that are written otherwise": {
+        "spec.model": {"gguf": {"path": "m.gguf"}},
+        "spec.datasets": REMOVED,
+        "spec.training": {"learningRate": "1e-4", "weightDecay": "0.00", "maxGradNorm": "1.0", "checkpoint": {}},
+    },
+    "two dots and a line feed, which lead nowhere": {"spec.model.volume.path": "..\n"},
     "everything": {
         "spec.model.chatTemplate": {"jinja": "{{ messages }}"},
         "spec.datasets.0.columns": {"prompt": "question", "response": "answer"},

@@ -29,7 +29,17 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "ConfigMap's key that names no format": (
         {DATASET: {"name": "faq", "configMap": {"name": "rows", "key": "stage.yaml"}}},
         "spec.datasets[0].configMap.key",
-        "must end in .json, .jsonl, .csv, .parquet or .txt",
+        "must be a name that ends in .json, .jsonl, .csv, .parquet or .txt",
+    ),
+    "ConfigMap's key that is an ending alone": (
+        {DATASET: {"name": "faq", "configMap": {"name": "rows", "key": ".jsonl"}}},
+        "spec.datasets[0].configMap.key",
+        "must be a name that ends in .json, .jsonl, .csv, .parquet or .txt",
+    ),
+    "ConfigMap's key that describes data": (
+        {DATASET: {"name": "faq", "configMap": {"name": "rows", "key": "dataset_info.json"}}},
+        "spec.datasets[0].configMap.key",
+        "files of these names describe data and hold none",
     ),
     # unknown fields, at every level
     "unknown at the top": ({"specs": {}}, "specs", "is not a field here; did you mean `spec`?"),
@@ -552,6 +562,28 @@ def test_config_map_that_holds_no_texts(value: str) -> None:
     """A ConfigMap beside the job must hold texts, as on a cluster."""
     beside = f"---\nkind: ConfigMap\nmetadata: {{name: rows}}\ndata:\n  faq.json: {value}\n"
     with pytest.raises(InvalidJobError, match=r"data\.faq\.json of the ConfigMap rows"):
+        parse_job_file(job_text() + beside)
+
+
+def test_config_map_with_bytes() -> None:
+    """What `kubectl create configmap` puts into `binaryData`, such as Parquet, is read as on a cluster."""
+    beside = "---\nkind: ConfigMap\nmetadata: {name: rows}\ndata: {a.txt: é}\nbinaryData:\n"
+    beside += "  b.parquet: |\n    UEFS\n    Mf8=\n"
+    assert parse_job_file(job_text() + beside)[1] == {"rows": {"a.txt": "é".encode(), "b.parquet": b"PAR1\xff"}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("b.parquet", "a_b=", "must be bytes in base 64"),
+        ("b.parquet", "5", "must be bytes in base 64"),
+        ("a.txt", "UEFS", "must not be in `data` as well"),
+    ],
+)
+def test_config_map_with_bytes_that_are_none(key: str, value: str, words: str) -> None:
+    """Bytes must be in base 64, and under a key of their own, as the API server wants them."""
+    beside = f"---\nkind: ConfigMap\nmetadata: {{name: rows}}\ndata: {{a.txt: a}}\nbinaryData: {{{key}: {value}}}\n"
+    with pytest.raises(InvalidJobError, match=rf"`binaryData.{key} of the ConfigMap rows` {words}"):
         parse_job_file(job_text() + beside)
 
 

@@ -439,6 +439,14 @@ BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
     "below a file": ("data/faq.json/x", "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "faq.json/x"),
     "a name too long": ("x" * 300, "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "xxx"),
     "a sheet": ("data.xlsx", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data.xlsx' is no .json, .jsonl, .csv"),
+    "an ending alone": ("data/.jsonl", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data/.jsonl' is no .json"),
+    "a list of datasets": (
+        "data/dataset_info.json",
+        "datasets",
+        ExitCode.BAD_DATA,
+        "UnknownFileType",
+        "'data/dataset_info.json' describes datasets",
+    ),
     "an empty folder": ("empty", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'empty' holds no .json, .jsonl"),
     "a file for a model": ("data/faq.json", "models", ExitCode.BAD_DATA, "NotAModel", "must be a folder"),
     "up and out": ("../outside.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "'..'"),
@@ -456,6 +464,8 @@ def test_bad_source(root: Path, name: str) -> None:
     (root / "data.xlsx").write_text("a,b\n")
     for folder in ("empty", "linked", "bad-base"):
         (root / folder).mkdir()
+    for file in (".jsonl", "dataset_info.json"):
+        (root / "data" / file).write_text("{}")
     (root / "link.json").symlink_to(outside)
     (root / "linked" / "faq.json").symlink_to(outside)
     (root / "bad-base" / "config.json").symlink_to(outside)

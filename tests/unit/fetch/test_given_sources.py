@@ -69,6 +69,8 @@ def test_config_map(tmp_path: Path) -> None:
         ("faq.yaml", True, "UnknownFileType"),
         ("faq.json", False, "ConfigMapNotFound"),
         ("a/b.json", True, "UnknownFileType"),
+        (".jsonl", True, "UnknownFileType"),
+        ("dataset_info.json", True, "UnknownFileType"),
     ],
 )
 def test_bad_config_map(tmp_path: Path, key: str, there: bool, reason: str) -> None:

@@ -20,12 +20,6 @@ FILES = {
 }
 
 
-@pytest.fixture(params=SERVERS)
-def form(request: pytest.FixtureRequest) -> str:
-    """Return the form of a source: which hub it is."""
-    return str(request.param)
-
-
 @pytest.fixture
 def hub(form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileServer]:
     """Return a hub with a dataset."""
@@ -33,14 +27,6 @@ def hub(form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
     play(monkeypatch, form, server, tmp_path)
     with server.running():
         yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Return an empty volume."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    return folder
 
 
 def holds(hub: Any, files: Mapping[str, bytes | str]) -> Repository:

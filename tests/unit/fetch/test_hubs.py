@@ -51,12 +51,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.fixture(params=SERVERS)
-def form(request: pytest.FixtureRequest) -> str:
-    """Return the form of a source: which hub it is."""
-    return str(request.param)
-
-
 @pytest.fixture
 def hub(
     form: str, model: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -66,14 +60,6 @@ def hub(
     play(monkeypatch, form, server, tmp_path)
     with server.running():
         yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Return an empty volume."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    return folder
 
 
 def bytes_sent(server: FileServer, path: str, size: int) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from support.builders import stage_config, write_tokenizer
 from tunesmith_stages.contract import ExitCode, Input, StageConfig, StageName, StageResult
 from tunesmith_stages.fetch.stage import fetch, resolved
+from tunesmith_stages.fetch.trained_job import wait_for
 from tunesmith_stages.program import Made, Work, carry_out
 from tunesmith_stages.volume import Volume
 from unit.convert.test_merge import tiny_llama, with_adapter
@@ -119,6 +122,28 @@ def test_training_that_was_there_already(root: Path) -> None:
     report = carry_out(dataclasses.replace(config, job="second-bot"), lambda _: Made())
     assert report.units[0].cached
     assert fetched(based_on(root, "second-bot")).outputs["trained"] == key
+
+
+def test_training_that_shows_late(root: Path) -> None:
+    """On NFS a model that was trained on another machine a moment ago may show late: it is waited for, not for ever."""
+    key = train(root, "first-bot", "trained")
+    there, away = root / "stages" / "train" / key, root / "away"
+    there.rename(away)
+    late = threading.Timer(0.2, lambda: away.rename(there))
+    waited: list[float] = []
+
+    def wait(work: Work) -> Made:
+        for patience in (0.0, 30.0):
+            began = time.monotonic()
+            wait_for(work, key, patience)
+            waited.append(time.monotonic() - began)
+            if not patience:
+                late.start()
+        return Made()
+
+    assert carry_out(based_on(root, "first-bot", refresh=key), wait).failure is None
+    late.join()
+    assert waited[0] < 0.2 <= waited[1] < 5
 
 
 def test_base_that_is_gone(root: Path) -> None:

@@ -153,11 +153,11 @@ def test_config_map_that_was_edited_is_another_version(volume: Volume) -> None:
     read = job(OF_A_CONFIG_MAP)
     run = volume.run("support-bot")
     run.mkdir(parents=True)
-    before = source_versions(read, volume, config_maps={"rows": {"faq.json": "[]"}})
+    before = source_versions(read, volume, config_maps={"rows": {"faq.json": b"[]"}})
     (run / "run.json").write_text(json.dumps({"sourceVersions": before, "sources": source_specs(read)}))
     assert before["dataset:faq"] == hashlib.sha256(b"[]").hexdigest()
     assert source_versions(read, volume) == before
-    assert source_versions(read, volume, config_maps={"rows": {"faq.json": "[1]"}}) != before
+    assert source_versions(read, volume, config_maps={"rows": {"faq.json": b"[1]"}}) != before
 
 
 def test_entry_of_a_dataset_info_is_looked_up_when_its_folder_changes(volume: Volume) -> None:
