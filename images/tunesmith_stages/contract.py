@@ -30,7 +30,8 @@ from typing import Any
 CONTRACT_VERSION = 1
 
 ALL_LINEAR = "AllLinear"
-"""In a list of target modules: every linear module but the output layer."""
+"""In a list of target modules: every linear module but the output layer; of a mixture of experts neither the experts nor
+what chooses among them."""
 
 
 class StageName(enum.StrEnum):
@@ -47,7 +48,7 @@ class StageName(enum.StrEnum):
 
 RECIPES: Mapping[StageName, int] = {
     StageName.FETCH: 1,
-    StageName.PREPARE: 1,
+    StageName.PREPARE: 2,
     StageName.REHEARSE: 1,
     StageName.TRAIN: 1,
     StageName.CONVERT: 1,

@@ -12,7 +12,7 @@ import pytest
 
 from support.family_model import CALL, WEATHER, write_family_base, write_family_gguf
 from support.ollama_server import OllamaServer
-from support.templates import WITH_BLOCKS
+from support.templates import DATED, WITH_BLOCKS
 from tunesmith_stages.chat_template import guarded
 from tunesmith_stages.llama_server import LlamaServer, llama_server
 from tunesmith_stages.ollama import Ollama
@@ -85,6 +85,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any], bool]] = {
     **{f"{name}, system": (name, {"name": name, "defaultSystem": HARD_TEXT}, False) for name in ("default", "gemma")},
     **{f"{name}, system": (name, {"name": name, "defaultSystem": HARD_TEXT}, False) for name in ("qwen", "llama3")},
     **{f"qwen, thinking {on}": ("qwen", {"name": "qwen", "enableThinking": on}, False) for on in (True, False)},
+    "the date": ("chatml", {"jinja": DATED}, False),
     "blocks of what is learnt": ("chatml", {"jinja": WITH_BLOCKS, "defaultSystem": HARD_TEXT}, False),
 }
 

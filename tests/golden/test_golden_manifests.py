@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ EXAMPLES = [path.parent.name for path in sorted(ROOT.glob("examples/*/finetunejo
 CASES = [*EXAMPLES, "everything"]
 
 
+@cache
 def objects_in(case: str) -> list[dict[str, Any]]:
     text = (ROOT / GOLDEN_MANIFESTS / f"{case}.yaml").read_text(encoding="utf-8")
     return list(yaml.load_all(text, KubeLoader))
@@ -33,11 +36,17 @@ def texts_in(value: Any) -> Iterator[str]:
         yield value
 
 
+@pytest.fixture(scope="module")
+def wanted() -> dict[Path, str]:
+    """Return what the files should hold, made once."""
+    made: dict[Path, str] = golden_manifests(ROOT)
+    return made
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_manifests_stay(case: str) -> None:
+def test_manifests_stay(case: str, wanted: dict[Path, str]) -> None:
     """What the operator creates does not change without somebody seeing it."""
     path = GOLDEN_MANIFESTS / f"{case}.yaml"
-    wanted = golden_manifests(ROOT)
     assert (ROOT / path).read_text(encoding="utf-8") == wanted[path], (
         "a manifest changed: if that is meant, `make generate` and commit what it writes"
     )

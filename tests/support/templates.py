@@ -37,6 +37,13 @@ NO_END = (
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 
+DATED = (
+    "{{ '<|im_start|>system\n' + strftime_now('%d %b %Y') + '<|im_end|>\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Writes the day on which it is rendered."""
 APPENDING = {"ChatML": CHATML, "Llama": LLAMA_LIKE, "INST": INST_LIKE, "a blank after the prompt": BLANK_PROMPT}
 """Templates with which the assistant's text can be told from the rest."""
 

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,7 @@ def _require_causal_lm(config: Mapping[str, Any]) -> None:
         )
 
 
+@cache
 def _causal_lms() -> frozenset[str]:
     """Return the causal language models that transformers knows.
 

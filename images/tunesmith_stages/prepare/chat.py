@@ -1,8 +1,9 @@
-"""A compiled chat template: renders messages exactly as transformers' ``apply_chat_template`` does, only with bounds.
+"""A compiled chat template: renders as transformers' ``apply_chat_template`` does, but with bounds, on a fixed day.
 
 The environment is transformers' own (sandbox, filters, the ``generation`` tag), and each template is compiled once.
 What is added keeps a template from taking the stage with it: an expression that would compute for ever or fill the
-memory is refused, the text is bounded, and a timer ends what runs too long. That changes nothing that is rendered.
+memory is refused, the text is bounded, and a timer ends what runs too long. That changes nothing that is rendered. What
+does is the day (:mod:`.day`), for templates that write it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from types import FrameType
 from typing import Any
 
 import jinja2
 import jinja2.exceptions
 import jinja2.meta
+import jinja2.nodes
+
+from tunesmith_stages.prepare.day import strftime_in_training
 
 LONGEST_TEXT = 64 * 1024 * 1024
 """Characters that one rendering may have; a row has at most a few million."""
@@ -33,6 +39,34 @@ class TooMuchError(jinja2.TemplateError):
     """A template asks for more time or memory than any conversation needs."""
 
 
+@dataclass(frozen=True)
+class _Compiled:
+    """What a template's text alone decides."""
+
+    template: jinja2.Template
+    track: Callable[..., Any]
+    variables: frozenset[str]
+    writes_date: bool
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> _Compiled:
+    """Compile a template, each text once: that takes longer than rendering a hundred conversations."""
+    from transformers.utils import chat_template_utils
+
+    # The uncached form: the environment is changed below.
+    environment = chat_template_utils._cached_compile_jinja_template("").environment  # noqa: SLF001
+    environment.intercepted_binops = frozenset({"*", "**"})
+    environment.call_binop = _bounded_binop
+    parsed = environment.parse(source)
+    return _Compiled(
+        environment.from_string(source),
+        environment.activate_tracker,
+        frozenset(jinja2.meta.find_undeclared_variables(parsed)),
+        any(node.name == "strftime_now" for node in parsed.find_all(jinja2.nodes.Name)),
+    )
+
+
 class ChatTemplate:
     """One template.
 
@@ -47,18 +81,17 @@ class ChatTemplate:
     def __init__(self, source: str, constants: Mapping[str, Any]) -> None:
         from transformers.utils import chat_template_utils
 
-        # The uncached form: the environment is changed below.
-        environment = chat_template_utils._cached_compile_jinja_template("").environment  # noqa: SLF001
-        environment.intercepted_binops = frozenset({"*", "**"})
-        environment.call_binop = _bounded_binop
+        compiled = _compiled(source)
         self.source = source
-        self.variables = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+        self.variables = compiled.variables
         """Names that it reads without setting them itself."""
-        self._template: jinja2.Template = environment.from_string(source)
-        self._track: Callable[..., Any] = environment.activate_tracker
+        self.writes_date = compiled.writes_date
+        self._template = compiled.template
+        self._track = compiled.track
         self._plain: Callable[[Any], Any] = chat_template_utils._plain_template_data  # noqa: SLF001
         self._with_reasoning: Callable[[Any], Any] = chat_template_utils._alias_reasoning_fields  # noqa: SLF001
-        self._constants = {**self._template.globals, **constants, "documents": None}
+        given = {"strftime_now": strftime_in_training, "documents": None}
+        self._constants = {**self._template.globals, **constants, **given}
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None, *, ask: bool = False

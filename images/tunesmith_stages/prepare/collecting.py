@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,9 +13,10 @@ import numpy.typing as npt
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.bad_rows import BadRows
-from tunesmith_stages.prepare.labels import IGNORED, Example
+from tunesmith_stages.prepare.labels import Example
 from tunesmith_stages.prepare.pipeline import Portion
 from tunesmith_stages.prepare.reader import Reader
+from tunesmith_stages.prepare.spool import KeptSamples
 from tunesmith_stages.prepare.writing import RowWriter, batch_of
 from tunesmith_stages.program import StageError
 
@@ -44,20 +44,10 @@ class Dataset:
 
 @dataclass
 class Collected:
-    """What came of all rows so far.
-
-    Of each sample a few numbers are held in memory; its tokens are in the file.
-    """
+    """What came of all rows so far. Nothing of a sample is held in memory."""
 
     datasets: Sequence[Dataset]
-    lengths: array[int] = field(default_factory=lambda: array("i"))
-    """Tokens of each sample."""
-    labelled: array[int] = field(default_factory=lambda: array("i"))
-    """Tokens of each sample on which loss is taken."""
-    rows: array[int] = field(default_factory=lambda: array("i"))
-    """Which row each sample is of, counted from 0 over all rows that have a sample."""
-    times: array[int] = field(default_factory=lambda: array("I"))
-    """How often each sample is used."""
+    kept: KeptSamples
     read: int = 0
     """Rows read."""
     left_out: int = 0
@@ -82,21 +72,15 @@ class Collected:
         for bad in portion.bad:
             dataset.bad.add(bad)
         dataset.used += portion.used
-        dataset.samples += len(portion.lengths)
+        dataset.samples += len(portion.samples)
         self._add_counts(portion)
         for prompt in portion.prompts:
             self.offer(prompt)
-        if not len(portion.lengths):
+        if not len(portion.samples):
             return
-        starts = np.cumsum(portion.lengths) - portion.lengths
         self.first = self.first or portion.example
-        labelled = np.add.reduceat(portion.labels != IGNORED, starts, dtype=np.int32)
-        row_changes = np.diff(portion.rows, prepend=-1) != 0
-        self.rows.frombytes((np.cumsum(row_changes, dtype=np.int32) + np.int32(self.kept_rows - 1)).tobytes())
-        self.lengths.frombytes(portion.lengths.tobytes())
-        self.labelled.frombytes(labelled.tobytes())
-        self.times.frombytes(dataset.times[portion.rows].astype(np.uint32).tobytes())
-        file.add(batch_of(portion.ids, portion.labels, portion.lengths))
+        self.kept.add(portion.samples)
+        file.add(batch_of(portion.ids, portion.labels, portion.samples["length"]))
 
     def _add_counts(self, portion: Portion) -> None:
         self.read += portion.read
@@ -112,11 +96,6 @@ class Collected:
                 del self.prompts[1::2]
                 self._stride *= 2
         self._offered += 1
-
-    @property
-    def kept_rows(self) -> int:
-        """Number of rows that have a sample."""
-        return self.rows[-1] + 1 if self.rows else 0
 
     @property
     def spans(self) -> list[slice]:

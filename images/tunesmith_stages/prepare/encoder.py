@@ -13,6 +13,7 @@ from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.base import load_base
 from tunesmith_stages.prepare.chat import prepared_to_limit_time
 from tunesmith_stages.prepare.conversations import Conversation
+from tunesmith_stages.prepare.day import DAY
 from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller
 from tunesmith_stages.prepare.proof import prove
 from tunesmith_stages.prepare.rendering import Renderer
@@ -69,6 +70,11 @@ class Encoder:
     def thinking(self) -> bool | None:
         """What the job says about thinking."""
         return self.base.thinking
+
+    @property
+    def date(self) -> str | None:
+        """The day that the template is told, as YYYY-MM-DD; None if it does not ask."""
+        return DAY.date().isoformat() if self._renderer.writes_date else None
 
     def encode(self, conversations: Sequence[Conversation], *, prove_every: int = 0) -> list[Encoded]:
         """Return the samples of each conversation, whatever their length, or what is wrong with that row alone.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.json_text import HalfCharacterError, load_json
+from tunesmith_stages.prepare.json_text import HalfCharacterError, NameTwiceError, load_json
 from tunesmith_stages.prepare.row import MAX_ROW_BYTES, RawRow, too_long
 from tunesmith_stages.prepare.text_files import decoded, open_text, pieces, raw_lines
 from tunesmith_stages.program import StageError
@@ -71,7 +71,7 @@ def parse_row(content: bytes, place: str, unit: str) -> dict[str, Any]:
     """Return the row that a JSON text holds.
 
     Raises:
-        StageError: it is not UTF-8, not JSON, no object, or holds text that is none.
+        StageError: it is not UTF-8, not JSON, no object, has an object with a name twice, or holds text that is none.
     """
     hint = _ONE_ROW_A_LINE if unit == "line" else _LIST_OF_ROWS
     text = decoded(content, place)
@@ -79,6 +79,8 @@ def parse_row(content: bytes, place: str, unit: str) -> dict[str, Any]:
         row = load_json(text)
     except HalfCharacterError as error:
         raise _not_json(place, str(error), "Write the character whole, or remove it.") from None
+    except NameTwiceError as error:
+        raise _not_json(place, str(error), "Give each value a name of its own.") from None
     except ValueError as error:
         raise _not_json(place, _why(error, line=0, column=1, many_lines="\n" in text.strip()), hint) from None
     if not isinstance(row, dict):

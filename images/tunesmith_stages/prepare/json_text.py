@@ -17,16 +17,33 @@ class HalfCharacterError(ValueError):
     """A text holds half of a surrogate pair."""
 
 
+class NameTwiceError(ValueError):
+    """An object holds two values of one name: Python would keep the last without a word."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise NameTwiceError(f"has an object with the name `{twice[:100]}` more than once")
+    return made
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+
+
 def load_json(text: str) -> Any:
     """Return what a JSON text holds.
 
     Raises:
         json.JSONDecodeError: it is not JSON.
         HalfCharacterError: one of its texts could not be written as UTF-8.
+        NameTwiceError: one of its objects has a name twice.
         ValueError: it is nested too deeply, or has a number of thousands of digits.
     """
     try:
-        value = json.loads(text)
+        value = _decode(text)
     except RecursionError:
         raise _too_deep() from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):

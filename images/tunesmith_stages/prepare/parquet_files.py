@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ def parquet_tables(path: Path, name: str, rows: int, size: int) -> Iterator[tupl
     A table has at most `rows` rows, and not much more than `size` bytes if it has more than one.
 
     Raises:
-        StageError: the file is not Parquet, or is damaged.
+        StageError: the file is not Parquet, is damaged, or has two columns of one name.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            _require_names_once(file.schema_arrow, name)
             for table in file.iter_batches(batch_size=rows, use_threads=False):
                 part = max(1, table.num_rows * size // max(size, table.nbytes))
                 for start in range(0, table.num_rows, part):
@@ -44,6 +45,34 @@ def parquet_count(path: Path, name: str) -> int:
         if isinstance(error, OSError) and error.errno:
             raise
         raise _not_parquet(path, name, error) from None
+
+
+def _require_names_once(fields: Iterable[pa.Field], name: str, above: str = "") -> None:
+    """Check that no two columns, nor two fields of the objects in one, have the same name: one value would be lost.
+
+    Raises:
+        StageError: two have.
+    """
+    seen = set()
+    for field in fields:
+        if field.name in seen:
+            raise StageError(
+                ExitCode.BAD_DATA,
+                f"{name} has the column `{above}{field.name}` more than once",
+                reason="BadParquet",
+                hint="Give each column a name of its own.",
+            )
+        seen.add(field.name)
+        inside = field.type
+        while _is_list(inside):
+            inside = inside.value_type
+        if pa.types.is_struct(inside):
+            _require_names_once(inside, name, f"{above}{field.name}.")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def unpacked(batch: Batch) -> Iterator[RawRow]:

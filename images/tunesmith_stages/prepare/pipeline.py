@@ -7,6 +7,7 @@ arrays for all its samples together. What a portion holds depends on its task al
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from tunesmith_stages.prepare.encoder import Encoder
 from tunesmith_stages.prepare.labels import IGNORED, Example
 from tunesmith_stages.prepare.reader import Reader, read_conversations
 from tunesmith_stages.prepare.row import BadRow, Batch
+from tunesmith_stages.prepare.spool import SAMPLE, Samples
 from tunesmith_stages.program import StageError
 
 Ints = npt.NDArray[np.int32]
@@ -35,6 +37,8 @@ class Source:
 
     name: str
     reader: Reader
+    held_out: bool
+    """Whether it is there to measure with."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,8 @@ class Portion:
     ids: Ints
     """Token ids of all samples, one after the other."""
     labels: Ints
-    lengths: Ints
-    """Number of tokens of each sample."""
-    rows: npt.NDArray[np.int64]
-    """Which row of the dataset each sample is of, counted from 0."""
+    samples: Samples
+    """What there is to know of each sample besides."""
     bad: tuple[BadRow, ...]
     used: int
     """How often rows are used in all, too long ones included."""
@@ -91,6 +93,8 @@ class Preparer:
     encoder: Encoder
     sources: Sequence[Source]
     sequence_length: int
+    seed: int
+    """Has a part in the rows' digests."""
 
     def __call__(self, task: Task) -> Portion:
         """Return what a task comes to.
@@ -98,32 +102,34 @@ class Preparer:
         Raises:
             StageError: the template or the tokenizer cannot be worked with.
         """
-        rows, conversations, bad = self._read(task)
+        used, conversations, bad = self._read(task)
         encoded = self.encoder.encode(conversations, prove_every=1 if task.first else _PROVE_EVERY)
-        gathered = _Gathered(self.sequence_length)
-        for row, conversation, examples in zip(rows, conversations, encoded, strict=True):
+        gathered = _Gathered(self.sequence_length, self.seed)
+        for times, conversation, examples in zip(used, conversations, encoded, strict=True):
             if isinstance(examples, StageError):
                 bad.append(self._bad(task, conversation.place, examples))
             else:
-                gathered.add(row, int(task.times[row - task.batch.start]), conversation, examples)
+                gathered.add(times, conversation, examples)
         asked = gathered.asked[:: max(1, len(gathered.asked) // (_PROMPTS_OF_FIRST if task.first else _PROMPTS))]
         prompts = [self.encoder.prompt(conversation) for conversation in asked]
-        return gathered.portion(task, tuple(bad), tuple(prompt for prompt in prompts if prompt))
+        return gathered.portion(
+            task, tuple(bad), tuple(prompt for prompt in prompts if prompt), self.sources[task.source].held_out
+        )
 
     def _read(self, task: Task) -> tuple[list[int], list[Conversation], list[BadRow]]:
-        """Return the rows that are used by their numbers, and as conversations; and which are no good."""
+        """Return how often each row is used that is, and its conversation; and which rows are no good."""
         source = self.sources[task.source]
         called = self._called(task)
-        rows, conversations, bad = [], [], []
+        used, conversations, bad = [], [], []
         read = read_conversations(task.batch, source.reader)
-        for position, (item, times) in enumerate(zip(read, task.times.tolist(), strict=True)):
+        for item, times in zip(read, task.times.tolist(), strict=True):
             if isinstance(item, BadRow):
                 bad.append(item)
             elif times:
-                rows.append(task.batch.start + position)
+                used.append(times)
                 place = f"{called}{item.place}"
                 conversations.append(Conversation(place, item.messages, item.tools, item.text, item.ignored))
-        return rows, conversations, bad
+        return used, conversations, bad
 
     def _bad(self, task: Task, place: str, error: StageError) -> BadRow:
         """Return a row that could not be encoded, as one that could not be read is: without the dataset's name."""
@@ -138,22 +144,25 @@ class Preparer:
 class _Gathered:
     """The samples of a task and what there is to say of them."""
 
-    def __init__(self, sequence_length: int) -> None:
+    def __init__(self, sequence_length: int, seed: int) -> None:
         self._sequence_length = sequence_length
-        self._rows: list[int] = []
+        self._seed = str(seed).encode()
         self._samples: list[Example] = []
+        self._rows: list[tuple[int, int, bool]] = []
+        """Of each sample: its row's digest, how often it is used, and whether it is the row's first."""
         self._counts = dict.fromkeys(("used", "left_out", "longest", "cut_at_turns", "per_turn", "control_texts"), 0)
         self.asked: list[Conversation] = []
         """Conversations that have a sample."""
 
-    def add(self, row: int, times: int, conversation: Conversation, examples: Sequence[Example]) -> None:
+    def add(self, times: int, conversation: Conversation, examples: Sequence[Example]) -> None:
         """Add the samples of a row that is used so many times: those that fit, or the pieces of a plain text."""
         longest = max(len(example.input_ids) for example in examples)
         if conversation.text is not None:
             examples = [piece for example in examples for piece in self._pieces(example)]
         fit = [example for example in examples if len(example.input_ids) <= self._sequence_length]
         self._samples += fit
-        self._rows += [row] * len(fit)
+        digest = self._digest(fit)
+        self._rows += [(digest, times, sample == 0) for sample in range(len(fit))]
         counts = self._counts
         counts["used"] += times
         counts["left_out"] += len(examples) - len(fit)
@@ -164,6 +173,13 @@ class _Gathered:
         if fit and conversation.messages:
             self.asked.append(conversation)
 
+    def _digest(self, samples: Sequence[Example]) -> int:
+        """Return what equal rows, and no others, have in common: by the tokens that they became."""
+        digest = hashlib.blake2b(key=self._seed, digest_size=8)
+        for sample in samples:
+            digest.update(sample.input_ids.tobytes())
+        return int.from_bytes(digest.digest(), "little")
+
     def _pieces(self, example: Example) -> Iterator[Example]:
         """Yield a plain text in pieces of the allowed length; one of a single token has nothing to predict."""
         for start in range(0, len(example.input_ids), self._sequence_length):
@@ -171,19 +187,26 @@ class _Gathered:
             if len(example.input_ids[part]) > 1:
                 yield dataclasses.replace(example, input_ids=example.input_ids[part], labels=example.labels[part])
 
-    def portion(self, task: Task, bad: tuple[BadRow, ...], prompts: tuple[Mapping[str, Any], ...]) -> Portion:
+    def portion(
+        self, task: Task, bad: tuple[BadRow, ...], prompts: tuple[Mapping[str, Any], ...], held_out: bool
+    ) -> Portion:
         """Return all as arrays."""
-        lengths = np.array([len(example.input_ids) for example in self._samples], np.int32)
+        samples = np.zeros(len(self._samples), SAMPLE)
+        samples["length"] = [len(example.input_ids) for example in self._samples]
+        samples["held_out"] = held_out
         labels = _joined([example.labels for example in self._samples])
-        # Nothing comes before a sample's first token, so nothing predicts it. Within a packed row something would.
-        labels[np.cumsum(lengths) - lengths] = IGNORED
+        if self._samples:
+            samples["row"], samples["times"], samples["first"] = zip(*self._rows, strict=True)
+            starts = np.cumsum(samples["length"]) - samples["length"]
+            # Nothing comes before a sample's first token, so nothing predicts it. Within a packed row something would.
+            labels[starts] = IGNORED
+            samples["labelled"] = np.add.reduceat(labels != IGNORED, starts, dtype=np.int32)
         return Portion(
             source=task.source,
             read=len(task.batch),
             ids=_joined([example.input_ids for example in self._samples]),
             labels=labels,
-            lengths=lengths,
-            rows=np.array(self._rows, np.int64),
+            samples=samples,
             bad=bad,
             prompts=prompts,
             example=self._samples[0] if self._samples else None,

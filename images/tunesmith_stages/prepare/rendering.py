@@ -62,6 +62,8 @@ class Renderer:
             self._marked = ChatTemplate(marked, constants) if marked is not None else None
         with limited_time(), explained(()):
             self._pattern = learn_pattern(self._template)
+        self.writes_date = self._template.writes_date
+        """Whether the template writes the date."""
         self.takes_system = self._writes_system()
         """Whether the template writes system messages, or complains of them; else it leaves them out."""
         self._control_text = ControlText(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,51 +12,93 @@ import numpy.typing as npt
 from tunesmith_stages.prepare.collecting import Collected, Dataset
 from tunesmith_stages.prepare.encoder import Encoder
 from tunesmith_stages.prepare.rows import data_files
+from tunesmith_stages.prepare.splitting import Split
+from tunesmith_stages.prepare.spool import Samples
 
-Times = npt.NDArray[np.uint32]
+_BARS = 16 * 2 ** np.arange(27, dtype=np.int64)
+"""Most tokens of a sample in each bar of the histogram; as long as the last one may no row be."""
 
-_SMALLEST = 16
-"""Bound of the histogram's first bar, in tokens."""
+
+@dataclass
+class Totals:
+    """What samples come to, each counted as often as it is used."""
+
+    trained: int = 0
+    """Samples to train with."""
+    measured: int = 0
+    """Samples to measure with."""
+    tokens: int = 0
+    labelled: int = 0
+    longest: int = 0
+    bars: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros_like(_BARS))
+
+    def add(self, samples: Samples, split: Split) -> None:
+        """Count some samples."""
+        trained, measured = split.trained(samples), split.measured(samples)
+        times = trained.astype(np.int64) + measured
+        lengths = samples["length"]
+        self.trained += int(trained.sum())
+        self.measured += int(measured.sum())
+        self.tokens += int((lengths * times).sum())
+        self.labelled += int((samples["labelled"] * times).sum())
+        self.longest = max(self.longest, int(lengths[times > 0].max(initial=0)))
+        np.add.at(self.bars, np.searchsorted(_BARS, lengths), times)
+
+    def histogram(self) -> list[dict[str, int]]:
+        """Return how many samples have up to 16 tokens, up to 32, and so on, to the bar with the longest."""
+        count = int(np.searchsorted(_BARS, self.longest)) + 1
+        pairs = zip(_BARS[:count].tolist(), self.bars[:count].tolist(), strict=True)
+        return [{"upTo": upper, "samples": samples} for upper, samples in pairs]
+
+
+def totals_of(collected: Collected, split: Split) -> Totals:
+    """Count all samples."""
+    totals = Totals()
+    for samples in collected.kept.parts():
+        totals.add(samples, split)
+    return totals
 
 
 def report_of(
-    collected: Collected, encoder: Encoder, times: Times, rows: Mapping[str, int], capacity: int | None
+    collected: Collected, encoder: Encoder, split: Split, totals: Totals, rows: Mapping[str, int], capacity: int | None
 ) -> dict[str, Any]:
     """Return what there is to say about the data.
 
     Args:
         collected: what came of the rows.
         encoder: what they were encoded with.
-        times: how often each sample is used in the end, to train with and to measure with.
+        split: which samples are held back.
+        totals: what the samples come to.
         rows: rows written to ``train`` and ``validation``.
         capacity: tokens that a packed row may have; None: they are not packed.
     """
-    lengths = np.frombuffer(collected.lengths, np.int32)
-    tokens = _total(collected.lengths, times)
-    samples = int(times.sum())
+    samples = totals.trained + totals.measured
     count = sum(rows.values())
     return {
         "datasets": {dataset.name: _dataset(dataset) for dataset in collected.datasets},
         "rows": rows["train"],
         "validationRows": rows.get("validation", 0),
         "samples": samples,
-        "tokens": tokens,
-        "labelledTokens": _total(collected.labelled, times),
-        "longest": int(lengths[times > 0].max()),
+        "duplicateRows": split.duplicates,
+        "validationRowsTrainedOn": split.measured_and_trained,
+        "tokens": totals.tokens,
+        "labelledTokens": totals.labelled,
+        "longest": totals.longest,
         "rowsLeftOut": collected.left_out,
         "rowsCutAtTurns": collected.cut_at_turns,
         "rowsWithControlText": collected.control_texts,
-        "histogram": histogram(lengths, times),
-        "packing": {"rows": count, "samples": samples, "fill": round(tokens / (count * capacity), 4)}
+        "histogram": totals.histogram(),
+        "packing": {"rows": count, "samples": samples, "fill": round(totals.tokens / (count * capacity), 4)}
         if capacity
         else None,
-        "template": {"name": encoder.template_name, "thinking": encoder.thinking, "perTurn": collected.per_turn},
+        "template": {
+            "name": encoder.template_name,
+            "thinking": encoder.thinking,
+            "perTurn": collected.per_turn,
+            "date": encoder.date,
+        },
         "firstRow": encoder.marked(collected.first) if collected.first else [],
     }
-
-
-def _total(numbers: array[int], times: Times) -> int:
-    return int((np.frombuffer(numbers, np.int32) * times.astype(np.int64)).sum())
 
 
 def _dataset(dataset: Dataset) -> Mapping[str, Any]:
@@ -70,13 +112,3 @@ def _dataset(dataset: Dataset) -> Mapping[str, Any]:
         "badRows": dataset.bad.number,
         "badRowExamples": list(dataset.bad.examples),
     }
-
-
-def histogram(lengths: npt.NDArray[np.int32], times: Times) -> list[dict[str, int]]:
-    """Return how many samples have up to 16 tokens, up to 32, and so on, each counted as often as it is used."""
-    bars = []
-    lower, upper = 0, _SMALLEST
-    while lower < lengths.max():
-        bars.append({"upTo": upper, "samples": int(times[(lengths > lower) & (lengths <= upper)].sum())})
-        lower, upper = upper, 2 * upper
-    return bars

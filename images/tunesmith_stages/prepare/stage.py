@@ -9,38 +9,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tunesmith_stages.prepare.bad_rows import BadRows
 from tunesmith_stages.prepare.collecting import Collected, Dataset
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.encoder import Encoder
-from tunesmith_stages.prepare.mixing import held_back, times_of_rows
+from tunesmith_stages.prepare.mixing import times_of_rows
 from tunesmith_stages.prepare.pipeline import Preparer, Source, Task
 from tunesmith_stages.prepare.processors import usable_processors
 from tunesmith_stages.prepare.recognition import reader_for
-from tunesmith_stages.prepare.report import report_of
+from tunesmith_stages.prepare.report import report_of, totals_of
 from tunesmith_stages.prepare.rows import count_rows, read_batches
+from tunesmith_stages.prepare.splitting import Split, Times, split
+from tunesmith_stages.prepare.spool import KeptSamples, Samples
 from tunesmith_stages.prepare.workers import in_order
 from tunesmith_stages.prepare.writing import Choice, RowWriter, write_rows
 from tunesmith_stages.program import Made, StageError, Work
 
+_SAMPLES = "samples.arrow"
+"""File of all samples, while they are prepared."""
 PROBES = 8
 """Conversations whose answers are compared through all later stages."""
 _QUESTIONS = ("Hello", "What can you do?", "Tell me a story.")
 """What is asked instead where the data ask nothing: plain text."""
 _MOST_PROCESSES = 16
 """More would wait for this one, which reads for all and writes what they make."""
-
-Times = npt.NDArray[np.uint32]
-"""How often each sample is used."""
 
 
 def prepare(work: Work) -> Made:
@@ -50,23 +48,24 @@ def prepare(work: Work) -> Made:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     work.progress.note("reading the tokenizer")
     encoder = Encoder(work.input("base"), params["chatTemplate"])
-    samples = work.folder / "samples.arrow"
+    samples = work.folder / _SAMPLES
+    if encoder.date:
+        work.progress.note(f"the chat template writes the date: {encoder.date} in training")
     collected = _collect(work, encoder, samples)
     collected.check(params["sequenceLength"])
-    train, validation = split(collected, params["validationFraction"], params["seed"])
+    sides = split(collected.kept, params["validationFraction"], work.folder)
+    _say(work, sides)
+    totals = totals_of(collected, sides)
     capacity = params["sequenceLength"] if params.get("packing") else None
     work.progress.note("packing" if capacity else "writing")
-    parts = {"train": train, "validation": validation}
-    rows = {
-        name: write_rows(samples, Choice(times, collected.spans), work.out / f"{name}.arrow", capacity)
-        for name, times in parts.items()
-        if times.any()
-    }
+    rows = {"train": _write_side(work, collected, sides.trained, "train", capacity)}
+    if totals.measured:
+        rows["validation"] = _write_side(work, collected, sides.measured, "validation", capacity)
     samples.unlink()
     (work.out / "chat_template.jinja").write_text(encoder.template, encoding="utf-8", newline="")
     _write(work.out / "tokens.json", encoder.tokens())
     _write(work.out / "probes.json", {"prompts": _probes(collected.prompts, encoder)})
-    report = report_of(collected, encoder, train + validation, rows, capacity)
+    report = report_of(collected, encoder, sides, totals, rows, capacity)
     _write(work.logs / "report.json", report)
     return Made(
         outputs={
@@ -86,9 +85,9 @@ def prepare(work: Work) -> Made:
 
 def _collect(work: Work, encoder: Encoder, samples: Path) -> Collected:
     """Prepare all rows, write the samples to a file, and return what came of them."""
-    collected = Collected([_open(work, dataset) for dataset in work.params["datasets"]])
-    sources = [Source(dataset.name, dataset.reader) for dataset in collected.datasets]
-    preparer = Preparer(encoder, sources, work.params["sequenceLength"])
+    collected = Collected([_open(work, dataset) for dataset in work.params["datasets"]], KeptSamples(work.folder))
+    sources = [Source(dataset.name, dataset.reader, dataset.held_out) for dataset in collected.datasets]
+    preparer = Preparer(encoder, sources, work.params["sequenceLength"], work.params["seed"])
     total = sum(len(dataset.times) for dataset in collected.datasets)
     portions = in_order(_tasks(collected.datasets), preparer, min(_MOST_PROCESSES, usable_processors()))
     with RowWriter(samples) as file, closing(portions):
@@ -110,7 +109,7 @@ def _open(work: Work, dataset: Mapping[str, Any]) -> Dataset:
         name,
         folder,
         reader,
-        times_of_rows(dataset, reader.num_samples, rows, work.params["seed"]),
+        times_of_rows(dataset, reader.num_samples, rows, work.params["seed"], work.folder),
         BadRows(name, dataset.get("onBadRow") or "Fail"),
         held_out=dataset.get("use") == "Validation",
     )
@@ -136,21 +135,20 @@ def _named(dataset: str) -> Iterator[None]:
         raise StageError(error.code, message, reason=error.reason, hint=error.hint) from error
 
 
-def split(collected: Collected, fraction: str, seed: int) -> tuple[Times, Times]:
-    """Return how often each sample is trained on, and how often it is measured with.
+def _say(work: Work, sides: Split) -> None:
+    """Say what people may want to mend in the data."""
+    if sides.duplicates:
+        work.progress.note(f"{sides.duplicates:,} rows equal an earlier one")
+    if sides.measured_and_trained:
+        work.progress.note(f"{sides.measured_and_trained:,} validation rows are trained on, too")
 
-    Rows are held back with all their samples. Of a row that is used several times no copy is trained on then, and one
-    is measured with: otherwise the measure would be of what was learnt by heart.
-    """
-    times = np.frombuffer(collected.times, np.uint32)
-    rows = np.frombuffer(collected.rows, np.int32)
-    own = np.zeros(len(times), np.bool_)
-    for dataset, span in zip(collected.datasets, collected.spans, strict=True):
-        own[span] = dataset.held_out
-    trainable, numbers = np.unique(rows[~own], return_inverse=True)
-    held = own.copy()
-    held[~own] = held_back(len(trainable), fraction, seed)[numbers]
-    return np.where(held, 0, times).astype(np.uint32), np.where(own, times, held).astype(np.uint32)
+
+def _write_side(
+    work: Work, collected: Collected, times: Callable[[Samples], Times], name: str, capacity: int | None
+) -> int:
+    """Write the samples to train on, or to measure with; return the number of rows."""
+    choice = Choice(lambda start, stop: times(collected.kept.part(start, stop)), collected.spans)
+    return write_rows(work.folder / _SAMPLES, choice, work.out / f"{name}.arrow", capacity)
 
 
 def _probes(prompts: Sequence[Mapping[str, Any]], encoder: Encoder) -> list[Mapping[str, Any]]:

@@ -29,8 +29,8 @@ _PATTERNS = frozenset(
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|" + numbers + _REST for numbers in (r"\p{N}", r"\p{N}{1,3}")
 )
 """Patterns of Qwen 2 and Llama 3, and what is derived from them. GPT-2's is a part of the tokenizers library."""
-_LONGEST, _MOST, _MOST_PLACES = 40, 50_000, 5_000
-"""Characters of a piece whose tokens are remembered, how many such (10 MB), and of how many the tokens' places are."""
+_LONGEST, _MOST, _MOST_PLACES = 40, 30_000, 5_000
+"""Characters of a piece whose tokens are remembered, how many such (6 MB), and of how many the tokens' places are."""
 _COMPARED = 500
 """Texts that are tokenized both ways."""
 _ID = 4

@@ -24,8 +24,8 @@ from tunesmith_stages.program import StageError
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-_WORTH_A_PROCESS = 16
-"""With up to so many tasks, a process would take longer to start than they do."""
+_WORTH_A_PROCESS = 4
+"""With up to so many tasks, what each process has to learn by itself would take longer than they do."""
 _GIVEN = 2
 """Tasks that a process has at once: the one it works on, and the next."""
 _AHEAD = 4

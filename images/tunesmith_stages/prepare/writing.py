@@ -6,7 +6,8 @@ samples give equal files, however they come in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,8 +88,8 @@ def batch_of(ids: Ints, labels: Ints, lengths: Ints) -> Any:
 class Choice:
     """Which samples of a file are used."""
 
-    times: npt.NDArray[np.uint32]
-    """How often each is used."""
+    times: Callable[[int, int], npt.NDArray[np.uint32]]
+    """Returns how often each from one number up to another is used."""
     spans: Sequence[slice]
     """The samples of each dataset. Those of one that are used again come again before the next dataset's."""
 
@@ -115,21 +116,24 @@ def _chosen(samples: Path, choice: Choice) -> Iterator[Any]:
     with pa.memory_map(str(samples)) as file:
         reader = pa.ipc.open_file(file)
         for span in choice.spans:
-            left = np.zeros_like(choice.times)
-            left[span] = choice.times[span]
-            while left.any():
-                yield from _used(reader, left > 0)
-                left -= np.minimum(left, 1)
+            for already in itertools.count():
+                batches = _used(reader, choice, span, already)
+                first = next(batches, None)
+                if first is None:
+                    break
+                yield first
+                yield from batches
 
 
-def _used(reader: Any, used: npt.NDArray[np.bool_]) -> Iterator[Any]:
-    start = 0
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
-        part = used[start : start + batch.num_rows]
-        start += batch.num_rows
-        if part.any():
-            yield batch.filter(pa.array(part))
+def _used(reader: Any, choice: Choice, span: slice, already: int) -> Iterator[Any]:
+    """Yield the samples of a dataset that are used more than `already` times."""
+    for number in range(span.start // _ROWS_PER_BATCH, -(-span.stop // _ROWS_PER_BATCH)):
+        begin = number * _ROWS_PER_BATCH
+        start, stop = max(begin, span.start), min(begin + _ROWS_PER_BATCH, span.stop)
+        used = choice.times(start, stop) > already
+        if used.any():
+            batch = reader.get_batch(number).slice(start - begin, stop - start)
+            yield batch if used.all() else batch.filter(pa.array(used))
 
 
 def _windows(batches: Iterable[Any]) -> Iterator[Any]:

@@ -59,7 +59,10 @@ class Reference:
             self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
 
     def prompt(self, messages: Sequence[Message], think: bool | None) -> Prompt | None:
-        """Return the prompt for a conversation, or None if the template refuses it (such as two users in a row)."""
+        """Return the prompt for a conversation, or None if the template refuses it (such as two users in a row).
+
+        A template that writes the date writes today's, as the server does.
+        """
         from jinja2 import TemplateError
 
         more = {} if think is None else {"enable_thinking": think}
@@ -79,9 +82,20 @@ class Reference:
         """Say whether a probe comes to the text and the ids that `prepare` made of it."""
         if self._adds_bos and self._tokenizer.bos_token is None:
             return False
-        prompt = self.prompt(probe["messages"], None)
         ids = self._tokenizer.encode(probe["text"], add_special_tokens=False)
-        return prompt is not None and probe["text"].endswith(prompt.text) and ids == probe["ids"][-len(ids) :]
+        same: bool = ids == probe["ids"][-len(ids) :]
+        return same and self._rendered_as_data(probe["messages"]) == probe["text"]
+
+    def _rendered_as_data(self, messages: Sequence[Message]) -> str | None:
+        """Return what `prepare` makes of a prompt, on the day that templates are told there."""
+        from jinja2 import TemplateError
+
+        from tunesmith_stages.prepare.chat import ChatTemplate
+
+        try:
+            return ChatTemplate(self.template, self._tokenizer.special_tokens_map).render(messages, ask=True)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError):
+            return None
 
 
 def _plain_tokenizer(base: Path) -> Any:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from tunesmith_stages.prepare.collecting import Collected
+from tunesmith_stages.prepare.spool import KeptSamples
 
 
 @pytest.mark.parametrize("offered", [10, 256, 257, 5000, 100_000])
-def test_prompts_to_choose_from_are_spread_evenly(offered: int) -> None:
+def test_prompts_to_choose_from_are_spread_evenly(offered: int, tmp_path: Path) -> None:
     """However many are offered, some hundred are kept in bounded memory: evenly, from the first to nearly the last."""
-    collected = Collected([])
+    collected = Collected([], KeptSamples(tmp_path))
     for number in range(offered):
         collected.offer({"text": str(number)})
     kept = [int(prompt["text"]) for prompt in collected.prompts]

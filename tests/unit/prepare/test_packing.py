@@ -39,6 +39,21 @@ def test_every_sample_once_and_rows_well_filled() -> None:
     assert lengths.sum() / (len(rows) * 2048) > 0.99
 
 
+def test_datasets_are_repeated_one_after_the_other(tmp_path: Path) -> None:
+    """Samples that are used again come again behind their own dataset, each as often as it is used, batch by batch."""
+    with RowWriter(tmp_path / "samples", SAMPLES) as file:
+        numbers = np.arange(2500, dtype=np.int32)
+        file.add(batch_of(numbers, numbers, np.ones(2500, np.int32)))
+    times = np.resize(np.array([1, 0, 3], np.uint32), 2500)
+    choice = Choice(lambda start, stop: times[start:stop], [slice(0, 700), slice(700, 700), slice(700, 2500)])
+    assert write_rows(tmp_path / "samples", choice, tmp_path / "rows") == times.sum()
+    with pa.memory_map(str(tmp_path / "rows")) as file:
+        found = pa.ipc.open_file(file).read_all().column("input_ids").combine_chunks().flatten().to_pylist()
+    assert found == [
+        sample for span in choice.spans for used in range(3) for sample in range(2500)[span] if times[sample] > used
+    ]
+
+
 def test_windows_bound_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are packed window by window: each is there once, and a window's rows come before the next one's."""
     monkeypatch.setattr(writing, "WINDOW_SAMPLES", 100)
@@ -48,7 +63,7 @@ def test_windows_bound_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for start in range(0, 1000, 50):
             part = slice(int(lengths[:start].sum()), int(lengths[: start + 50].sum()))
             file.add(batch_of(numbers[part], -numbers[part], lengths[start : start + 50]))
-    choice = Choice(np.ones(1000, np.uint32), [slice(0, 1000)])
+    choice = Choice(lambda start, stop: np.ones(stop - start, np.uint32), [slice(0, 1000)])
     count = write_rows(tmp_path / "samples", choice, tmp_path / "packed", 128)
     with pa.memory_map(str(tmp_path / "packed")) as file:
         table = pa.ipc.open_file(file).read_all()

@@ -65,6 +65,31 @@ def test_what_a_row_does_not_have_is_not_there(tmp_path: Path) -> None:
     assert third.messages[-1]["tool_calls"] == [other]
 
 
+TWICE: dict[str, tuple[pa.Schema, str]] = {
+    "two columns": (pa.schema([("x", pa.string()), ("y", pa.string()), ("x", pa.string())]), "`x`"),
+    "two fields of messages": (
+        pa.schema([("m", pa.list_(pa.struct([("role", pa.string()), ("role", pa.string())])))]),
+        "`m.role`",
+    ),
+    "two fields of an object in an object": (
+        pa.schema([("a", pa.struct([("b", pa.struct([("c", pa.int8()), ("c", pa.int8())]))]))]),
+        "`a.b.c`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_a_name_of_two_columns(tmp_path: Path, case: str) -> None:
+    """Of two columns of one name neither is taken for the one that is meant."""
+    schema, named = TWICE[case]
+    columns = [pa.nulls(1, field.type) for field in schema]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), tmp_path / "t.parquet")
+    with pytest.raises(StageError) as caught:
+        rows_of(tmp_path)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, "BadParquet")
+    assert str(caught.value).startswith(f"t.parquet has the column {named} more than once")
+
+
 def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:
     """Bytes that are no text make a bad row; the others of its batch are read."""
     texts = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"caf\xe9", b"c"]).buffers())

@@ -202,6 +202,18 @@ BAD: dict[str, tuple[str, bytes, str, str]] = {
     ),
     "null in a list": ("a.json", b"[null]", "WrongShape", "a.json, row 1: a row must be an object, {...}, but is null"),
     "half a character": ("a.json", rb'[{"x": "\ud83d"}]', "NotJson", "half of a surrogate pair, '\\ud83d'"),
+    "a name twice": (
+        "a.json",
+        b'[{"x": 1}, {"x": 1, "y": 2, "x": 3}]',
+        "NotJson",
+        "a.json, row 2 has an object with the name `x` more than once",
+    ),
+    "a name twice in a message": (
+        "a.jsonl",
+        b'{"messages": [{"role": "user", "role": "assistant"}]}',
+        "NotJson",
+        "a.jsonl, line 1 has an object with the name `role` more than once",
+    ),
     "half a character in a line": ("a.jsonl", b'{}\n{"x": "\\ude00!"}\n', "NotJson", "a.jsonl, line 2 holds half of"),
     "nested too deeply": ("a.json", b"[" * 100_000, "NotJson", "a.json is not JSON that can be read"),
     "a number of too many digits": (

@@ -3,25 +3,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import transformers
 
 from support.builders import messages, stage_config, work_of, write_base
-from support.templates import INST_LIKE, LLAMA_LIKE, NO_END, THINKING
+from support.templates import DATED, INST_LIKE, LLAMA_LIKE, NO_END, THINKING
 from tunesmith_stages.contract import ExitCode, Failure, Input, StageName, StageResult
 from tunesmith_stages.prepare import stage, workers
-from tunesmith_stages.prepare.alpaca import Alpaca
-from tunesmith_stages.prepare.bad_rows import BadRows
 from tunesmith_stages.prepare.base import load_base
-from tunesmith_stages.prepare.collecting import Collected, Dataset
 from tunesmith_stages.prepare.labels import IGNORED
-from tunesmith_stages.prepare.reader import Reader
-from tunesmith_stages.prepare.stage import prepare, split
+from tunesmith_stages.prepare.stage import prepare
 from tunesmith_stages.program import StageError, run
+from tunesmith_stages.register.reference import Reference
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("llama_cpp_folder")
@@ -93,6 +92,15 @@ def arrow(path: Path) -> list[dict[str, list[int]]]:
 def report(root: Path, result: StageResult) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((root / result.path).parent.joinpath("logs", "report.json").read_text())
     return content
+
+
+def progress(root: Path, result: StageResult) -> list[dict[str, Any]]:
+    lines = (root / result.path).parent.joinpath("progress.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def notes(root: Path, result: StageResult) -> list[str]:
+    return [event["note"] for event in progress(root, result) if "note" in event]
 
 
 # --- what it writes --------------------------------------------------------------------------------------------------
@@ -201,6 +209,29 @@ def test_validation_rows_are_held_back(root: Path) -> None:
     assert sorted(row["input_ids"] for row in train + held) == sorted(row["input_ids"] for row in everything)
 
 
+def test_equal_rows_are_on_one_side(root: Path) -> None:
+    """Rows that the data hold several times, here in two datasets, are trained on or measured with; that is told."""
+    write_rows(root, "talk", [{"messages": messages(row["instruction"], row["output"])} for row in ROWS[:15]])
+    result = done(prepared(root, dataset(), dataset("talk"), validationFraction="0.2"))
+    train, held = (arrow(root / result.path / f"{name}.arrow") for name in ("train", "validation"))
+    assert (len(train), len(held)) == (44, 11)
+    assert not {tuple(row["input_ids"]) for row in train} & {tuple(row["input_ids"]) for row in held}
+    assert len({tuple(row["input_ids"]) for row in held}) < 11
+    content = report(root, result)
+    assert (content["duplicateRows"], content["validationRowsTrainedOn"]) == (15, 0)
+    assert "15 rows equal an earlier one" in notes(root, result)
+
+
+def test_validation_rows_that_are_trained_on_are_counted(root: Path) -> None:
+    """Rows that are there to measure with are measured with, and those that equal one that is trained on are told."""
+    write_rows(root, "own", [*ROWS[:3], {"instruction": "What else?", "output": "Nothing."}, ROWS[0]])
+    result = done(prepared(root, dataset(), dataset("own", use="Validation")))
+    content = report(root, result)
+    assert (content["rows"], content["validationRows"]) == (40, 5)
+    assert (content["duplicateRows"], content["validationRowsTrainedOn"]) == (0, 4)
+    assert "4 validation rows are trained on, too" in notes(root, result)
+
+
 def test_template_of_the_job_takes_the_place_of_the_tokenizers(root: Path) -> None:
     """What is trained with is what is written down for serving."""
     template = LLAMA_LIKE.replace("<|eot_id|>", "<|im_end|>")
@@ -213,6 +244,23 @@ def test_template_of_the_job_takes_the_place_of_the_tokenizers(root: Path) -> No
         },
         {"learnt": True, "text": "It is shop 0 in Lyon.<|im_end|>"},
     ]
+
+
+def test_template_that_writes_the_date(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same inputs make the same rows on any day: the template is told one that is always the same. It is named."""
+    result = done(prepared(root, chatTemplate={"jinja": DATED}))
+    base = load_base(root / "base", None)
+    texts = [base.tokenizer.decode(row["input_ids"]) for row in arrow(root / result.path / "train.arrow")]
+    assert {text.partition("<|im_end|>")[0] for text in texts} == {"<|im_start|>system\n26 Jul 2024"}
+    assert report(root, result)["template"]["date"] == "2024-07-26"
+    assert "the chat template writes the date: 2024-07-26 in training" in notes(root, result)
+    # A later stage, on whatever day, finds that it renders and tokenizes as the data were.
+    monkeypatch.setitem(vars(transformers), "AutoTokenizer", None)  # would be needed if it did not
+    today_is = datetime.now().strftime("%d %b %Y")  # noqa: DTZ005 - as transformers does it
+    reference = Reference(root / "base", root / result.path)
+    prompt = reference.prompt([{"role": "user", "content": "Hello"}], None)
+    assert prompt is not None
+    assert prompt.text.startswith(f"<|im_start|>system\n{today_is}<|im_end|>\n")
 
 
 def test_long_rows_are_left_out_and_counted(root: Path) -> None:
@@ -232,8 +280,8 @@ def test_row_of_just_the_length_is_kept(root: Path) -> None:
 
 def test_template_that_rewrites_earlier_turns(root: Path) -> None:
     """Each answer of a conversation becomes a sample of its own then, as it is written when it is the last one."""
-    talk = {"messages": messages("Hi", "<think>What now?</think>Hello", "Who?", "<think>I know.</think>Me")}
-    write_rows(root, "faq", [talk] * 10)
+    talks = [messages("Hi", "<think>What?</think>Hello", f"Who {n}?", "<think>I know.</think>Me") for n in range(10)]
+    write_rows(root, "faq", [{"messages": talk} for talk in talks])
     result = done(prepared(root, chatTemplate={"jinja": THINKING}, validationFraction="0.2"))
     content = report(root, result)
     assert (content["rows"], content["validationRows"], content["samples"]) == (16, 4, 20)
@@ -571,9 +619,8 @@ def test_ends_that_the_model_knows_are_taken(root: Path) -> None:
 def test_progress_is_told(root: Path) -> None:
     """People see what goes on: reading, then rows out of all rows."""
     result = done(prepared(root))
-    lines = (root / result.path).parent.joinpath("progress.jsonl").read_text().splitlines()
-    events = [json.loads(line) for line in lines]
-    assert [event["note"] for event in events if "note" in event] == [
+    events = progress(root, result)
+    assert notes(root, result) == [
         "reading the tokenizer",
         "reading faq",
         "writing",
@@ -589,76 +636,6 @@ def test_stage_function_leaves_publishing_to_the_frame(root: Path) -> None:
     before = {path for path in root.rglob("*") if not path.is_relative_to(work.folder)}
     prepare(work)
     assert {path for path in root.rglob("*") if not path.is_relative_to(work.folder)} == before
-
-
-# --- splitting -------------------------------------------------------------------------------------------------------
-
-
-def collected(*datasets: Sequence[tuple[int, int]], held_out: Sequence[bool] = ()) -> Collected:
-    """Return datasets of rows, each of so many samples and used so many times."""
-    made = Collected([])
-    parts = []
-    row = 0
-    for number, rows in enumerate(datasets):
-        for samples, times in rows:
-            made.rows.extend([row] * samples)
-            made.times.extend([times] * samples)
-            row += 1
-        part = a_dataset(held_out=bool(held_out) and held_out[number])
-        part.samples = sum(samples for samples, _ in rows)
-        parts.append(part)
-    made.datasets = parts
-    return made
-
-
-def a_dataset(*, held_out: bool) -> Dataset:
-    reader = Reader("Alpaca", "", Alpaca("", "", "", "", ""), {})
-    return Dataset("x", Path(), reader, np.ones(1, np.uint32), BadRows("x", "Fail"), held_out=held_out)
-
-
-@pytest.mark.parametrize(
-    ("rows", "fraction", "held"),
-    [
-        (30, "0", 0),
-        (30, "0.0", 0),
-        (30, "0.1", 3),
-        (30, "0.001", 1),
-        (30, "0.999999999", 29),
-        (2, "0.5", 1),
-        (1, "0.5", 0),
-    ],
-)
-def test_split_sizes(rows: int, fraction: str, held: int) -> None:
-    """About the share that was asked for is held back: at least one row if any, and never the last one to train on."""
-    train, validation = split(collected([(1, 1)] * rows), fraction, 1)
-    assert (train.sum(), validation.sum()) == (rows - held, held)
-    assert (train + validation == 1).all()
-
-
-def test_split_depends_on_the_seed() -> None:
-    """The same seed holds the same rows back; another one others."""
-    rows = collected([(1, 1)] * 30)
-    first, same, other = (split(rows, "0.2", seed)[1].tolist() for seed in (1, 1, 2))
-    assert first == same != other
-
-
-def test_nothing_is_both_trained_on_and_measured_with() -> None:
-    """No copy of a row that is held back is trained on, nor another answer of its conversation."""
-    rows = collected([(3, 2)] * 10, [(1, 5)] * 10)
-    train, validation = split(rows, "0.3", 1)
-    held = {row for row, times in zip(rows.rows, validation, strict=True) if times}
-    assert len(held) == 6
-    assert not held & {row for row, times in zip(rows.rows, train, strict=True) if times}
-    assert {row: times for row, times in zip(rows.rows, train, strict=True) if times} == {
-        row: 2 if row < 10 else 5 for row in range(20) if row not in held
-    }
-    assert validation.max() == 1
-
-
-def test_a_dataset_of_its_own_to_measure_with() -> None:
-    """A dataset that is there for validation is not trained on, and nothing else is held back for it."""
-    train, validation = split(collected([(1, 1)] * 3, [(1, 2), (1, 1)], held_out=[False, True]), "0", 1)
-    assert (train.tolist(), validation.tolist()) == ([1, 1, 1, 0, 0], [0, 0, 0, 2, 1])
 
 
 def test_missing_toolchain_is_told(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_same_tokens_in_the_same_places(pre_tokenizer: Any, *, trims: bool) -> N
     tokenizer = a_tokenizer(pre_tokenizer, trims=trims)
     assert cuts_at_words(tokenizer)
     words = Words(tokenizer)
-    texts = some_texts(3000)
+    texts = some_texts(1200)
     for first in range(0, len(texts), 300):
         part = texts[first : first + 300]
         whole = tokenizer.encode_batch(part, add_special_tokens=False)

@@ -66,6 +66,8 @@ def _totals(unit: Unit, report: Mapping[str, Any]) -> Iterator[Block]:
     names = {
         "rows": "rows to train on",
         "validationRows": "rows held back to evaluate",
+        "duplicateRows": "rows that equal an earlier one: trained on together, or held back together",
+        "validationRowsTrainedOn": "rows to evaluate with that are trained on, too",
         "samples": "samples",
         "tokens": "tokens",
         "labelledTokens": "tokens that are learnt",
@@ -113,6 +115,8 @@ def _template(unit: Unit, report: Mapping[str, Any]) -> Iterator[Block]:
     words = [f"Chat template: {_TEMPLATES.get(name) or line(name, 80)}."]
     if template.get("thinking") not in (None, False):
         words.append("It has thinking.")
+    if date := text(template.get("date")):
+        words.append(f"It writes the date: {line(date, 20)} in training, the day's own when it is served.")
     split = number(template.get("perTurn"))
     if split:
         words.append(f"It rewrites earlier turns, so {count(split)} conversations became one sample for each answer.")
