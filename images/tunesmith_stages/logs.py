@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before what takes its time
     stop_at_once()
 
 import argparse
-import os
 import re
 import shutil
 import sys
@@ -25,12 +24,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tunesmith_stages.contract import ExitCode, Failure, StageName
-from tunesmith_stages.failures import StageError, classify
+from tunesmith_stages.failures import StageError
 from tunesmith_stages.preconditions import require_volume
+from tunesmith_stages.printing import name, printed
 from tunesmith_stages.volume import Volume
 
 _FILE = re.compile(rf"({'|'.join(StageName)})\.(.+?)(?:\.node-([1-9][0-9]*))?\.log")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -122,35 +121,23 @@ def main() -> int:
     """Print what is asked for; return the exit code."""
     parser = argparse.ArgumentParser(prog="tunesmith_stages.logs", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--volume", required=True, type=Path, help="the volume's root")
-    parser.add_argument("--job", required=True, type=_name, help="name of the FineTuneJob")
+    parser.add_argument("--job", required=True, type=name, help="name of the FineTuneJob")
     parser.add_argument("--stage", choices=list(StageName))
-    parser.add_argument("--attempt", type=_name, help="its name, or that of the Kubernetes Job that made it")
+    parser.add_argument("--attempt", type=name, help="its name, or that of the Kubernetes Job that made it")
     parser.add_argument("--list", action="store_true", help="say which logs there are")
     parser.add_argument("--tail", type=_count, metavar="N", help="only the last N lines of each")
     arguments = parser.parse_args()
     volume = Volume(arguments.volume)
-    try:
+
+    def write() -> None:
         require_volume(volume)
         logs = kept_logs(volume, arguments.job, stage=arguments.stage, attempt=arguments.attempt)
         if arguments.list:
             print_list(volume, logs)
         else:
             print_logs(logs, arguments.tail, sys.stdout.buffer)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, StageError, ValueError) as error:
-        failure = classify(error)
-        print(f"{failure.reason}: {failure.message}\n{failure.hint}", file=sys.stderr)
-        return failure.code
-    return ExitCode.OK
 
-
-def _name(text: str) -> str:
-    """Return a name that is one part of a path: it cannot lead anywhere else."""
-    if not _NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must consist of letters, digits, '.', '_' and '-'")
-    return text
+    return printed(write)
 
 
 def _count(text: str) -> int:

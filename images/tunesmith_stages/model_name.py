@@ -7,6 +7,7 @@ one that ends in ``-cloud`` says *where* a model runs.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ DEFAULT_TAG = "latest"
 CHECK_PREFIX = "tunesmith-check-"
 """Begins the names under which a model is proven before it goes live. No model of a user's may be called so."""
 
+_LONGEST = 80
+"""Characters that the model's part of a name may have."""
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
@@ -124,12 +127,26 @@ def still_there(registered: Mapping[str, Mapping[str, Any]], models: Mapping[str
     return all(there.get(canonical(name)) == model["digest"] for name, model in registered.items())
 
 
-def check_prefix(key: str) -> str:
-    """Return how the throw-away names of every attempt at a unit of work begin."""
-    return f"{CHECK_PREFIX}{key[:12]}-"
+def check_prefix(key: str, volume: str) -> str:
+    """Return how the throw-away names of every attempt at a unit of work begin.
+
+    Args:
+        key: of the unit.
+        volume: identity of the volume (:meth:`tunesmith_stages.volume.Volume.identity`): the same work may be done on
+            two volumes with one server, and one must not remove what the other is about to prove.
+    """
+    return f"{CHECK_PREFIX}{key[:12]}-{volume[:8]}-"
 
 
-def check_name(key: str, attempt: str, quantization: str) -> str:
-    """Return the throw-away name under which an attempt proves a quantization; always one that the server takes."""
+def check_name(key: str, volume: str, attempt: str, quantization: str) -> str:
+    """Return the throw-away name under which an attempt proves a quantization; always one that the server takes.
+
+    Of a long name of an attempt the end is kept, which tells attempts apart, behind a digest of the whole.
+    """
+    prefix = check_prefix(key, volume)
     readable = re.sub(r"[^A-Za-z0-9_-]", "-", attempt)
-    return f"{(check_prefix(key) + readable)[:80]}:{quantization.lower()}"
+    room = _LONGEST - len(prefix)
+    if len(readable) > room:
+        digest = hashlib.sha256(attempt.encode()).hexdigest()[:8]
+        readable = f"{digest}-{readable[len(digest) + 1 - room :]}"
+    return f"{prefix}{readable}:{quantization.lower()}"

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tunesmith_stages import model_name
 from tunesmith_stages.ollama import Ollama
 from tunesmith_stages.ollama_refusal import RefusalError
 from tunesmith_stages.program import StageError
@@ -15,16 +14,16 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def throw_away_names(server: Ollama, key: str, names: Sequence[str]) -> Iterator[None]:
+def throw_away_names(server: Ollama, prefix: str, names: Sequence[str]) -> Iterator[None]:
     """Remove the models `names` when the block ends, however it ends; and at once what killed attempts left.
 
     Args:
         server: where they are.
-        key: of the unit of work, by which names of earlier attempts are known.
+        prefix: by which names of earlier attempts are known (:func:`tunesmith_stages.model_name.check_prefix`).
         names: made with :func:`tunesmith_stages.model_name.check_name`.
     """
     for name in server.models():
-        if name.startswith(model_name.check_prefix(key)):
+        if name.startswith(prefix):
             log.info("removing %s, left by an attempt that was killed", name)
             server.delete(name)
     try:

@@ -119,6 +119,20 @@ def run_tool(
             ),
             watch,
         )
+    require_success(status, log_file, what)
+
+
+def require_success(status: int, log_file: Path, what: str) -> None:
+    """Look how a tool ended.
+
+    Args:
+        status: its exit status; a signal's number below nought.
+        log_file: whose last lines tell why it failed.
+        what: was being done.
+
+    Raises:
+        StageError: it failed.
+    """
     if status == 0:
         return
     tail = "\n".join(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])

@@ -9,6 +9,8 @@
     stages/<stage>/<key>.<attempt>/                    the same, while it is being made or after it failed
     stages/train/<key>.checkpoints/                    what an interrupted training goes on from
     stages/quantize/<key>.imatrix/                     an importance matrix, by what it is computed from
+    stages/rehearse/<key>.passed.json                  checks that have passed, by what they depend on
+    stages/identity                                    tells this volume from others
     runs/<job>/                                        references: which units make up this job
     runs/<job>/logs/<stage>.<attempt>.log              what a stage program printed
     runs/<job>/attempts/<stage>.json                   the newest attempt at a stage, and how it ended
@@ -77,6 +79,10 @@ class Volume:
         """Folder of an importance matrix, which several units of `quantize` share; its key is no unit's."""
         return self.units(StageName.QUANTIZE) / f"{key}.imatrix"
 
+    def passed(self, key: str) -> Path:
+        """File that says that a check of `rehearse` has passed, when, and what it found; its key is no unit's."""
+        return self.units(StageName.REHEARSE) / f"{key}.passed.json"
+
     def sources(self, kind: str) -> Path:
         """Folder of all sources of a kind: ``models`` or ``datasets``."""
         return self.root / "store" / kind
@@ -112,6 +118,23 @@ class Volume:
     def report_page(self, job: str) -> Path:
         """File with the report on a job."""
         return self.run(job) / "report.html"
+
+    def identity(self) -> str:
+        """Return 16 hexadecimal digits that no other volume has; the first who asks chooses them at random."""
+        path = self.root / "stages" / "identity"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = path.with_name(f".{path.name}.{_token()}")
+            write_whole(whole, secrets.token_hex(8))
+            try:
+                os.link(whole, path)
+            except FileExistsError:
+                whole.unlink()  # somebody else was first
+            except OSError:  # a file system without hard links
+                whole.rename(path)
+            else:
+                whole.unlink()
+        return path.read_text(encoding="utf-8")
 
     def relative(self, path: Path) -> str:
         """Return `path` relative to the root, with forward slashes."""

@@ -763,7 +763,8 @@ def test_rehearse_removes_what_was_left(server: OllamaServer, tmp_path: Path) ->
     with ollama_proxy(server.url, {"DELETE ": (403, PAGE)}) as url:
         rehearse(root, {"main": url})
     assert len(check_names(server)) == 1
-    shutil.rmtree(root)
+    for stage in (StageName.FETCH, StageName.PREPARE, StageName.REHEARSE):
+        shutil.rmtree(Volume(root).units(stage))
     code, _ = rehearse(root, {"main": server.url})
     assert code is ExitCode.OK
     assert check_names(server) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def run_until_training(root: Path, url: str, changes: Mapping[str, Any], estimat
         runtime = {**stage.runtime, "servers": servers, "tokens": {}, "configMaps": {}}
         if "estimate" in runtime:
             runtime["estimate"] = {**runtime["estimate"], "gpuMemoryBytes": None, **estimate}
-        config = StageConfig(stage.name, "zoo", str(root), "t1", stage.missing, runtime)
+        config = StageConfig(stage.name, "zoo", str(root), secrets.token_hex(4), stage.missing, runtime)
         failure = carry_out(config, PROGRAMS[stage.name]).failure
         if failure is not None:
             return End(stage.name, failure, _report(root))
@@ -69,7 +70,6 @@ def run_until_training(root: Path, url: str, changes: Mapping[str, Any], estimat
 
 
 def _report(root: Path) -> dict[str, Any]:
-    for path in root.glob("stages/rehearse/*/logs/report.json"):
-        report: dict[str, Any] = json.loads(path.read_text())
-        return report
-    return {}
+    """Return the newest report of a rehearsal; an empty one if there is none."""
+    paths = sorted(root.glob("stages/rehearse/*/logs/report.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(paths[-1].read_text()) if paths else {}

@@ -63,6 +63,17 @@ def test_nothing_of_it_is_said_of_a_whole_base(tmp_path: Path, server: OllamaSer
     assert server.digests() == {}
 
 
+def test_lora_fits_where_full_training_does_not(tmp_path: Path) -> None:
+    """A GPU is too small for what is to be trained on it: with LoRA, the same base fits on the same GPU."""
+    case = CASES["a GPU that is too small"]
+    job = {**case.job, "spec.training.finetuningType": "LoRA"}
+    with ollama_proxy("http://127.0.0.1:9", {"GET /api/version": (503, b"")}) as url:  # looked at after the memory
+        end = run_until_training(build(tmp_path, case), url, job, case.estimate)
+    (check,) = [check for check in end.report["checks"] if check["name"] == "memory of a GPU"]
+    assert check["passed"], check
+    assert "it may not suffice" not in check["sentence"], check
+
+
 def test_bos_is_there_once(tmp_path: Path, server: OllamaServer) -> None:
     """A template that writes a BOS, with a tokenizer that adds one, gives one in training and one on the server.
 

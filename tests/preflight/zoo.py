@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from support.builders import CHATML
-from support.toy_base import Tensors, change_json, change_tensors, write_tensors
+from support.toy_base import Tensors, change_json, change_tensors, tensors_of, write_tensors
 from tunesmith_stages.contract import StageName
 
 Row = Mapping[str, Any]
@@ -81,6 +81,16 @@ def drop(name: str) -> Callable[[Path], None]:
         del weights[name]
 
     return tensors(change)
+
+
+def rows_of_vocabulary(count: int) -> Callable[[Path], None]:
+    """Give the base an embedding and a head of so many rows, most of which no token has: many parameters."""
+
+    def change(base: Path) -> None:
+        config(vocab_size=count)(base)
+        write_tensors(base / "model.safetensors", tensors_of(json.loads((base / "config.json").read_text())))
+
+    return change
 
 
 def add_token(text: str) -> Callable[[Path], None]:
@@ -319,8 +329,10 @@ CASES: Mapping[str, Case] = {
         "hiyouga/LlamaFactory#260",
         REHEARSE,
         "GpuMemoryTooSmall",
-        "GiB",
-        estimate={"gpusPerNode": 1, "gpuMemoryBytes": 512 << 20},
+        "about 1.5 GiB",
+        rows_of_vocabulary(200_000),
+        {"spec.training.finetuningType": "Full"},
+        estimate={"gpusPerNode": 1, "gpuMemoryBytes": 1229 << 20},  # what CUDA takes, and LoRA, but not the optimizer
     ),
     "a server that is too old": Case(
         "unslothai/unsloth#468",

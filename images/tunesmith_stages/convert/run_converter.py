@@ -207,11 +207,10 @@ def _tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def main() -> int:
+def main(task_file: Path) -> int:
     """Read the task, convert, write the report; return the exit code."""
-    die_with_parent()
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
-    task = Task(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s", force=True)
+    task = Task(**json.loads(task_file.read_text(encoding="utf-8")))
     sys.path[:0] = [f"{task.converter}/gguf-py", task.converter]
     try:
         report, code = convert(task), 0
@@ -222,4 +221,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    die_with_parent()
+    sys.exit(main(Path(sys.argv[1])))

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tunesmith_stages.program import Made, StageError, Work
 from tunesmith_stages.tools import LlamaCpp, llama_cpp, run_tool
 
 METHOD = "llama.cpp convert_hf_to_gguf"
+CONVERTER = "llama.cpp's converter"
 _CONTEXT_MARGIN = 64
 _OF_THE_VOCABULARY = frozenset(
     {"ToolFailed", "TokenizerMismatch", "PreTokenizerUnknown", "GgufDiffers", "EndOfTurnNotEog"}
@@ -52,7 +53,22 @@ class Exported:
     """Why it was made in this way."""
 
 
-def make(work: Work) -> Made:
+Watch = Callable[[], None]
+RunConverter = Callable[[Path, Path, Watch], None]
+"""Runs :mod:`~tunesmith_stages.convert.run_converter` on a task; then come its log and what is called meanwhile."""
+
+
+def _in_a_new_process(task: Path, log_file: Path, watch: Watch) -> None:
+    run_tool(
+        [sys.executable, "-P", "-m", "tunesmith_stages.convert.run_converter", task],
+        log_file,
+        what=CONVERTER,
+        environ={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
+        watch=watch,
+    )
+
+
+def make(work: Work, run_converter: RunConverter = _in_a_new_process) -> Made:
     """Merge the adapter into the base, write a GGUF and prove that it is the model that was trained."""
     llama = llama_cpp()
     source = read_source(work)
@@ -65,7 +81,7 @@ def make(work: Work) -> Made:
     try:
         changed = _weights(work, source, merged, sizes)
         assemble(merged, source.model, source.base, source.chat_template)
-        exported = _export(work, llama, source, merged, sizes)
+        exported = _export(work, llama, source, merged, sizes, run_converter)
         if work.params.get("keepMerged"):
             end = source.tokens["endOfTurn"]["id"]
             keep(work.out / "merged", merged, source.base, chat_template=source.template, end_of_turn=end)
@@ -98,7 +114,9 @@ def _weights(work: Work, source: Source, merged: Path, sizes: Sizes) -> int:
     return merge(source.base, Adapter(source.trained), merged, work.progress.counter(sizes.weights, "bytes merged"))
 
 
-def _export(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes) -> Exported:
+def _export(
+    work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes, run_converter: RunConverter
+) -> Exported:
     """Write the GGUF and prove it; if its vocabulary is wrong, once more with that of ``tokenizer.json`` alone.
 
     Raises:
@@ -106,7 +124,7 @@ def _export(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Si
     """
     by_model = merged / "tokenizer.model"
     try:
-        return _export_once(work, llama, source, merged, sizes)
+        return _export_once(work, llama, source, merged, sizes, run_converter)
     except StageError as error:
         again = by_model.is_file() and (merged / "tokenizer.json").is_file()
         if error.reason not in _OF_THE_VOCABULARY or not again:
@@ -115,15 +133,17 @@ def _export(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Si
     work.progress.note(f"with the vocabulary of tokenizer.model: {first.message}; now with that of tokenizer.json")
     by_model.unlink()
     try:
-        exported = _export_once(work, llama, source, merged, sizes)
+        exported = _export_once(work, llama, source, merged, sizes, run_converter)
     except StageError as second:
         message = f"{first.message}\nWith the vocabulary of tokenizer.json alone: {second.message}"
         raise StageError(first.code, message, reason=first.reason, hint=first.hint) from second
     return replace(exported, reason=f"with tokenizer.model: {first.message}")
 
 
-def _export_once(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes) -> Exported:
-    report = _convert(work, llama, source, merged, sizes)
+def _export_once(
+    work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes, run_converter: RunConverter
+) -> Exported:
+    report = _convert(work, llama, source, merged, sizes, run_converter)
     gguf = read_gguf(work.out / "model.gguf")
     require_as_trained(
         gguf,
@@ -139,7 +159,9 @@ def _export_once(work: Work, llama: LlamaCpp, source: Source, merged: Path, size
     return Exported(gguf, report, skipped, figures, f"the base {held} tokenizer.model")
 
 
-def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes) -> dict[str, Any]:
+def _convert(
+    work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: Sizes, run_converter: RunConverter
+) -> dict[str, Any]:
     """Run the converter and return its report."""
     work.progress.note("writing the GGUF")
     out = work.out / "model.gguf"
@@ -166,13 +188,7 @@ def _convert(work: Work, llama: LlamaCpp, source: Source, merged: Path, sizes: S
             work.progress.count(written, sizes.gguf, "bytes written")
 
     try:
-        run_tool(
-            [sys.executable, "-P", "-m", "tunesmith_stages.convert.run_converter", task_file],
-            work.logs / "converter.log",
-            what="llama.cpp's converter",
-            environ={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
-            watch=tell,
-        )
+        run_converter(task_file, work.logs / "converter.log", tell)
     except StageError:
         reason = read_json(report_file)["reason"] if report_file.is_file() else ""
         if not reason:

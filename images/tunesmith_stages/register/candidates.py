@@ -38,10 +38,11 @@ class Candidate:
 def candidates_of(work: Work) -> list[Candidate]:
     """Return a candidate for each quantization, the one with the model's own name first."""
     names = model_name.live_names(work.params["model"], work.params["quantizations"])
+    volume = work.volume.identity()
     candidates = []
     for quantization, live_name in names.items():
         gguf = work.input(f"quantized:{quantization}") / "model.gguf"
-        check_name = model_name.check_name(work.unit.key, work.config.attempt, quantization)
+        check_name = model_name.check_name(work.unit.key, volume, work.config.attempt, quantization)
         path = work.out / f"Modelfile.{quantization}"
         candidates.append(Candidate(quantization, gguf, _sha256(gguf), check_name, live_name, path))
     return candidates

@@ -55,7 +55,8 @@ def register(work: Work) -> Made:
         parameters = with_num_ctx(work, candidates[0].gguf, parameters)
         write_modelfiles(work, candidates, parameters)
         way = creation(work, params["server"], server, parameters)
-        with throw_away_names(server, work.unit.key, [candidate.check_name for candidate in candidates]):
+        prefix = model_name.check_prefix(work.unit.key, work.volume.identity())
+        with throw_away_names(server, prefix, [candidate.check_name for candidate in candidates]):
             started = time.monotonic()
             for candidate in candidates:
                 way.create(candidate.check_name, candidate)

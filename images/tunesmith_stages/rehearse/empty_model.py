@@ -23,7 +23,7 @@ def empty_candidate(work: Work, parameters: Mapping[str, Any]) -> Candidate:
     Raises:
         StageError: the texts of the job have no place in a Modelfile.
     """
-    name = model_name.check_name(work.unit.key, work.config.attempt, "rehearsal")
+    name = model_name.check_name(work.unit.key, work.volume.identity(), work.config.attempt, "rehearsal")
     content = empty_gguf(name)
     gguf = work.out / "empty.gguf"
     gguf.write_bytes(content)
@@ -41,7 +41,8 @@ def create_and_remove(work: Work, server: Ollama, way: Creation, candidate: Cand
         StageError: the server, or what stands before it, does not let that happen.
     """
     name = candidate.check_name
-    with throw_away_names(server, work.unit.key, [name]):
+    prefix = model_name.check_prefix(work.unit.key, work.volume.identity())
+    with throw_away_names(server, prefix, [name]):
         way.create(name, candidate)
         if server.digest(name) is None:
             raise _differs(server, f"does not have {name}, which it has just created")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith_stages.contract import ALL_LINEAR
-from tunesmith_stages.convert.safetensors_file import TensorInfo
 from tunesmith_stages.rehearse.weights import Weights
+from tunesmith_stages.train.adapted import is_expert, left_out
 
 _EXPERT = ".experts."
 
@@ -67,12 +67,13 @@ def adapter_parameters(weights: Weights, targets: Iterable[str], rank: int) -> i
     Hu et al., 2021 (https://arxiv.org/abs/2106.09685), section 4.1.
     """
     wanted = tuple(targets)
-    matrices = [info for info in weights.tensors.values() if len(info.shape) == 2 and _adapted(info, wanted)]
-    return sum(rank * sum(info.shape) for info in matrices)
+    matrices = {info.name.removesuffix(".weight"): info for info in weights.tensors.values() if len(info.shape) == 2}
+    out = left_out(matrices) if ALL_LINEAR in wanted else frozenset(filter(is_expert, matrices))
+    shapes = [info.shape for name, info in matrices.items() if name not in out and _adapted(name, wanted)]
+    return sum(rank * sum(shape) for shape in shapes)
 
 
-def _adapted(info: TensorInfo, targets: tuple[str, ...]) -> bool:
-    module = info.name.removesuffix(".weight")
+def _adapted(module: str, targets: tuple[str, ...]) -> bool:
     if ALL_LINEAR in targets:
         return ".layers." in module or ".h." in module or ".blocks." in module
     return any(module == target or module.endswith(f".{target}") for target in targets)

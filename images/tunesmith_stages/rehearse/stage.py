@@ -11,7 +11,8 @@ In this order, the cheap first:
    `quantize` and `register`: into a GGUF, quantized, created on every server under a throw-away name, loaded, asked
    what it makes of conversations, and removed.
 
-A gate: it enters no key and leaves nothing behind but its logs, of which ``report.json`` is for people.
+A gate: it enters no key and leaves nothing behind but its logs, of which ``report.json`` is for people, and the word
+that 4 and 5 have passed (:mod:`~tunesmith_stages.rehearse.passed_before`). What comes before is checked every time.
 """
 
 from __future__ import annotations
@@ -22,13 +23,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunesmith_stages.contract import StageName
 from tunesmith_stages.ollama_gate import connect, require_names, require_supported, typed_parameters
 from tunesmith_stages.program import Made, Work
-from tunesmith_stages.register.candidates import DEFAULT_NUM_CTX, require_context
+from tunesmith_stages.register.candidates import DEFAULT_NUM_CTX, Candidate, require_context
 from tunesmith_stages.register.creation import creation
 from tunesmith_stages.register.reference import Reference, probes_of
-from tunesmith_stages.rehearse import room, twin, way_out, weights
+from tunesmith_stages.rehearse import passed_before, room, twin, way_out, weights
 from tunesmith_stages.rehearse.empty_model import create_and_remove, empty_candidate
 from tunesmith_stages.rehearse.finite import are_finite
 from tunesmith_stages.rehearse.report import Report
@@ -50,7 +50,7 @@ def rehearse(work: Work) -> Made:
         report.write()
         _clear(work)
     return Made(
-        outputs={"servers": report.servers, "finite": work.unit.inputs["base"].digest},
+        outputs={"servers": report.servers},
         numbers={
             "checks": report.passed,
             **{name: value for name, value in report.estimates.items() if isinstance(value, int)},
@@ -93,16 +93,41 @@ def _check_servers(work: Work, report: Report, parameters: Mapping[str, Any]) ->
 
 
 def _read_weights(work: Work, report: Report, base: weights.Weights) -> None:
-    """Read every number, unless this very base has passed before: the folder's name is the digest of what is in it."""
-    earlier = work.volume.result(StageName.REHEARSE, work.unit.key)
-    if earlier is not None and earlier.outputs.get("finite") == work.unit.inputs["base"].digest:
+    """Read every number, once for each base on a volume."""
+    facts = passed_before.of_the_weights(work)
+    if (before := passed_before.look_up(work.volume, facts)) is not None:
+        report.passed_before(before)
         return
     advance = work.progress.counter(base.bytes, "bytes read")
     report.check("numbers of the weights", lambda: are_finite(base, advance))
+    passed_before.remember(work, facts, report.checks[-1:])
 
 
 def _check_twin(work: Work, report: Report, base: weights.Weights, parameters: Mapping[str, Any]) -> None:
-    """Send a twin of the base the way that the trained model will go."""
+    """Send a twin of the base the way that the trained model will go, unless one has passed all of it before."""
+    way = passed_before.of_the_way_out(work)
+    servers = {name: passed_before.of_a_server(work, name, version, way) for name, version in report.servers.items()}
+    before = [passed_before.look_up(work.volume, facts) for facts in (way, *servers.values())]
+    known = [passed for passed in before if passed is not None]
+    if len(known) == len(before):
+        for passed in known:
+            report.passed_before(passed)
+        return
+    first = len(report.checks)
+    if not _make_twin(work, report, base):
+        return
+    passed_before.remember(work, way, report.checks[first:])
+    candidate, parameters = way_out.candidate_of(work, parameters)
+    for (name, facts), proven in zip(servers.items(), before[1:], strict=True):
+        if proven is not None:
+            report.passed_before(proven)
+            continue
+        _prove_twin(work, report, name, candidate, parameters)
+        passed_before.remember(work, facts, report.checks[-1:])
+
+
+def _make_twin(work: Work, report: Report, base: weights.Weights) -> bool:
+    """Make the twin and let it go as far as the file that servers get; say whether one could be made."""
     work.progress.note("making a small model of the base's architecture")
     checkpointing = bool(work.runtime["estimate"]["gradientCheckpointing"])
     tokens = weights.rows_of(_config(work), base)
@@ -110,20 +135,23 @@ def _check_twin(work: Work, report: Report, base: weights.Weights, parameters: M
     report.check("weights of the architecture", lambda: twin.is_whole(made))
     report.check("output layer", lambda: twin.keeps_its_head(made, base))
     if not made.parameters:
-        work.progress.note("no small model can be made of this architecture: its way out is not rehearsed")
-        return
+        report.not_made("step of training and way out", twin.why_none(made))
+        return False
     report.check("step of training", lambda: twin.described(made))
     report.check("convert", lambda: way_out.convert_twin(work))
     report.check("quantize", lambda: way_out.quantize_twin(work))
-    candidate, parameters = way_out.candidate_of(work, parameters)
+    return True
+
+
+def _prove_twin(work: Work, report: Report, name: str, candidate: Candidate, parameters: Mapping[str, Any]) -> None:
+    """Let a server take the twin, and compare what it makes of conversations with what training makes of them."""
     reference = Reference(work.input("base"), work.input("prepared"))
-    for name in work.params["servers"]:
-        with connect(work.runtime, name) as server:
-            way = creation(work, name, server, parameters)
-            report.check(
-                f"register on {name}",
-                lambda: way_out.prove_twin(work, server, way, candidate, reference, parameters["num_ctx"]),  # noqa: B023 - run at once
-            )
+    with connect(work.runtime, name) as server:
+        way = creation(work, name, server, parameters)
+        report.check(
+            f"register on {name}",
+            lambda: way_out.prove_twin(work, server, way, candidate, reference, parameters["num_ctx"]),
+        )
 
 
 def _config(work: Work) -> dict[str, Any]:

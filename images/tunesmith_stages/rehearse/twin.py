@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +11,16 @@ import numpy as np
 
 from tunesmith_stages.contract import ExitCode, Failure
 from tunesmith_stages.program import StageError, Work
+from tunesmith_stages.rehearse import twin_process
+from tunesmith_stages.rehearse.forked import run_forked
 from tunesmith_stages.rehearse.room import first_row
 from tunesmith_stages.rehearse.twin_process import Outcome
 from tunesmith_stages.rehearse.weights import Weights
-from tunesmith_stages.tools import run_tool
 
 PROBES = 3
 """So many prompts are looked at, the shortest."""
+LARGEST = 600_000_000
+"""Parameters of the largest twin that is made; it has two bytes for each on the disk, and four in memory."""
 _MOST_TOKENS = 256
 _SPACE = 16_000
 """Bytes that a rehearsal may need on the volume for each token of the vocabulary, for a while: the twin, the same with
@@ -58,14 +59,15 @@ def make_twin(work: Work, probes: Sequence[Mapping[str, Any]], tokens: int, *, c
         "row": first_row(work.input("prepared"))[:_MOST_TOKENS],
         "targets": adapted(work),
         "checkpointing": checkpointing,
+        "largest": LARGEST,
     }
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
     try:
-        run_tool(
-            [sys.executable, "-P", "-m", "tunesmith_stages.rehearse.twin_process", folder / "task.json"],
+        run_forked(
+            twin_process.main,
+            folder / "task.json",
             work.logs / "twin.log",
             what="making a small model of the base's architecture",
-            environ={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
         )
     except StageError:
         if not outcome.is_file():
@@ -148,3 +150,8 @@ def described(outcome: Outcome) -> str:
     """Return what the twin is."""
     sizes = ", ".join(f"{name} {value}" for name, value in outcome.changes.items() if isinstance(value, int))
     return f"a twin of {outcome.parameters:,} parameters took a step of training ({sizes or 'the size of the base'})"
+
+
+def why_none(outcome: Outcome) -> str:
+    """Say why no twin was made."""
+    return f"no small model of this architecture can be made: {outcome.why_none}"

@@ -1,10 +1,9 @@
-"""Makes the twin, in a process of its own: ``python -m tunesmith_stages.rehearse.twin_process task.json``.
+"""Makes the twin, in a fork of the stage, so that the memory that it takes is free again before the next step.
 
-A process of its own because it imports torch and transformers, so that the parent stays small. The base is loaded as
-`train` loads it, but onto no device: that takes no memory, and tells which weights transformers misses. Then a small
-model of the same architecture gets random weights, with a random adapter where the job trains one, takes one step of
-training, and is left as `train` leaves its result: the folders ``base`` and ``trained``. The task and the outcome are
-JSON; see :class:`Task` and :class:`Outcome`.
+The base is loaded as `train` loads it, but onto no device: that takes no memory, and tells which weights transformers
+misses. Then a small model of the same architecture gets random weights, with a random adapter where the job trains one,
+takes one step of training, and is left as `train` leaves its result: the folders ``base`` and ``trained``. The task and
+the outcome are JSON; see :class:`Task` and :class:`Outcome`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +20,11 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.convert.folder import TOKENIZER_FILES
-from tunesmith_stages.program import StageError, die_with_parent
+from tunesmith_stages.program import StageError
 from tunesmith_stages.rehearse.shrinking import by_all_names, fewer_layers, shrunk
 
 REFUSED = 3
 """Exit code: the outcome is a failure of the contract."""
-_LARGEST = 600_000_000
-"""Parameters of the largest twin that is made; it has two bytes for each on the disk, and four in memory."""
 _SPREAD = 0.06
 """Standard deviation of the weights: so wide that the likeliest tokens differ, and a wrong export shows."""
 _RANK = 4
@@ -50,6 +46,8 @@ class Task:
     targets: list[str]
     """Modules that LoRA is to adapt; empty if all weights are trained."""
     checkpointing: bool
+    largest: int
+    """So many parameters the small model may have."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,8 @@ class Outcome:
     """Of the twin; 0 if none was made."""
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What of the configuration the twin has otherwise."""
+    why_none: str = ""
+    """Why no twin was made."""
 
 
 def make(task: Task) -> Outcome:
@@ -84,9 +84,9 @@ def make(task: Task) -> Outcome:
     base.mkdir(parents=True)
     trained.mkdir()
     _link_tokenizer(Path(task.base), base)
-    model, changes = _twin(Path(task.base), base, config)
+    model, changes, why = _twin(task, base, config)
     if model is None:
-        return outcome
+        return dataclasses.replace(outcome, why_none=why)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     model = _saved(model, task, base, trained, changes)
     _take_a_step(model, task)
@@ -131,19 +131,21 @@ def _compared(base: Path) -> tuple[Outcome, Any]:
 # --- the twin --------------------------------------------------------------------------------------------------------
 
 
-def _twin(source: Path, base: Path, config: Any) -> tuple[Any, dict[str, Any]]:
+def _twin(task: Task, base: Path, config: Any) -> tuple[Any, dict[str, Any], str]:
     """Return a small model of the architecture with random weights, and what of its configuration differs.
 
-    Some architectures cannot do with other sizes; they get fewer layers only. None if that is still too large.
+    Some architectures cannot do with other sizes; they get fewer layers only. None if that is still too large, and why.
     """
+    reasons = []
     for shrink in (shrunk, fewer_layers):
         changes = shrink(config.get_text_config().to_dict())
-        _write_config(source, base, changes)
+        _write_config(Path(task.base), base, changes)
         try:
-            return _random(base), changes
+            return _random(base, task.largest), changes, ""
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises for sizes that it does not like
             logging.getLogger(__name__).info("%s does not work: %s", shrink.__name__, _in_short(error))
-    return None, {}
+            reasons.append(_in_short(error))
+    return None, {}, f"with smaller sizes {reasons[0]}; with fewer layers only {reasons[1]}"
 
 
 def _write_config(source: Path, base: Path, changes: Mapping[str, Any]) -> None:
@@ -155,7 +157,7 @@ def _write_config(source: Path, base: Path, changes: Mapping[str, Any]) -> None:
     (base / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def _random(base: Path) -> Any:
+def _random(base: Path, largest: int) -> Any:
     """Return a model of the configuration in `base`, in float32 but with weights that bfloat16 can hold."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -163,7 +165,7 @@ def _random(base: Path) -> Any:
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
-    if size > _LARGEST:
+    if size > largest:
         raise ValueError(f"it would have {size:,} parameters")
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -252,19 +254,13 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def main() -> int:
+def main(task_file: Path) -> int:
     """Read the task, make the twin, write the outcome; return the exit code."""
-    die_with_parent()
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    task = Task(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s", force=True)
+    task = Task(**json.loads(task_file.read_text(encoding="utf-8")))
     try:
         text, code = json.dumps(dataclasses.asdict(make(task))), 0
     except StageError as error:
         text, code = error.failure().to_json(), REFUSED
     Path(task.outcome).write_text(text, encoding="utf-8")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith_stages import model_name, quantize
 from tunesmith_stages.contract import Input, UnitConfig
+from tunesmith_stages.convert import run_converter
 from tunesmith_stages.convert import stage as convert
 from tunesmith_stages.gguf_file import NAME, read_gguf, write_with_text
 from tunesmith_stages.ollama import Ollama
@@ -28,6 +29,7 @@ from tunesmith_stages.register.proof import (
 )
 from tunesmith_stages.register.reference import Reference
 from tunesmith_stages.register.shapes import as_asked
+from tunesmith_stages.rehearse.forked import run_forked
 from tunesmith_stages.throw_away import throw_away_names
 from tunesmith_stages.volume import sha256_of
 
@@ -43,9 +45,14 @@ def convert_twin(work: Work) -> str:
         "prepared": work.unit.inputs["prepared"],
         "trained": _made_here(work, work.folder / "twin" / "trained"),
     }
-    made = _as_stage(work, "convert", convert.make, {"outType": work.params["outType"]}, inputs)
+    params = {"outType": work.params["outType"]}
+    made = _as_stage(work, "convert", lambda sub: convert.make(sub, _in_a_fork), params, inputs)
     found = made.outputs["preTokenizer"]
     return f"{made.outputs['ggufArchitecture']} by {made.outputs['path']}, pre-tokenizer {found['name']}"
+
+
+def _in_a_fork(task: Path, log_file: Path, watch: convert.Watch) -> None:
+    run_forked(run_converter.main, task, log_file, what=convert.CONVERTER, watch=watch)
 
 
 def quantize_twin(work: Work) -> str:
@@ -74,7 +81,7 @@ def candidate_of(work: Work, parameters: Mapping[str, Any]) -> tuple[Candidate, 
     just found that it has it.
     """
     made, gguf = (work.folder / "quantize" / "out" / name for name in ("model.gguf", "twin.gguf"))
-    name = model_name.check_name(work.unit.key, work.config.attempt, "twin")
+    name = model_name.check_name(work.unit.key, work.volume.identity(), work.config.attempt, "twin")
     write_with_text(read_gguf(made), gguf, NAME, name)
     made.unlink()
     parameters = with_num_ctx(work, gguf, parameters)
@@ -93,7 +100,8 @@ def prove_twin(
         StageError: it would not serve the trained model as it was trained.
     """
     name = candidate.check_name
-    with throw_away_names(server, work.unit.key, [name]):
+    prefix = model_name.check_prefix(work.unit.key, work.volume.identity())
+    with throw_away_names(server, prefix, [name]):
         way.create(name, candidate)
         subject = Subject(
             server=server,

@@ -7,9 +7,9 @@ it.
 
 from __future__ import annotations
 
+from tunesmith_stages.path_name import is_name
 from tunesmith_stages.report.facts import Facts, gather
 from tunesmith_stages.report.page import keep_page, page_of
-from tunesmith_stages.report.reading import is_name
 from tunesmith_stages.report.sections import sections_of
 from tunesmith_stages.report.terminal import summary_of, text_of
 from tunesmith_stages.report.verdict import Verdict, verdict_of

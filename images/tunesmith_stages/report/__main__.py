@@ -8,15 +8,14 @@ if __name__ == "__main__":  # before what takes its time
     stop_at_once()
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.failures import StageError, classify
+from tunesmith_stages.failures import StageError
 from tunesmith_stages.preconditions import require_volume
+from tunesmith_stages.printing import name, printed
 from tunesmith_stages.report import Facts, gather, page_of, text_of
-from tunesmith_stages.report.reading import is_name
 from tunesmith_stages.volume import Volume
 
 
@@ -24,20 +23,15 @@ def main() -> int:
     """Print the page, or the text; return the exit code."""
     parser = argparse.ArgumentParser(prog="tunesmith_stages.report", description="Prints the report on a job.")
     parser.add_argument("--volume", required=True, type=Path, help="the volume's root")
-    parser.add_argument("--job", required=True, type=_name, help="name of the FineTuneJob")
+    parser.add_argument("--job", required=True, type=name, help="name of the FineTuneJob")
     parser.add_argument("--text", action="store_true", help="as plain text, not as a page of HTML")
     arguments = parser.parse_args()
-    try:
+
+    def write() -> None:
         facts = _facts(Volume(arguments.volume), arguments.job)
         sys.stdout.buffer.write((text_of(facts) if arguments.text else page_of(facts)).encode())
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, StageError, ValueError) as error:
-        failure = classify(error)
-        print(f"{failure.reason}: {failure.message}\n{failure.hint}", file=sys.stderr)
-        return failure.code
-    return ExitCode.OK
+
+    return printed(write)
 
 
 def _facts(volume: Volume, job: str) -> Facts:
@@ -56,12 +50,6 @@ def _facts(volume: Volume, job: str) -> Facts:
             hint="A job has a report once its first stage has begun; see `kubectl tunesmith status`.",
         )
     return facts
-
-
-def _name(text: str) -> str:
-    if not is_name(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must consist of letters, digits, '.', '_' and '-'")
-    return text
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,14 +13,6 @@ from tunesmith_stages.volume import Volume
 
 _MOST_BYTES = 8 << 20
 """Of one file. The largest that is read, the metrics of a training, holds 50,000 lines in so much."""
-
-
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-
-
-def is_name(text: str) -> bool:
-    """Tell whether a text can be the name of a job: one part of a path, which leads nowhere else."""
-    return _NAME.fullmatch(text) is not None
 
 
 def read_text(volume: Volume, path: Path) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith_stages.contract import ALL_LINEAR, ExitCode
 from tunesmith_stages.program import StageError
+from tunesmith_stages.train.adapted import left_out
 from tunesmith_stages.train.settings import Lora, Precision
 
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
@@ -121,12 +123,40 @@ def add_adapter(model: Any, lora: Lora) -> Any:
     everything = lora.target_modules == (ALL_LINEAR,)
     if not everything:
         check_targets(lora.target_modules, model)
+    targets = _without_experts(model) if everything else list(lora.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear" if everything else list(lora.target_modules),
+        target_modules=targets,
     )
-    # The adapter gets the base's number format: DeepSpeed keeps float32 master weights of its own.
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    with _no_conversion():
+        # The adapter gets the base's number format: DeepSpeed keeps float32 master weights of its own.
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def _without_experts(model: Any) -> str | list[str]:
+    """Return what :data:`ALL_LINEAR` is to PEFT: of a mixture of experts the names of the modules that are adapted."""
+    out = left_out(name for name, _ in model.named_modules())
+    if not out:
+        return "all-linear"
+    head = model.get_output_embeddings()
+    return sorted(name for name, module in linear_modules(model).items() if module is not head and name not in out)
+
+
+@contextlib.contextmanager
+def _no_conversion() -> Iterator[None]:
+    """Keep PEFT from reading names of modules as those of transformers 4, where experts were modules of their own.
+
+    It does so for adapters of that time, and takes the names of dense layers and shared experts for those of experts:
+    with them it would adapt the fused tensors.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    convert = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_args, **_kwargs: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = convert

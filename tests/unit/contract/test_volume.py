@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -319,3 +321,23 @@ def test_nothing_made_is_an_error(tmp_path: Path) -> None:
     """Publishing what is not there, with nothing valid in its place, fails."""
     with pytest.raises(FileNotFoundError):
         publish(tmp_path / "made", tmp_path / "final", lambda: False)
+
+
+# --- which volume it is ----------------------------------------------------------------------------------------------
+
+
+def test_identity_stays_and_is_the_volumes_own(tmp_path: Path) -> None:
+    """Whoever asks gets what the first was given; another volume has another."""
+    one, other = Volume(tmp_path / "one"), Volume(tmp_path / "other")
+    identity = one.identity()
+    assert re.fullmatch("[0-9a-f]{16}", identity)
+    assert Volume(tmp_path / "one").identity() == identity
+    assert other.identity() != identity
+    assert [path.name for path in (tmp_path / "one" / "stages").iterdir()] == ["identity"]
+
+
+def test_identity_is_one_for_all_who_ask_at_once(tmp_path: Path) -> None:
+    """Programs that begin at the same moment on a new volume agree."""
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: Volume(tmp_path).identity(), range(32)))
+    assert len(found) == 1

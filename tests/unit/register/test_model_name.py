@@ -88,10 +88,36 @@ def test_a_tag_that_grows_too_long_is_refused() -> None:
 @pytest.mark.parametrize("attempt", ["1", "2026-11-21T10:00:00.123Z", "a/b:c d", "x" * 200, "é"])
 def test_throw_away_names_are_names(attempt: str) -> None:
     """Whatever an attempt is called, its throw-away name is one that the server takes and the next attempt finds."""
-    name = model_name.check_name("ab" * 32, attempt, "Q4_K_M")
-    assert name.startswith(model_name.check_prefix("ab" * 32))
+    name = model_name.check_name("ab" * 32, "cd" * 8, attempt, "Q4_K_M")
+    assert name.startswith(model_name.check_prefix("ab" * 32, "cd" * 8))
     assert model_name.problem(name.removeprefix(model_name.CHECK_PREFIX)) is None
     assert len(name.split(":")[0]) <= 80
+
+
+def test_throw_away_names_of_two_volumes_differ() -> None:
+    """The same work on two volumes with one server: neither takes the other's models for ones that it left."""
+    one, other = (model_name.check_name("ab" * 32, volume * 16, "1", "Q8_0") for volume in "cd")
+    assert not other.startswith(model_name.check_prefix("ab" * 32, "c" * 16))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "a-long-name-of-a-job-" * 4 + "-register-1234abcd-0-x7k2p",
+            "a-long-name-of-a-job-" * 4 + "-register-1234abcd-0-q9z4m",
+        ),
+        ("one-" * 20 + "the-same-end" * 4, "two-" * 20 + "the-same-end" * 4),
+        ("a/b" * 30, "a-b" * 30),
+    ],
+    ids=["other ends", "other beginnings", "other characters"],
+)
+def test_throw_away_names_of_long_attempts_differ(one: str, other: str) -> None:
+    """A name that is too long is cut in such a way that it stays that attempt's own."""
+    names = {model_name.check_name("ab" * 32, "cd" * 8, attempt, "Q8_0") for attempt in (one, other)}
+    assert len(names) == 2
+    assert all(len(name) == len("q8_0:") + 80 for name in names)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from support.toy_base import CONFIG, write_toy_base
+from support.toy_base import CONFIG, write_tensors, write_toy_base
 from tunesmith_stages.rehearse.estimates import Training, activations, disk, memory, operations, training_of
 from tunesmith_stages.rehearse.model_shape import ModelShape, adapter_parameters, shape_of
 from tunesmith_stages.rehearse.room import bits_of
@@ -139,6 +140,27 @@ def test_adapter_of_all_linear_modules(tmp_path: Path) -> None:
     each = (64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3
     assert adapter_parameters(base, ["AllLinear"], 8) == 8 * 3 * each
     assert adapter_parameters(base, ["q_proj"], 8) == 8 * 3 * (64 + 64)
+
+
+EXPERTS = {
+    "model.layers.0.self_attn.q_proj.weight": (64, 32),
+    "model.layers.0.mlp.gate.weight": (4, 32),
+    "model.layers.0.mlp.experts.0.gate_proj.weight": (16, 32),
+    "model.layers.0.mlp.experts.0.down_proj.weight": (32, 16),
+    "model.layers.0.mlp.shared_expert.gate_proj.weight": (128, 32),
+    "model.layers.0.mlp.shared_expert_gate.weight": (1, 32),
+    "model.layers.0.input_layernorm.weight": (32,),
+    "lm_head.weight": (512, 32),
+}
+
+
+def test_adapter_of_a_mixture_of_experts(tmp_path: Path) -> None:
+    """Neither experts nor what chooses among them are counted; experts not even where they are named."""
+    tensors = {name: ("BF16", np.ones(shape, np.float32)) for name, shape in EXPERTS.items()}
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    base = weights_of(tmp_path)
+    assert adapter_parameters(base, ["AllLinear"], 8) == 8 * ((64 + 32) + (128 + 32))
+    assert adapter_parameters(base, ["gate_proj"], 8) == 8 * (128 + 32)
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("F16", 16), ("BF16", 16), ("F32", 32), ("Q8_0", 9), ("Q4_K_M", 5)])

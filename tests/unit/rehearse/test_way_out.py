@@ -13,6 +13,7 @@ from tunesmith_stages.ollama_gate import API
 from tunesmith_stages.program import Work
 from tunesmith_stages.register.candidates import Candidate
 from tunesmith_stages.rehearse.way_out import candidate_of
+from tunesmith_stages.volume import Volume
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def candidate(folder: Path, twin: bytes, key: str, attempt: str) -> Candidate:
     made.mkdir(parents=True)
     (made / "model.gguf").write_bytes(twin)
     config, unit = SimpleNamespace(attempt=attempt), SimpleNamespace(key=key)
-    work = SimpleNamespace(folder=folder, config=config, unit=unit, runtime={"method": API})
+    volume = Volume(folder.parent)
+    work = SimpleNamespace(folder=folder, config=config, unit=unit, runtime={"method": API}, volume=volume)
     found, parameters = candidate_of(cast(Work, work), {})
     assert parameters["num_ctx"] > 0
     return found

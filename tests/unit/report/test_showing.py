@@ -122,6 +122,25 @@ def test_table_that_is_too_wide_is_told_row_by_row(tmp_path: Path) -> None:
     assert all(len(said) <= 80 for said in told)
 
 
+def test_check_that_was_not_made_is_neither_passed_nor_failed(tmp_path: Path) -> None:
+    """What could not be checked stands before what passed, with the reason; nothing is said to have failed."""
+    checks = [
+        {"name": "converter", "passed": True, "sentence": "the tokenizer is of the family qwen2"},
+        {"name": "way out", "passed": None, "sentence": "no small model of this architecture can be made"},
+    ]
+    logs = {StageName.REHEARSE: {"report.json": {"checks": checks}}}
+    job = whole_job(tmp_path / "volume", logs=logs)
+    facts = gather(job.volume, job.job)
+    assert facts is not None
+    text = text_of(facts, 120)
+    assert "1 checks passed, 1 could not be made." in text
+    assert "✗" not in text
+    lines = [told.split() for told in text.splitlines()]
+    left = next(told for told in lines if told[:2] == ["way", "out"])
+    assert left[2:5] == ["–", "not", "made"]
+    assert lines.index(left) < next(place for place, told in enumerate(lines) if told[:1] == ["converter"])
+
+
 def test_text_holds_what_the_page_holds(tmp_path: Path) -> None:
     """In a terminal the same report is read as text: what is learnt between marks, digests shortened, bars drawn."""
     job = whole_job(tmp_path / "volume")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from support.prepared import VOCABULARY, packed_rows, write_packed_rows
+from support.prepared import VOCABULARY, packed_rows, tiny_llama, write_packed_rows
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.packing_proof import TOLERANCE, prove_packing
@@ -19,21 +19,7 @@ Change = Callable[[dict[str, torch.Tensor]], dict[str, Any]]
 
 
 def a_model(attention: str) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        attn_implementation=attention,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = tiny_llama(initializer_range=0.3, attn_implementation=attention).eval()
     model.config.use_cache = False
     return model
 

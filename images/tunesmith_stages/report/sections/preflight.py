@@ -12,6 +12,8 @@ from tunesmith_stages.report.reading import listed, mapping, number, text
 from tunesmith_stages.report.shown import duration, line, size
 
 _MOST_CHECKS = 40
+_FAILED, _NOT_MADE, _PASSED = "✗ failed", "– not made", "✓ passed"
+_ORDER = (_FAILED, _NOT_MADE, _PASSED)
 
 
 def preflight(facts: Facts) -> Section:
@@ -29,24 +31,28 @@ def preflight(facts: Facts) -> Section:
 
 def _checks(report: Mapping[str, Any]) -> Iterator[Block]:
     checks = [mapping(item) for item in listed(report.get("checks"))]
-    failed = [check for check in checks if check.get("passed") is not True]
     if not checks:
         return
+    outcomes = [_outcome(check) for check in checks]
+    failed, left = outcomes.count(_FAILED), outcomes.count(_NOT_MADE)
     if failed:
-        yield Says(f"{len(failed)} of {len(checks)} checks failed.", BAD)
+        yield Says(f"{failed} of {len(checks)} checks failed.", BAD)
+    elif left:
+        yield Says(f"{len(checks) - left} checks passed, {left} could not be made.", NOTE)
     else:
         yield Says(f"All {len(checks)} checks passed.", GOOD)
     rows = [
-        (
-            line(text(check.get("name")), 80),
-            "✓ passed" if check.get("passed") is True else "✗ failed",
-            line(text(check.get("sentence")), 400),
-        )
-        for check in [*failed, *(check for check in checks if check not in failed)][:_MOST_CHECKS]
+        (line(text(check.get("name")), 80), _outcome(check), line(text(check.get("sentence")), 400))
+        for check in sorted(checks, key=lambda check: _ORDER.index(_outcome(check)))[:_MOST_CHECKS]
     ]
     yield Table(
         "Checks before the training", ("check", "outcome", "found"), rows, more=max(0, len(checks) - _MOST_CHECKS)
     )
+
+
+def _outcome(check: Mapping[str, Any]) -> str:
+    passed = check.get("passed", False)
+    return _NOT_MADE if passed is None else _PASSED if passed is True else _FAILED
 
 
 def _estimates(estimates: Mapping[str, Any], device: str) -> Iterator[Block]:
