@@ -12,6 +12,8 @@ PYTHON := .venv/bin/python
 NAME ?= Tunny
 CRD := charts/tunesmith/files/tunesmith.dev_finetunejobs.yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Without its cache of bytecode, each process would compile anew what it imports: a third of the time of `make check`.
+unexport PYTHONDONTWRITEBYTECODE
 # `make e2e KUBECONFIG=...` tests on that cluster; one that happens to be in the environment is never touched.
 ifeq ($(origin KUBECONFIG),command line)
 export TUNESMITH_TEST_KUBECONFIG := $(abspath $(KUBECONFIG))
@@ -43,7 +45,7 @@ $(CACHE)/uv-$(UV_VERSION)/bin/uv:
 .venv/.stamp: requirements/dev.txt pyproject.toml | $(UV)
 	@echo "Making .venv (5 to 6 GB with PyTorch)"
 	@$(UV) venv --quiet --allow-existing --python '>=3.11' .venv
-	@DS_BUILD_OPS=0 $(UV) pip sync --quiet --require-hashes requirements/dev.txt
+	@DS_BUILD_OPS=0 $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements/dev.txt
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -14,8 +14,8 @@ from tunesmith_stages.contract import Input, StageConfig, StageName, UnitConfig
 VOCABULARY = 96
 
 
-def write_base(folder: Path, *, tied: bool = False, vocabulary: int = VOCABULARY, shards: bool = False) -> Path:
-    """Write a Llama of two layers with random weights (about 40,000 parameters)."""
+def tiny_llama(*, vocabulary: int = VOCABULARY, **more: Any) -> Any:
+    """Return a Llama of two layers with random weights (about 40,000 parameters); `more` goes to its configuration."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,12 +28,17 @@ def write_base(folder: Path, *, tied: bool = False, vocabulary: int = VOCABULARY
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=None,
+        **more,
     )
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    return LlamaForCausalLM(config)
+
+
+def write_base(folder: Path, *, tied: bool = False, vocabulary: int = VOCABULARY, shards: bool = False) -> Path:
+    """Write a :func:`tiny_llama` in BF16."""
+    import torch
+
+    end = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": None}
+    model = tiny_llama(vocabulary=vocabulary, tie_word_embeddings=tied, **end).to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="40KB" if shards else "1GB")
     return folder
 
