@@ -30,8 +30,8 @@ from typing import Any
 CONTRACT_VERSION = 1
 
 ALL_LINEAR = "AllLinear"
-"""In a list of target modules: every linear module but the output layer; of a mixture of experts neither the experts nor
-what chooses among them."""
+"""In a list of target modules: every linear module but the output layer; of a mixture of experts neither the experts
+nor what chooses among them."""
 
 
 class StageName(enum.StrEnum):
