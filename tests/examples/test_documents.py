@@ -26,10 +26,11 @@ from support.pages import (
 from support.reasons import reasons_in_code
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.datasets import DatasetFormat
-from tunesmith.api.finetunejob import FinetuningType, LrSchedule, OutType, Precision
+from tunesmith.api.finetunejob import OutType
 from tunesmith.api.kube_yaml import KubeLoader, dump
 from tunesmith.api.parse import parse_job
 from tunesmith.api.sources import Builtin, Language
+from tunesmith.api.training import FinetuningType, LrSchedule, Precision
 from tunesmith.cli.kubectl.commands import app as kubectl_app
 from tunesmith.cli.main import app
 

@@ -60,7 +60,7 @@ def clear_leftovers(folder: Path) -> None:
     """
     if folder.is_dir():
         for path in folder.iterdir():
-            if not _PUBLISHED.fullmatch(path.name) and not _may_be_written(path):
+            if path.is_dir() and not _PUBLISHED.fullmatch(path.name) and not _may_be_written(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -182,14 +182,21 @@ def newest(folder: Path, world_size: int) -> tuple[Checkpoint | None, list[str]]
     return None, notes
 
 
-def prune(folder: Path, step: int, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to step `step`, the one just written.
+def of_step(folder: Path, step: int) -> Checkpoint | str:
+    """Return the checkpoint of a step, or what is wrong with it."""
+    return read(folder / f"step-{step}")
+
+
+def prune(folder: Path, step: int, keep: int, spared: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints up to step `step`, the one just written, and that of step `spared`.
 
     Later ones can only be damaged ones that were passed over; they make no room for themselves by pushing good ones
     out, and are replaced when their step is reached.
     """
     older = [path for path in _published(folder) if _step(path) <= step]
     for path in older[keep:]:
+        if _step(path) == spared:
+            continue
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tunesmith_stages.train.settings import Precision, Settings
@@ -16,15 +17,18 @@ def deepspeed_config(settings: Settings) -> dict[str, Any]:
     makes PyTorch's AdamW and keeps weight decay off norms and biases: an optimizer named here would decay every
     weight, and DeepSpeed's own are compiled on first use, where images have no compiler.
     """
-    return {
+    config = {
         "train_micro_batch_size_per_gpu": settings.micro_batch_size,
         "gradient_accumulation_steps": settings.accumulation,
-        "gradient_clipping": settings.max_grad_norm,
+        "gradient_clipping": settings.optimization.max_grad_norm,
         "bf16": {"enabled": settings.precision is Precision.BF16},
         "fp16": {"enabled": settings.precision is Precision.FP16},
         "zero_optimization": _zero(settings),
         "steps_per_print": _NEVER,
+        # PyTorch's AdamW takes the step on the processor, too: DeepSpeed's own would have to be compiled there.
+        "zero_force_ds_cpu_optimizer": False,
     }
+    return _merged(config, settings.deepspeed)
 
 
 def _zero(settings: Settings) -> dict[str, Any]:
@@ -36,4 +40,17 @@ def _zero(settings: Settings) -> dict[str, Any]:
         zero["stage3_prefetch_bucket_size"] = "auto"
         zero["stage3_param_persistence_threshold"] = "auto"
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if settings.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return zero
+
+
+def _merged(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with what is given, object by object."""
+    merged = dict(config)
+    for name, value in given.items():
+        known = merged.get(name)
+        merged[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return merged

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Exchange:
     def __init__(self, attempt: Path) -> None:
         self.folder = attempt / "ranks"
         self._events = self.folder / "events.jsonl"
+        self._beats = self.folder / "alive"
         self._heard = 0
 
     def tell(self, event: Mapping[str, Any]) -> None:
@@ -64,6 +66,19 @@ class Exchange:
         whole = new[: new.rfind(b"\n") + 1]
         self._heard += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
+
+    def beat(self) -> None:
+        """Give a sign of life (rank 0)."""
+        with suppress(OSError):  # a volume that is full or gone is told by what needs it
+            self._beats.touch()
+
+    @property
+    def last_beat(self) -> float:
+        """When the last sign of life came, in seconds since the epoch; 0: none has."""
+        try:
+            return self._beats.stat().st_mtime
+        except OSError:
+            return 0.0
 
     def ask_to_end(self, node: int, seconds: float) -> None:
         """Ask the ranks of `node`, which is this one, to leave a checkpoint and to end within `seconds`."""

@@ -22,18 +22,25 @@ DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precisi
 _SHOWN = 20
 
 
-def load_base(folder: Path, precision: Precision) -> Any:
+def load_base(folder: Path, precision: Precision, *, quantized: bool = False) -> Any:
     """Load the base for training.
 
     With ZeRO-3 the training arguments must exist already: transformers then shares the weights out as it reads them.
 
+    Args:
+        folder: the base.
+        precision: number format of the weights.
+        quantized: whether the linear layers are to be held in 4 bits (NF4, with the scales quantized again).
+
     Raises:
         StageError: it cannot be read, or weights are missing.
     """
+    dtype = DTYPES[precision]
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=DTYPES[precision],
+            dtype=dtype,
+            quantization_config=_four_bits(dtype) if quantized else None,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -53,6 +60,43 @@ def load_base(folder: Path, precision: Precision) -> Any:
         )
     model.config.use_cache = False
     return model
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    """Return how QLoRA holds the weights: the storage has the type of all others, so that ZeRO-3 can share it out."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,
+    )
+
+
+def freeze_but_last(model: Any, layers: int) -> None:
+    """Leave the last `layers` layers to be trained, and nothing else.
+
+    Raises:
+        StageError: the model has fewer.
+    """
+    blocks = model.get_decoder().layers
+    if layers > len(blocks):
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"`freeze.trainableLayers` is {layers}, but the base has {len(blocks)} layers",
+            reason="TooManyLayers",
+            hint="Lower it, or train all weights with `finetuningType: Full`.",
+        )
+    model.requires_grad_(False)
+    for block in blocks[-layers:]:
+        block.requires_grad_(True)
+
+
+def trains_embeddings(model: Any) -> bool:
+    """Return whether the input embeddings are trained, so that gradients flow through all layers by themselves."""
+    return bool(model.get_input_embeddings().weight.requires_grad)
 
 
 def check_vocabulary(id_range: tuple[int, int], model: Any) -> None:
@@ -130,6 +174,8 @@ def add_adapter(model: Any, lora: Lora) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
     )
     with _no_conversion():
         # The adapter gets the base's number format: DeepSpeed keeps float32 master weights of its own.

@@ -13,12 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import InterruptedStage, Made, Progress, StageError, Work
+from tunesmith_stages.train import batch_split
 from tunesmith_stages.train.causes import root_cause
 from tunesmith_stages.train.exchange import NO_RANK, Exchange, RankExit
 from tunesmith_stages.train.place import read_place
 from tunesmith_stages.train.ranks import let_ranks_end, running_ranks, torchrun_log
 from tunesmith_stages.train.settings import Settings, read_settings
+from tunesmith_stages.train.stillness import Stillness
 from tunesmith_stages.train.team import Team
 
 _POLL_SECONDS = 0.1
@@ -34,11 +37,14 @@ def train(work: Work) -> Made:
     place = read_place(settings.nodes, os.environ)
     for role in ("base", "prepared"):
         work.input(role)
-    exchange = Exchange(work.folder)
-    shutil.rmtree(exchange.folder, ignore_errors=True)
-    exchange.folder.mkdir()
+    exchange = _empty_exchange(work)
     with Team(place, work.unit.key, work.config.attempt) as team:
-        outcome = _train(work, settings, team, exchange)
+        while True:
+            try:
+                outcome = _train(work, settings, team, exchange)
+                break
+            except StageError as error:
+                exchange = _with_smaller_batches(work, settings, error)
     numbers = dict(outcome["numbers"])
     at_work = sum(numbers[name] for name in ("loadSeconds", "trainSeconds", "saveSeconds"))
     numbers["startSeconds"] = round(time.monotonic() - began - at_work, 3)
@@ -52,6 +58,37 @@ def train(work: Work) -> Made:
     )
 
 
+def _empty_exchange(work: Work) -> Exchange:
+    exchange = Exchange(work.folder)
+    shutil.rmtree(exchange.folder, ignore_errors=True)
+    exchange.folder.mkdir()
+    return exchange
+
+
+def _with_smaller_batches(work: Work, settings: Settings, error: StageError) -> Exchange:
+    """If memory ran out and the job wants that, keep a smaller split of the batch; return the exchange to go on with.
+
+    Raises:
+        StageError: that is no way out. With several nodes the next attempt begins with the smaller split.
+    """
+    folder = work.volume.checkpoints(work.unit.key)
+    kept = batch_split.read(folder)
+    now = kept.apply(settings) if kept else settings
+    split = batch_split.smaller(now)
+    if not settings.reduces or error.code is not ExitCode.OUT_OF_MEMORY or split is None:
+        raise error
+    batch_split.keep(folder, split)
+    smaller = split.apply(settings)
+    words = (
+        f"out of memory with {now.micro_batch_size} rows at a time: going on with {smaller.micro_batch_size}, in "
+        f"{smaller.accumulation} passes instead of {now.accumulation}"
+    )
+    if settings.nodes > 1:
+        raise StageError(ExitCode.TEMPORARY, words, reason="BatchReduced") from error
+    work.progress.note(words)
+    return _empty_exchange(work)
+
+
 def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> dict[str, Any]:
     """Run the ranks, here and with the other nodes, and return what they came to.
 
@@ -63,8 +100,9 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
         on = f" on each of {settings.nodes} nodes" if settings.nodes > 1 else ""
         work.progress.note(f"starting {settings.processes} process(es){on} on {'CPU' if settings.on_cpu else 'GPU'}")
     with running_ranks(work.folder, settings, meeting) as process, team.informed():
+        stillness = Stillness(exchange, settings.stall)
         try:
-            _relay(process, exchange, team, work.progress)
+            _relay(process, exchange, team, work.progress, stillness)
         except InterruptedStage:
             let_ranks_end(process, exchange, 0, settings.shutdown, lambda: _hear(exchange, team, work.progress))
             raise
@@ -77,10 +115,17 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
     return outcome
 
 
-def _relay(process: subprocess.Popen[bytes], exchange: Exchange, team: Team, progress: Progress) -> None:
-    """Pass on what rank 0 tells until the ranks have ended, or those of another node have failed."""
+def _relay(
+    process: subprocess.Popen[bytes], exchange: Exchange, team: Team, progress: Progress, stillness: Stillness
+) -> None:
+    """Pass on what rank 0 tells until the ranks have ended, or those of another node have failed.
+
+    Raises:
+        StageError: there is no sign of life.
+    """
     ended = False
     while _hear(exchange, team, progress) and not ended:
+        stillness.check(process)
         time.sleep(_POLL_SECONDS)
         ended = process.poll() is not None  # and what they told before that is heard once more
 

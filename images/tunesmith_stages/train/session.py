@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,23 @@ from transformers import set_seed
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError, Work
-from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train import batch_split, checkpoints
 from tunesmith_stages.train.before import FILE as BEFORE
 from tunesmith_stages.train.before import AskFirst, Questions
+from tunesmith_stages.train.best import SaveBest, StopEarly, best_step, evaluations
 from tunesmith_stages.train.checkpoints import Checkpoint
 from tunesmith_stages.train.ending import EndTogether
 from tunesmith_stages.train.exchange import Exchange
+from tunesmith_stages.train.guards import Guards
+from tunesmith_stages.train.heartbeat import Heartbeat
 from tunesmith_stages.train.metrics import Recorder
-from tunesmith_stages.train.model import add_adapter, check_vocabulary, load_base
+from tunesmith_stages.train.model import (
+    add_adapter,
+    check_vocabulary,
+    freeze_but_last,
+    load_base,
+    trains_embeddings,
+)
 from tunesmith_stages.train.order import tokens_per_step
 from tunesmith_stages.train.reference import read_probes, reference
 from tunesmith_stages.train.rows import Rows
@@ -41,6 +51,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     settings = read_settings(work.params, work.runtime)
     _join(settings)
     leader = dist.get_rank() == 0
+    settings = _share_out(settings, work)
     data = _open_data(work.input("prepared"))
     probes = read_probes(work.input("prepared") / "probes.json")
     checkpoint = _choose_checkpoint(work, exchange)
@@ -49,6 +60,13 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     trainer = _make_trainer(work, settings, data, exchange)
     ending = EndTogether(exchange, int(os.environ["GROUP_RANK"]), trainer.args.device)  # torchrun's number of the node
     trainer.add_callback(ending)
+    trainer.add_callback(Heartbeat(exchange))
+    guards = Guards(settings.limits, settings.optimization.learning_rate)
+    trainer.add_callback(guards)
+    if settings.keep_best:
+        trainer.add_callback(SaveBest())
+    if settings.early_stopping is not None:
+        trainer.add_callback(StopEarly(settings.early_stopping, lambda note: _tell(exchange, note)))
     if data.train.packed:
         trainer.add_callback(ProveFirst(trainer))
     if asked := work.runtime.get("smokeTests"):
@@ -59,14 +77,15 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     trainer.run(checkpoint, _tools())
     ending.check()
     trained = time.monotonic()
-    figures = _figures(trainer, settings)
+    figures = _figures(trainer, guards)
+    step = _take_the_best(work, trainer, exchange) if settings.keep_best else trainer.state.global_step
     if leader:
         exchange.tell({"note": "saving"})
     _save(work.out, trainer, probes, adapter=settings.lora is not None)
     if leader:
         figures |= {"loadSeconds": loaded - began, "trainSeconds": trained - loaded}
         figures["saveSeconds"] = time.monotonic() - trained
-        exchange.leave_outcome(_outcome(settings, figures))
+        exchange.leave_outcome(_outcome(settings, figures, step))
     dist.barrier()
 
 
@@ -81,7 +100,14 @@ def _join(settings: Settings) -> None:
     # Where DeepSpeed finds a compiler it would build its shared-memory collectives (a minute), elsewhere it goes
     # without. It is told that it can build no operator: the same everywhere, and no compiler at run time.
     deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed("gloo" if settings.on_cpu else "nccl")
+    deepspeed.init_distributed("gloo" if settings.on_cpu else "nccl", timeout=timedelta(seconds=settings.timeout))
+
+
+def _share_out(settings: Settings, work: Work) -> Settings:
+    """Return the settings with the batch split up as it is on all ranks: smaller, if memory ran out before."""
+    found = [batch_split.read(work.volume.checkpoints(work.unit.key)) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    return settings if found[0] is None else found[0].apply(settings)
 
 
 def _open_data(folder: Path) -> Data:
@@ -111,12 +137,14 @@ def _make_trainer(work: Work, settings: Settings, data: Data, exchange: Exchange
     folder = work.volume.checkpoints(work.unit.key)
     arguments = training_arguments(settings, folder, evaluate=data.validation is not None)
     set_seed(settings.seed)
-    model = load_base(work.input("base"), settings.precision)
+    model = load_base(work.input("base"), settings.precision, quantized=settings.quantized)
     check_vocabulary(data.train.id_range(), model)
     if settings.lora is not None:
         model = add_adapter(model, settings.lora)
-        if settings.gradient_checkpointing:
-            model.enable_input_require_grads()
+    if settings.trained_layers is not None:
+        freeze_but_last(model, settings.trained_layers)
+    if settings.gradient_checkpointing and not trains_embeddings(model):
+        model.enable_input_require_grads()
     recorder = Recorder(work.logs / "metrics.jsonl", exchange, _token_counter(data.train, settings))
     return FineTuner(model, arguments, settings, data, recorder, work.config.attempt)
 
@@ -134,22 +162,50 @@ def _token_counter(rows: Rows, settings: Settings) -> Any:
     return tokens_until
 
 
-def _figures(trainer: FineTuner, settings: Settings) -> dict[str, float]:
+def _tell(exchange: Exchange, note: str) -> None:
+    if dist.get_rank() == 0:
+        exchange.tell({"note": note})
+
+
+def _take_the_best(work: Work, trainer: FineTuner, exchange: Exchange) -> int:
+    """Go back to the checkpoint with the lowest loss on held-out rows; return its step.
+
+    Raises:
+        StageError: it is not there.
+    """
+    wanted = best_step(evaluations(trainer.state))
+    last: int = trainer.state.global_step
+    if wanted is None or wanted == last:
+        return last
+    found: list[Checkpoint | str] = [""]
+    if dist.get_rank() == 0:
+        found[0] = checkpoints.of_step(work.volume.checkpoints(work.unit.key), wanted)
+    dist.broadcast_object_list(found)
+    if isinstance(found[0], str):
+        raise StageError(
+            ExitCode.GATE_FAILED,
+            f"the loss on held-out rows was lowest at step {wanted}, but the checkpoint of that step is damaged: "
+            f"{found[0]}",
+            reason="BestCheckpointLost",
+            hint=f"Delete the folder {work.volume.checkpoints(work.unit.key)} to train again.",
+        )
+    _tell(exchange, f"going back to step {wanted}, where the loss on held-out rows was lowest")
+    trainer.go_back(found[0])
+    return wanted
+
+
+def _figures(trainer: FineTuner, guards: Guards) -> dict[str, float]:
     """Return what the training came to; every rank must call this.
 
     Raises:
-        StageError: the last loss is not a number.
+        StageError: the last loss is no number, or too high.
     """
     latest = [trainer.recorded if dist.get_rank() == 0 else {}]
     dist.broadcast_object_list(latest)
     loss = latest[0].get("loss", math.nan)
     if not math.isfinite(loss):
-        raise StageError(
-            ExitCode.GATE_FAILED,
-            f"the loss was {loss} at the end of training",
-            reason="LossNotFinite",
-            hint=f"Lower the learning rate (now {settings.learning_rate:g}), or train in BF16 or FP32.",
-        )
+        raise guards.not_finite("loss", loss, trainer.state.global_step)
+    guards.check_final(loss)
     shown = ("loss", "evalLoss", "tokensPerSecond")
     figures: dict[str, float] = {name: latest[0][name] for name in shown if name in latest[0]}
     return {**figures, "steps": trainer.state.global_step, "epochs": round(trainer.state.epoch or 0.0, 6)}
@@ -170,12 +226,13 @@ def _tools() -> dict[str, str]:
     return {name: version(name) for name in TOOLS}
 
 
-def _outcome(settings: Settings, figures: dict[str, float]) -> dict[str, Any]:
+def _outcome(settings: Settings, figures: dict[str, float], step: int) -> dict[str, Any]:
     return {
         "outputs": {
             "finetuningType": "Full" if settings.lora is None else "LoRA",
             "steps": figures["steps"],
             "epochs": str(figures["epochs"]),
+            **({"bestStep": step} if settings.keep_best else {}),
         },
         "numbers": {name: round(value, 6) for name, value in figures.items()},
         "tools": _tools(),

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
+from tunesmith_stages.train.limits import EarlyStopping, Limits
+from tunesmith_stages.train.optimization import Optimization, read_optimization
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -21,13 +23,6 @@ class Precision(enum.StrEnum):
     FP16 = "FP16"
     FP32 = "FP32"
 
-
-SCHEDULES: Mapping[str, str] = {
-    "Cosine": "cosine",
-    "Linear": "linear",
-    "Constant": "constant_with_warmup",  # the same as "constant" without a warm-up
-}
-"""Learning rate schedules of the API and the names that transformers gives them."""
 
 GRACE_RESERVE = 10
 """Seconds of the grace period that are kept back for killing what did not end, and for saying why."""
@@ -42,6 +37,11 @@ class Lora:
     dropout: float
     target_modules: tuple[str, ...]
     """Last parts of module names, or :data:`tunesmith_stages.contract.ALL_LINEAR` alone."""
+    rslora: bool = False
+    """It is ``alpha / sqrt(rank) * B @ A``: rsLoRA (Kalajdzievski, 2023, https://arxiv.org/abs/2312.03732)."""
+    dora: bool = False
+    """Direction and length of the weights' rows are trained apart: DoRA (Liu et al., 2024,
+    https://arxiv.org/abs/2402.09353)."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,13 @@ class Settings:
     """Everything that training depends on, but the inputs."""
 
     lora: Lora | None
-    """None: all weights are trained."""
+    """None: the weights themselves are trained."""
+    quantized: bool
+    """The base's weights are held in 4 bits: QLoRA (Dettmers et al., 2023, https://arxiv.org/abs/2305.14314)."""
+    trained_layers: int | None
+    """So many of the last layers are trained, nothing else; None: all that there is to train."""
     precision: Precision
-    learning_rate: float
-    schedule: str
-    """transformers' name."""
-    warmup_steps: int
-    weight_decay: float
-    max_grad_norm: float
+    optimization: Optimization
     epochs: float
     """Passes over the data; 0 where `max_steps` is given."""
     max_steps: int | None
@@ -64,6 +63,12 @@ class Settings:
     global_batch_size: int
     """Rows that enter one optimizer step."""
     zero_stage: int
+    offload_optimizer: bool
+    """Whether the optimizer's state and its step are the processor's."""
+    offload_parameters: bool
+    """Whether the weights are kept in the processor's memory."""
+    deepspeed: Mapping[str, Any]
+    """What else DeepSpeed is told, in its own words."""
     gradient_checkpointing: bool
     seed: int
     gpus: int
@@ -84,6 +89,18 @@ class Settings:
     """None: a checkpoint is written at the end only."""
     keep: int
     """Complete checkpoints that are kept."""
+    keep_best: bool
+    """Whether what is saved in the end is what had the lowest loss on held-out rows."""
+    early_stopping: EarlyStopping | None
+    limits: Limits
+    stall: float
+    """Seconds without a step after which the training counts as stuck."""
+    reduces: bool
+    """Whether a training that runs out of memory goes on with smaller batches in more passes."""
+    workers: int
+    """Processes of each rank that read rows ahead; 0: it reads them itself."""
+    timeout: int
+    """Seconds that ranks wait for each other in a collective operation."""
     nodes_timeout: float
     """Seconds that nodes wait for each other before the training begins."""
     grace: int
@@ -118,6 +135,7 @@ def read_settings(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Sett
     except (TypeError, ValueError) as error:
         raise StageError(ExitCode.BAD_CONFIG, f"stage.json of `train` holds an unusable value: {error}") from error
     check_precision(settings)
+    check_devices(settings)
     check_batch(settings)
     return settings
 
@@ -127,16 +145,17 @@ def _parse(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Settings:
     max_steps = params["maxSteps"]
     return Settings(
         lora=_parse_lora(params),
+        quantized=params["finetuningType"] == "QLoRA",
+        trained_layers=int(params["freeze"]["trainableLayers"]) if params["finetuningType"] == "Freeze" else None,
         precision=Precision(params["precision"]),
-        learning_rate=float(params["learningRate"]),
-        schedule=_one_of(SCHEDULES, "lrSchedule", params["lrSchedule"]),
-        warmup_steps=int(params["warmupSteps"]),
-        weight_decay=float(params["weightDecay"]),
-        max_grad_norm=float(params["maxGradNorm"]),
+        optimization=read_optimization(params),
         epochs=0.0 if params["numTrainEpochs"] is None else float(params["numTrainEpochs"]),
         max_steps=None if max_steps is None else int(max_steps),
         global_batch_size=int(params["globalBatchSize"]),
         zero_stage=_one_of({0: 0, 2: 2, 3: 3}, "zeroStage", params["zeroStage"]),
+        offload_optimizer=bool(runtime.get("offloadOptimizer")),
+        offload_parameters=bool(runtime.get("offloadParameters")),
+        deepspeed=dict(runtime.get("deepspeed") or {}),
         gradient_checkpointing=bool(params["gradientCheckpointing"]),
         seed=int(params["seed"]),
         gpus=gpus,
@@ -149,14 +168,32 @@ def _parse(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Settings:
         eval_steps=int(runtime["evalSteps"] or 0) or None,
         save_steps=int(runtime["saveSteps"] or 0) or None,
         keep=max(1, int(runtime["keep"])),
+        keep_best=bool(params.get("keepBest")),
+        early_stopping=_parse_early_stopping(params),
+        limits=_parse_limits(runtime),
+        reduces=_one_of({"Fail": False, "Reduce": True}, "onOutOfMemory", runtime.get("onOutOfMemory", "Fail")),
+        stall=float((runtime.get("guards") or {}).get("stallSeconds", 3600)),
+        workers=int(runtime.get("dataloaderWorkers", 0)),
+        timeout=_at_least_one("ddpTimeoutSeconds", runtime.get("ddpTimeoutSeconds", 1800)),
         nodes_timeout=float(runtime.get("nodesTimeoutSeconds", 900)),
         grace=_at_least_one("graceSeconds", runtime.get("graceSeconds", 30)),
     )
 
 
+def _parse_early_stopping(params: Mapping[str, Any]) -> EarlyStopping | None:
+    given = params.get("earlyStopping")
+    return EarlyStopping(int(given["patience"]), float(given["minDelta"])) if given else None
+
+
+def _parse_limits(runtime: Mapping[str, Any]) -> Limits:
+    given = runtime.get("guards") or {}
+    final, spike = given.get("maxFinalLoss"), given.get("lossSpike")
+    return Limits(None if final is None else float(final), None if spike is None else float(spike))
+
+
 def _parse_lora(params: Mapping[str, Any]) -> Lora | None:
-    kind = _one_of({"Full": "Full", "LoRA": "LoRA"}, "finetuningType", params["finetuningType"])
-    if kind == "Full":
+    adapted = {"Full": False, "Freeze": False, "LoRA": True, "QLoRA": True}
+    if not _one_of(adapted, "finetuningType", params["finetuningType"]):
         return None
     lora = params["lora"]
     return Lora(
@@ -164,6 +201,8 @@ def _parse_lora(params: Mapping[str, Any]) -> Lora | None:
         alpha=int(lora["alpha"]),
         dropout=float(lora["dropout"]),
         target_modules=tuple(lora["targetModules"]),
+        rslora=bool(lora.get("useRslora")),
+        dora=bool(lora.get("useDora")),
     )
 
 
@@ -191,6 +230,27 @@ def check_precision(settings: Settings) -> None:
             "`precision` must be BF16 or FP32 on the CPU (`gpusPerNode` 0), got FP16: DeepSpeed has no float16 there",
             reason="PrecisionUnsupported",
         )
+
+
+def check_devices(settings: Settings) -> None:
+    """Check that what only GPUs can do is not asked of the CPU, and what only ZeRO can do not of a training without.
+
+    Raises:
+        StageError: it is.
+    """
+    asked = {
+        "`finetuningType: QLoRA`": settings.quantized,
+        "`deepspeed.offloadOptimizer`": settings.offload_optimizer,
+        "`deepspeed.offloadParameters`": settings.offload_parameters,
+    }
+    for what, given in asked.items():
+        if given and settings.on_cpu:
+            raise StageError(
+                ExitCode.BAD_CONFIG,
+                f"{what} needs GPUs: `gpusPerNode` is 0",
+                reason="GpuNeeded",
+                hint="Set `gpusPerNode`, or train LoRA without it: on the CPU there is nothing to save by it.",
+            )
 
 
 def check_batch(settings: Settings) -> None:

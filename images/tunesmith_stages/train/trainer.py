@@ -15,8 +15,10 @@ import torch.distributed as dist
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
 from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train.best import best_step, evaluations
 from tunesmith_stages.train.checkpoints import Checkpoint
 from tunesmith_stages.train.deepspeed_config import deepspeed_config
 from tunesmith_stages.train.metrics import Recorder
@@ -36,6 +38,7 @@ def training_arguments(settings: Settings, folder: Path, *, evaluate: bool) -> T
 
     Making them also tells transformers of DeepSpeed's configuration, so make them before the model.
     """
+    optimization = settings.optimization
     return TrainingArguments(
         output_dir=str(folder),
         deepspeed=deepspeed_config(settings),
@@ -45,11 +48,15 @@ def training_arguments(settings: Settings, folder: Path, *, evaluate: bool) -> T
         per_device_train_batch_size=settings.micro_batch_size,
         per_device_eval_batch_size=settings.eval_batch_size,
         gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
+        learning_rate=optimization.learning_rate,
+        lr_scheduler_type=optimization.schedule.name,
+        warmup_steps=optimization.schedule.warmup,
+        weight_decay=optimization.weight_decay,
+        max_grad_norm=optimization.max_grad_norm,
+        adam_beta1=optimization.betas[0],
+        adam_beta2=optimization.betas[1],
+        adam_epsilon=optimization.epsilon,
+        neftune_noise_alpha=optimization.neftune_alpha,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         activation_checkpointing=settings.gradient_checkpointing,
@@ -63,6 +70,8 @@ def training_arguments(settings: Settings, folder: Path, *, evaluate: bool) -> T
         save_strategy="steps",
         save_steps=settings.save_steps or _AT_THE_END_ONLY,
         dataloader_pin_memory=not settings.on_cpu,
+        dataloader_num_workers=settings.workers,
+        ddp_timeout=settings.timeout,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
@@ -92,6 +101,17 @@ class Data:
 
     train: Rows
     validation: Rows | None
+
+
+def raise_rate_of_b(optimizer: torch.optim.Optimizer, model: torch.nn.Module, ratio: float) -> None:
+    """Give the matrices B of an adapter a learning rate that is `ratio` times as high, in groups of their own."""
+    raised = {id(value) for name, value in model.named_parameters() if ".lora_B." in name}
+    for group in list(optimizer.param_groups):
+        high = [value for value in group["params"] if id(value) in raised]
+        if high:
+            group["params"] = [value for value in group["params"] if id(value) not in raised]
+            others = {name: value for name, value in group.items() if name != "params"}
+            optimizer.add_param_group({**others, "params": high, "lr": ratio * group["lr"]})
 
 
 class _EpochLoader(DataLoader):
@@ -146,6 +166,12 @@ class FineTuner(Trainer):
         prove_packing(forward, self.train_dataset, self._settings.precision, attention)
         model.train()
 
+    def go_back(self, checkpoint: Checkpoint) -> None:
+        """Take the weights of an earlier step; every rank must call this."""
+        deepspeed_load_checkpoint(
+            self.model_wrapped, str(checkpoint.folder), load_module_strict=self._settings.lora is None
+        )
+
     @property
     def recorded(self) -> dict[str, float]:
         """The last value of every figure (rank 0)."""
@@ -160,10 +186,25 @@ class FineTuner(Trainer):
             batch_sampler=batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_num_workers > 0,
         )
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make AdamW, with the learning rates of LoRA+ if they are asked for."""
+        optimizer = super().create_optimizer(model)
+        if (ratio := self._settings.optimization.plus_ratio) is not None:
+            raise_rate_of_b(optimizer, self.model, ratio)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the schedule of the learning rate, now that the number of steps is known."""
+        self.args.lr_scheduler_kwargs = self._settings.optimization.schedule.options_for(num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # gone on from the last step: Trainer would do one more
+        at_the_end = self.state.global_step >= self.state.max_steps
+        if at_the_end or self.control.should_training_stop:  # gone on from the last step: Trainer would do one more
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -180,6 +221,7 @@ class FineTuner(Trainer):
             with torch.no_grad():
                 sums[0] += token_loss(self.model_wrapped(**batch), labels).double().cpu()
             sums[1] += (labels[:, 1:] != IGNORED).sum().cpu()
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.model_wrapped.train()
         sums = sums.to(self.args.device)
         dist.all_reduce(sums)
@@ -209,7 +251,8 @@ class FineTuner(Trainer):
         files = self._sizes_of_all(checkpoints.sync_own_files(staged, rank))
         if rank == 0:
             checkpoints.complete(staged, step, files, self._facts)
-            checkpoints.prune(folder, step, self._settings.keep)
+            best = best_step(evaluations(self.state)) if self._settings.keep_best else None
+            checkpoints.prune(folder, step, self._settings.keep, best)
             self._recorder.saved(step, self.state.max_steps, time.monotonic() - began)
 
     def _sizes_of_all(self, own: Mapping[str, int]) -> dict[str, int]:

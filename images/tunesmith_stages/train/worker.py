@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from tunesmith_stages.program import Progress, StageError, Work, classify
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.launch import LAUNCHER_VARIABLE
 from tunesmith_stages.train.lifeline import die_with
+from tunesmith_stages.train.stillness import TELL_WHERE
 from tunesmith_stages.volume import Volume
 
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc")
@@ -27,6 +29,7 @@ def main() -> None:
     rank = int(os.environ["RANK"])
     die_with(int(os.environ[LAUNCHER_VARIABLE]))
     _write_output_to(folder / "logs" / f"rank-{rank}.log")
+    faulthandler.register(TELL_WHERE)
     os.umask(0o002)
     exchange = Exchange(folder)
     code = ExitCode.OK

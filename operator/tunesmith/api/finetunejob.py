@@ -26,24 +26,23 @@ from tunesmith.api.sources import (
     has_one_of,
     one_of_in_cel,
 )
+from tunesmith.api.training import Training
 from tunesmith.api.values import (
-    MODULE_PATTERN,
+    BELOW_ONE_PATTERN,
     NAME_PATTERN,
     NOT_NEGATIVE_PATTERN,
     ApiModel,
     Bool,
     Decimal,
-    Fraction,
     Int,
     Name,
     Once,
-    PositiveDecimal,
     Rule,
     SignedDecimal,
     broken,
 )
 from tunesmith_stages import model_name
-from tunesmith_stages.contract import ALL_LINEAR, UNITS_PER_PROGRAM
+from tunesmith_stages.contract import UNITS_PER_PROGRAM
 from tunesmith_stages.quantization_types import NAMES, NEEDS_IMATRIX, NOT_SERVED
 
 MODEL_NAME_PATTERN = (
@@ -146,210 +145,6 @@ class Model(ApiModel):
 
     chat_template: ChatTemplate | None = None
     """The chat template to train with and to serve. Default: the tokenizer's own."""
-
-
-# --- training --------------------------------------------------------------------------------------------------------
-
-
-class FinetuningType(StrEnum):
-    """How much of the model is trained."""
-
-    FULL = "Full"
-    LORA = "LoRA"
-
-
-class Lora(ApiModel):
-    """Low-rank adaptation (LoRA)."""
-
-    RULES: ClassVar = (
-        Rule(
-            f"must be either [{ALL_LINEAR}] or a list of module names",
-            lambda lora: ALL_LINEAR not in lora.target_modules or len(lora.target_modules) == 1,
-            f"!('{ALL_LINEAR}' in self.targetModules) || size(self.targetModules) == 1",
-            ("targetModules",),
-        ),
-    )
-
-    rank: Annotated[Int, Field(ge=1, le=1024)] = 16
-    """Rank of the update matrices."""
-
-    alpha: Annotated[Int, Field(ge=1, le=4096)] = 32
-    """The update is scaled by alpha / rank."""
-
-    dropout: Fraction = "0"
-    """Share of the adapter's inputs that is dropped while training."""
-
-    target_modules: Annotated[
-        tuple[Annotated[str, Field(pattern=MODULE_PATTERN)], ...], Field(min_length=1, max_length=64)
-    ] = (ALL_LINEAR,)
-    """The modules that get an adapter, by the end of their names (`q_proj`), or AllLinear: every linear layer but the
-    output head; of a mixture of experts neither the experts nor what chooses among them."""
-
-
-class LrSchedule(StrEnum):
-    """How the learning rate goes on after the warm-up."""
-
-    COSINE = "Cosine"
-    LINEAR = "Linear"
-    CONSTANT = "Constant"
-
-
-class Precision(StrEnum):
-    """Number format of the computation."""
-
-    BF16 = "BF16"
-    FP16 = "FP16"
-    FP32 = "FP32"
-
-
-class Validation(ApiModel):
-    """What is held back from training to measure the evaluation loss."""
-
-    fraction: Fraction | None = None
-    """Share of the rows that is held back. Default: 0.1, or nothing if a dataset has `use: Validation`."""
-
-    eval_steps: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
-    """Measure every so many steps. Default: at the end only."""
-
-
-class Checkpoint(ApiModel):
-    """What an interrupted training goes on from."""
-
-    save_steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 500
-    """Save every so many steps."""
-
-    keep: Annotated[Int, Field(ge=1, le=100)] = 2
-    """How many to keep; older ones are removed once a newer one is whole."""
-
-
-class Deepspeed(ApiModel):
-    """How DeepSpeed spreads the training over the processes."""
-
-    zero_stage: Annotated[
-        Int,
-        Field(json_schema_extra={"enum": [0, 2, 3]}),
-        Rule("must be 0, 2 or 3", lambda stage: stage in {0, 2, 3}, ""),  # the enum says it to the API server
-    ] = 2
-    """ZeRO stage: 0 copies everything to each process, 2 splits gradients and optimizer, 3 the weights too."""
-
-
-class Training(ApiModel):
-    """Supervised fine-tuning with DeepSpeed."""
-
-    RULES: ClassVar = (
-        Rule(
-            "goes with `finetuningType: LoRA` only; remove it, or train LoRA",
-            lambda training: training.lora is None or training.finetuning_type is FinetuningType.LORA,
-            "!has(self.lora) || self.finetuningType == 'LoRA'",
-            ("lora",),
-        ),
-        Rule(
-            "must be BF16 or FP32 on the CPU (`gpusPerNode: 0`)",
-            lambda training: training.gpus_per_node > 0 or training.precision is not Precision.FP16,
-            "self.gpusPerNode > 0 || self.precision != 'FP16'",
-            ("precision",),
-        ),
-        Rule(
-            "goes with `gpusPerNode: 0` only: each GPU has one process",
-            lambda training: training.processes_per_node is None or training.gpus_per_node == 0,
-            "!has(self.processesPerNode) || self.gpusPerNode == 0",
-            ("processesPerNode",),
-        ),
-        Rule(
-            "must not be given together with `maxSteps`: remove one of them",
-            lambda training: training.max_steps is None or training.num_train_epochs is None,
-            "!has(self.numTrainEpochs) || !has(self.maxSteps)",
-            ("numTrainEpochs",),
-        ),
-    )
-
-    finetuning_type: FinetuningType = FinetuningType.LORA
-    """LoRA trains small matrices beside the weights, which are merged afterwards; Full trains all weights."""
-
-    lora: Lora | None = None
-    """Settings of LoRA. Default: rank 16, alpha 32, all linear layers."""
-
-    sequence_length: Annotated[Int, Field(ge=16, le=1_048_576)] = 2048
-    """Longest row, in tokens. Longer rows are left out and counted: cut ones would teach answers without an end."""
-
-    packing: Bool = False
-    """Put several samples into one row of up to `sequenceLength` tokens, so that little is computed for padding. The
-    samples of a row do not see each other; that is proven before the training."""
-
-    per_device_train_batch_size: Annotated[Int, Field(ge=1, le=4096)] = 1
-    """Rows per process in one forward pass."""
-
-    per_device_eval_batch_size: Annotated[Int, Field(ge=1, le=4096)] | None = None
-    """Rows per process in one pass of the evaluation. Default: as in training."""
-
-    gradient_accumulation_steps: Annotated[Int, Field(ge=1, le=4096)] = 8
-    """Forward passes per optimizer step."""
-
-    learning_rate: PositiveDecimal = "0.0001"
-    """Highest learning rate."""
-
-    lr_schedule: LrSchedule = LrSchedule.COSINE
-    """How the learning rate goes on after the warm-up."""
-
-    warmup_steps: Annotated[Int, Field(ge=0, le=1_000_000)] = 0
-    """Steps over which the learning rate rises from 0."""
-
-    weight_decay: Decimal = "0"
-    """Weight decay of AdamW."""
-
-    max_grad_norm: Decimal = "1"
-    """The gradient is scaled down to this norm; 0 turns it off."""
-
-    num_train_epochs: PositiveDecimal | None = None
-    """How often the data is gone through. Default: 3, unless `maxSteps` is given."""
-
-    max_steps: Annotated[Int, Field(ge=1, le=100_000_000)] | None = None
-    """Stop after so many optimizer steps, whatever the epochs."""
-
-    precision: Precision = Precision.BF16
-    """Number format of the computation. FP16 needs GPUs."""
-
-    gradient_checkpointing: Bool = True
-    """Compute activations again in the backward pass, which saves memory and costs about a quarter of the speed."""
-
-    validation: Validation | None = None
-    """Hold back part of the rows and measure the loss on them. Default: none."""
-
-    checkpoint: Checkpoint = Checkpoint()
-    """What an interrupted training goes on from."""
-
-    logging_steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 10
-    """Report loss, gradient norm, learning rate and speed every so many steps."""
-
-    seed: Annotated[Int, Field(ge=0, le=2_147_483_647)] = 42
-    """Seed of everything random: sampling, splitting, shuffling, new weights."""
-
-    deepspeed: Deepspeed = Deepspeed()
-    """How DeepSpeed spreads the training over the processes."""
-
-    nodes: Annotated[Int, Field(ge=1, le=64)] = 1
-    """Nodes of a cluster that train together, with a pod on each. `tunesmith run` trains on one."""
-
-    gpus_per_node: Annotated[Int, Field(ge=0, le=64)] = 1
-    """GPUs on each node, one process each. 0 trains on the CPU with `processesPerNode` processes."""
-
-    processes_per_node: Annotated[Int, Field(ge=1, le=64)] | None = None
-    """Processes on each node of a training on the CPU. Default: 1. With GPUs there is one process for each."""
-
-    @property
-    def processes(self) -> int:
-        """Number of training processes on each node."""
-        return self.gpus_per_node or self.processes_per_node or 1
-
-    @property
-    def world_size(self) -> int:
-        """Number of training processes over all nodes."""
-        return self.nodes * self.processes
-
-    @property
-    def global_batch_size(self) -> int:
-        """Rows per optimizer step over all processes."""
-        return self.world_size * self.per_device_train_batch_size * self.gradient_accumulation_steps
 
 
 # --- export and serving ----------------------------------------------------------------------------------------------
@@ -545,7 +340,7 @@ def _says_nothing(model: type[ApiModel], path: str, *, but: str = "") -> str:
             said.append(_says_nothing(type(info.default), place))
         elif info.default is None:
             said.append(f"!has({place})")
-        elif any(getattr(item, "pattern", "") == NOT_NEGATIVE_PATTERN for item in info.metadata):
+        elif any(getattr(item, "pattern", "") in {NOT_NEGATIVE_PATTERN, BELOW_ONE_PATTERN} for item in info.metadata):
             said.append(f"double({place}) == {float(info.default)}")  # `1e-4` is `0.0001`
         elif name != but:
             said.append(f"{place} == {json.dumps(info.default)}")

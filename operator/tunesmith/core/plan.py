@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.api.datasets import Dataset, DatasetUse
-from tunesmith.api.finetunejob import FineTuneJob, FinetuningType, Lora, Model
+from tunesmith.api.finetunejob import FineTuneJob, Model
 from tunesmith.api.sources import DATASET_SOURCES, MODEL_SOURCES, Language
+from tunesmith.api.training import Adam, FinetuningType, Freeze, Lora, Training
+from tunesmith.api.values import ApiModel
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith_stages.contract import (
     RECIPES,
@@ -260,11 +262,10 @@ def _training(job: FineTuneJob) -> dict[str, Params]:
     if _is_gguf(job):
         return {}
     training = job.spec.training
-    lora = (training.lora or Lora()) if training.finetuning_type is FinetuningType.LORA else None
     return {
         StageName.TRAIN: {
             "finetuningType": str(training.finetuning_type),
-            "lora": {**_plain(lora), "targetModules": sorted(lora.target_modules)} if lora else None,
+            "lora": _adapter(training),
             "precision": str(training.precision),
             "learningRate": training.learning_rate,
             "lrSchedule": str(training.lr_schedule),
@@ -277,7 +278,46 @@ def _training(job: FineTuneJob) -> dict[str, Params]:
             "zeroStage": training.deepspeed.zero_stage,
             "gradientCheckpointing": training.gradient_checkpointing,
             "seed": training.seed,
+            **_later_knobs(training),
         }
+    }
+
+
+def _lora_of(training: Training) -> Lora | None:
+    return (training.lora or Lora()) if training.finetuning_type.adapts else None
+
+
+def _adapter(training: Training) -> Params | None:
+    lora = _lora_of(training)
+    if lora is None:
+        return None
+    later = {
+        **({"useRslora": True} if lora.use_rslora else {}),
+        **({"useDora": True} if lora.use_dora else {}),
+        **({"plusLrRatio": lora.plus_lr_ratio} if lora.plus_lr_ratio else {}),
+    }
+    first = _plain(lora, include={"rank", "alpha", "dropout"})
+    return {**first, "targetModules": sorted(lora.target_modules), **later}
+
+
+def _later_knobs(training: Training) -> Params:
+    """Return what came to the API later and is in the key only where it is used: older keys stay as they are."""
+    validation = training.validation
+    by_evaluation = validation is not None and (validation.keep_best or validation.early_stopping is not None)
+    found: dict[str, Any] = {
+        "freeze": (training.freeze or Freeze()) if training.finetuning_type is FinetuningType.FREEZE else None,
+        "lrScheduleOptions": training.lr_schedule_options,
+        "warmupRatio": training.warmup_ratio,
+        "adam": training.adam if training.adam != Adam() else None,
+        "neftuneNoiseAlpha": training.neftune_noise_alpha,
+        "keepBest": (validation.keep_best if validation else False) or None,
+        "earlyStopping": validation.early_stopping if validation else None,
+        "evalSteps": validation.eval_steps if validation and by_evaluation else None,
+    }
+    return {
+        name: _plain(value, exclude_none=True) if isinstance(value, ApiModel) else value
+        for name, value in found.items()
+        if value is not None
     }
 
 
@@ -296,6 +336,25 @@ def _processes(job: FineTuneJob) -> Params:
         "saveSteps": training.checkpoint.save_steps,
         "keep": training.checkpoint.keep,
         "smokeTests": _smoke_tests(job),
+        **_safety(training),
+    }
+
+
+def _safety(training: Training) -> Params:
+    """Return what changes nothing of what comes out: whether, how fast and with how much memory it does."""
+    guards, deepspeed = training.guards, training.deepspeed
+    limits = {"maxFinalLoss": guards.max_final_loss, "lossSpike": guards.loss_spike}
+    return {
+        "guards": {
+            **{name: value for name, value in limits.items() if value is not None},
+            "stallSeconds": 60 * guards.stall_minutes,
+        },
+        "onOutOfMemory": str(training.on_out_of_memory),
+        "dataloaderWorkers": training.dataloader_workers,
+        "ddpTimeoutSeconds": training.ddp_timeout_seconds,
+        "offloadOptimizer": deepspeed.offload_optimizer,
+        "offloadParameters": deepspeed.offload_parameters,
+        "deepspeed": _plain(deepspeed.config, exclude_none=True) if deepspeed.config else {},
     }
 
 
@@ -336,10 +395,15 @@ def _registered_from(job: FineTuneJob, _unit: str) -> Iterable[str]:
 def _estimated(job: FineTuneJob) -> Params:
     """Return what the memory and the time of a training follow from."""
     training = job.spec.training
-    lora = (training.lora or Lora()) if training.finetuning_type is FinetuningType.LORA else None
+    lora = _lora_of(training)
     return {
         "finetuningType": str(training.finetuning_type),
         "lora": _plain(lora) if lora else None,
+        "trainableLayers": (training.freeze or Freeze()).trainable_layers
+        if training.finetuning_type is FinetuningType.FREEZE
+        else None,
+        "offloadOptimizer": training.deepspeed.offload_optimizer,
+        "offloadParameters": training.deepspeed.offload_parameters,
         "precision": str(training.precision),
         "zeroStage": training.deepspeed.zero_stage,
         "gradientCheckpointing": training.gradient_checkpointing,

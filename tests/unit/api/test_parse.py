@@ -7,10 +7,10 @@ import pytest
 
 from support.builders import REMOVED, job_data, job_text
 from tunesmith.api.datasets import DatasetFormat
-from tunesmith.api.finetunejob import FinetuningType, LrSchedule
 from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job, parse_job_file, parse_object
 from tunesmith.api.pods import Pods
 from tunesmith.api.sources import Builtin, Language
+from tunesmith.api.training import FinetuningType, LrSchedule
 
 DATASET = "spec.datasets.0"
 TRAINING = "spec.training"
@@ -204,7 +204,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "misspelt type": (
         {f"{TRAINING}.finetuningType": "lora"},
         "spec.training.finetuningType",
-        "must be one of Full, LoRA, got 'lora'; did you mean `LoRA`?",
+        "must be one of Full, Freeze, LoRA, QLoRA, got 'lora'; did you mean `LoRA`?",
     ),
     "misspelt quantization": (
         {"spec.export": {"quantizations": ["Q8_0", "q4_k_m"]}},
@@ -212,9 +212,9 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "got 'q4_k_m'; did you mean `Q4_K_M`?",
     ),
     "unknown schedule": (
-        {f"{TRAINING}.lrSchedule": "Polynomial"},
+        {f"{TRAINING}.lrSchedule": "Exponential"},
         "spec.training.lrSchedule",
-        "must be one of Cosine, Linear, Constant, got 'Polynomial'",
+        "WarmupStableDecay, Constant, got 'Exponential'",
     ),
     "misspelt builtin": (
         {f"{DATASET}.builtin": "self-cognition"},
@@ -419,7 +419,52 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "lora with Full": (
         {f"{TRAINING}.finetuningType": "Full", f"{TRAINING}.lora": {"rank": 8}},
         "spec.training.lora",
-        "goes with `finetuningType: LoRA` only",
+        "goes with `finetuningType` LoRA or QLoRA only",
+    ),
+    "freeze with LoRA": (
+        {f"{TRAINING}.freeze": {"trainableLayers": 1}},
+        "spec.training.freeze",
+        "goes with `finetuningType: Freeze` only",
+    ),
+    "QLoRA on the CPU": (
+        {f"{TRAINING}.finetuningType": "QLoRA"},
+        "spec.training.finetuningType",
+        "needs GPUs for QLoRA",
+    ),
+    "offload on the CPU": (
+        {f"{TRAINING}.deepspeed": {"offloadOptimizer": True}},
+        "spec.training.deepspeed",
+        "on the CPU there is nothing to offload from",
+    ),
+    "offload without ZeRO": (
+        {f"{TRAINING}.deepspeed": {"offloadOptimizer": True, "zeroStage": 0}},
+        "spec.training.deepspeed.offloadOptimizer",
+        "goes with `zeroStage` 2 or 3 only",
+    ),
+    "weights offloaded without ZeRO 3": (
+        {f"{TRAINING}.deepspeed": {"offloadParameters": True, "zeroStage": 2}},
+        "spec.training.deepspeed.offloadParameters",
+        "goes with `zeroStage: 3` only",
+    ),
+    "batch size in DeepSpeed's configuration": (
+        {f"{TRAINING}.deepspeed": {"config": {"train_batch_size": 8}}},
+        "spec.training.deepspeed.config.train_batch_size",
+        "is not a field here",
+    ),
+    "warm-up both ways": (
+        {f"{TRAINING}.warmupSteps": 5, f"{TRAINING}.warmupRatio": "0.1"},
+        "spec.training.warmupSteps",
+        "must not be given together with `warmupRatio`",
+    ),
+    "option of another schedule": (
+        {f"{TRAINING}.lrScheduleOptions": {"cycles": 3}},
+        "spec.training.lrScheduleOptions",
+        "nothing but the option of the job's `lrSchedule`",
+    ),
+    "best of no evaluations": (
+        {f"{TRAINING}.validation": {"keepBest": True}},
+        "spec.training.validation.evalSteps",
+        "must be given with `keepBest` and `earlyStopping`",
     ),
     "epochs and steps": (
         {f"{TRAINING}.numTrainEpochs": "2", f"{TRAINING}.maxSteps": 10},

@@ -9,7 +9,8 @@ from tunesmith_stages.train.settings import Precision, read_settings, threads_pe
 def test_reads_a_lora_training_on_cpu() -> None:
     """Decimal strings become numbers, API names transformers' names, and CPU ranks come from processesPerNode."""
     settings = read_settings(PARAMS, RUNTIME)
-    assert (settings.learning_rate, settings.schedule, settings.precision) == (0.01, "cosine", Precision.BF16)
+    assert (settings.optimization.learning_rate, settings.optimization.schedule.name) == (0.01, "cosine")
+    assert settings.precision is Precision.BF16
     assert settings.lora is not None
     assert (settings.lora.rank, settings.lora.target_modules) == (4, ("AllLinear",))
     assert (settings.on_cpu, settings.processes, settings.eval_steps, settings.max_steps) == (True, 2, None, None)
@@ -47,11 +48,14 @@ def test_ranks_have_some_time_to_end_in_the_shortest_grace_period() -> None:
         pytest.param({}, {"nodes": 2}, ["2 nodes x 2 processes", "make 8"], id="one node too many"),
         pytest.param({}, {"nodes": 0}, ["`nodes` must be at least 1", "0"], id="no node"),
         pytest.param({}, {"processesPerNode": 3}, ["3 processes", "make 6"], id="one rank too many"),
-        pytest.param({"lrSchedule": "Wavy"}, {}, ["lrSchedule", "Wavy", "Cosine, Linear, Constant"], id="schedule"),
+        pytest.param({"lrSchedule": "Wavy"}, {}, ["lrSchedule", "Wavy", "Cosine, CosineWithMinLR"], id="schedule"),
         pytest.param({"zeroStage": 1}, {}, ["zeroStage", "0, 2, 3", "1"], id="ZeRO stage"),
         pytest.param({"precision": "INT8"}, {}, ["INT8"], id="precision"),
         pytest.param({"precision": "FP16"}, {}, ["FP16", "BF16 or FP32", "gpusPerNode"], id="FP16 on CPU"),
-        pytest.param({"finetuningType": "QLoRA"}, {}, ["QLoRA", "Full, LoRA"], id="fine-tuning type"),
+        pytest.param({"finetuningType": "Half"}, {}, ["Half", "Full, Freeze, LoRA, QLoRA"], id="fine-tuning type"),
+        pytest.param({"finetuningType": "QLoRA"}, {}, ["QLoRA", "needs GPUs"], id="QLoRA on CPU"),
+        pytest.param({}, {"offloadOptimizer": True}, ["offloadOptimizer", "needs GPUs"], id="offload on CPU"),
+        pytest.param({}, {"onOutOfMemory": "Pray"}, ["onOutOfMemory", "Fail, Reduce", "Pray"], id="out of memory"),
         pytest.param({"learningRate": "fast"}, {}, ["fast"], id="not a number"),
         pytest.param({"lora": {"rank": 4}}, {}, ["alpha"], id="field missing"),
     ],
