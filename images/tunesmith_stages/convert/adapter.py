@@ -1,8 +1,10 @@
 """A LoRA adapter as PEFT saves it: which base tensor each pair of low-rank factors belongs to.
 
 The weight of a module with an adapter is ``W + s * B @ A`` with ``A`` of shape (rank, in), ``B`` of shape (out, rank)
-and ``s = alpha / rank`` (``alpha / sqrt(rank)`` for rank-stabilised LoRA). Source: peft.tuners.lora, which also gives
-the names in ``adapter_model.safetensors``. What PEFT can do beyond that is refused by name, never ignored.
+and ``s = alpha / rank`` (``alpha / sqrt(rank)`` for rank-stabilised LoRA). With DoRA each row of that is then brought
+to the length in the magnitude vector (Liu et al., 2024, https://arxiv.org/abs/2402.09353, equation 5). Source:
+peft.tuners.lora, which also gives the names in ``adapter_model.safetensors``. What PEFT can do beyond that is refused
+by name, never ignored.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from tunesmith_stages.program import StageError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_MAGNITUDE = "base_model.model.{}.lora_magnitude_vector"
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "use_dora": (False,),
     "bias": ("none",),
     "lora_bias": (False,),
     "alpha_pattern": ({},),
@@ -51,6 +53,8 @@ class LowRankDelta:
     left: Floats
     right: Floats
     scale: float
+    magnitude: Floats | None = None
+    """DoRA: length of each row of the sum; None: as it comes."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,11 +72,14 @@ class Adapter:
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         _require_plain(config)
+        self._has_magnitudes = bool(config.get("use_dora"))
         self._file = SafetensorsFile(folder / WEIGHTS)
         self._alpha = float(config["lora_alpha"])
         self._rank_stabilised = bool(config.get("use_rslora"))
         self._transposed = bool(config.get("fan_in_fan_out"))
-        self._modules = _modules(self._file)
+        if self._has_magnitudes and self._transposed:
+            raise _cannot_merge("it is a DoRA of transposed layers (`use_dora` with `fan_in_fan_out`)")
+        self._modules = _modules(self._file, with_magnitudes=self._has_magnitudes)
 
     @property
     def tensors(self) -> frozenset[str]:
@@ -86,7 +93,10 @@ class Adapter:
         a, b = self._file.floats_of(f"{prefix}A.weight"), self._file.floats_of(f"{prefix}B.weight")
         rank = a.shape[0]
         scale = self._alpha / (math.sqrt(rank) if self._rank_stabilised else rank)
-        return LowRankDelta(tensor, a.T, b.T, scale) if self._transposed else LowRankDelta(tensor, b, a, scale)
+        if self._transposed:
+            return LowRankDelta(tensor, a.T, b.T, scale)
+        magnitude = self._file.floats_of(_MAGNITUDE.format(module)) if self._has_magnitudes else None
+        return LowRankDelta(tensor, b, a, scale, magnitude)
 
     def require_fits(self, base: Mapping[str, TensorInfo]) -> None:
         """Check that every pair of factors has a base tensor, and that the shapes agree.
@@ -113,11 +123,11 @@ class Adapter:
             _require_shapes(base[f"{module}.weight"], a, b, self._transposed)
 
 
-def _modules(file: SafetensorsFile) -> dict[str, tuple[TensorInfo, TensorInfo]]:
+def _modules(file: SafetensorsFile, *, with_magnitudes: bool) -> dict[str, tuple[TensorInfo, TensorInfo]]:
     """Return the factors A and B of every module.
 
     Raises:
-        StageError: the file holds anything else, or one factor without the other.
+        StageError: the file holds anything else, one factor without the other, or magnitudes that do not fit.
     """
     sides: dict[str, dict[str, TensorInfo]] = {}
     foreign = []
@@ -127,9 +137,16 @@ def _modules(file: SafetensorsFile) -> dict[str, tuple[TensorInfo, TensorInfo]]:
             foreign.append(name)
         else:
             sides.setdefault(match["module"], {})[match["side"]] = info
+    expected = {_MAGNITUDE.format(module) for module in sides} if with_magnitudes else set()
+    if missing := sorted(expected - file.tensors.keys()):
+        raise _cannot_merge(f"`use_dora` is true, but {len(missing)} magnitudes are missing, such as {missing[0]}")
+    foreign = sorted({*foreign} - expected)
     foreign += [f"{module}.lora_{side}" for module, found in sides.items() if len(found) == 1 for side in found]
     if foreign:
         raise _cannot_merge(f"it holds {len(foreign)} tensors that are no pair of factors: {', '.join(foreign[:5])}")
+    for module, found in sides.items():
+        if with_magnitudes and file.tensors[_MAGNITUDE.format(module)].shape != found["B"].shape[:1]:
+            raise _cannot_merge(f"the magnitudes of {module} are not as many as its rows")
     return {module: (found["A"], found["B"]) for module, found in sides.items()}
 
 

@@ -84,6 +84,9 @@ def _merged(data: Bytes, info: TensorInfo, delta: LowRankDelta) -> Iterator[Byte
         block = as_float32(data[first * stride : last * stride], info.dtype).reshape(-1, columns)
         with np.errstate(all="ignore"):  # looked for below
             block += np.float32(delta.scale) * (delta.left[first:last] @ delta.right)
+            if delta.magnitude is not None:
+                lengths = np.linalg.norm(block, axis=1)
+                block *= (delta.magnitude[first:last] / lengths)[:, None]
         rounded = from_float32(block, info.dtype)
         if not np.isfinite(as_float32(rounded, info.dtype)).all():
             raise StageError(

@@ -48,12 +48,13 @@ def save_adapter(model: Any, state: Mapping[str, torch.Tensor], folder: Path) ->
     config = {**model.peft_config[ADAPTER].to_dict(), "base_model_name_or_path": None, "inference_mode": True}
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-    marker = f".{ADAPTER}."
-    return {
-        name.replace(marker, "."): shape_of(parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    return {_saved_name(name): shape_of(value) for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _saved_name(name: str) -> str:
+    """Return what PEFT calls a parameter in its file; the magnitudes of DoRA have no `weight` at the end there."""
+    saved = name.replace(f".{ADAPTER}.", ".")
+    return saved.removesuffix(".weight") if saved.endswith(".lora_magnitude_vector.weight") else saved
 
 
 def save_model(model: Any, state: dict[str, torch.Tensor], folder: Path) -> Shapes:

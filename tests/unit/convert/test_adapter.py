@@ -44,6 +44,15 @@ def test_scale_follows_alpha_and_rank(tmp_path: Path, config: dict[str, Any], sc
     found.require_fits(BASE)
 
 
+def test_a_dora_of_transposed_layers_is_refused(tmp_path: Path) -> None:
+    """Its lengths are those of columns there, which no block of rows knows."""
+    tensors = {**FACTORS, f"{PREFIX}.lora_magnitude_vector": torch.ones(4)}
+    with pytest.raises(StageError, match="fan_in_fan_out"):
+        adapter(tmp_path, tensors, use_dora=True, fan_in_fan_out=True)
+    with pytest.raises(StageError, match="as many as its rows"):
+        adapter(tmp_path, {**FACTORS, f"{PREFIX}.lora_magnitude_vector": torch.ones(3)}, use_dora=True)
+
+
 def test_transposed_layers_get_the_transposed_product(tmp_path: Path) -> None:
     """With `fan_in_fan_out` (GPT-2's layers) the base tensor has the shape (in, out)."""
     found = adapter(tmp_path, FACTORS, fan_in_fan_out=True)
@@ -54,7 +63,7 @@ def test_transposed_layers_get_the_transposed_product(tmp_path: Path) -> None:
 
 REFUSED: dict[str, dict[str, Any]] = {
     "another method": {"peft_type": "LOHA"},
-    "DoRA": {"use_dora": True},
+    "DoRA without its magnitudes": {"use_dora": True},
     "bias": {"bias": "lora_only"},
     "bias of the factors": {"lora_bias": True},
     "alpha per module": {"alpha_pattern": {"q_proj": 4}},

@@ -112,6 +112,18 @@ def test_transposed_layers_are_merged_as_peft_merges_them(tmp_path: Path) -> Non
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)
 
 
+def test_rows_of_a_dora_have_the_lengths_that_were_learnt(tmp_path: Path) -> None:
+    """Directions come from the sum, lengths from the magnitudes, as PEFT merges them."""
+    model = with_adapter(tiny_llama(torch.float32), tmp_path, target_modules="all-linear", use_dora=True)
+    lengths = load_file(tmp_path / "trained" / "adapter_model.safetensors")
+    ours, theirs = merged_by_us(tmp_path), model.merge_and_unload().state_dict()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-6)
+    name = "model.layers.1.mlp.up_proj"
+    learnt = lengths[f"base_model.model.{name}.lora_magnitude_vector"]
+    torch.testing.assert_close(ours[f"{name}.weight"].norm(dim=1), learnt.abs(), rtol=1e-5, atol=1e-6)
+
+
 def test_small_blocks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many rows are worked on at once does not show in the result."""
     with_adapter(tiny_llama(torch.bfloat16), tmp_path, target_modules="all-linear")
