@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -14,7 +15,17 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
 from support.prepared import write_base, write_prepared
-from support.training import PATIENCE, failure, out, ranks_of, started, steps_done, train, wait_for
+from support.training import (
+    PATIENCE,
+    check_same_end,
+    failure,
+    out,
+    ranks_of,
+    started,
+    steps_done,
+    train,
+    wait_for,
+)
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.convert.adapter import Adapter
 from tunesmith_stages.convert.merge import merge
@@ -179,3 +190,30 @@ def test_a_jump_of_the_loss_is_noticed() -> None:
     with pytest.raises(StageError, match=r"jumped to 2\.3 at step 7; it was about 1\.05 before") as caught:
         report(2.3)
     assert caught.value.reason == "LossSpike"
+
+
+def test_smaller_batches_when_memory_runs_out(tmp_path: Path) -> None:
+    """It goes on with fewer rows at a time, as often as it takes; the losses are those of the same rows at once."""
+    vocabulary, batch = 50_000, 256
+    volume = Volume(tmp_path)
+    write_base(tmp_path / "base", vocabulary=vocabulary)
+    write_prepared(tmp_path / "prepared", train=batch, vocabulary=vocabulary)
+    params = {"globalBatchSize": batch, "maxSteps": 2, "numTrainEpochs": None, "learningRate": "1e-4"}
+    at_once = {"processesPerNode": 1, "gradientAccumulationSteps": 1, "perDeviceTrainBatchSize": batch}
+    limited = ["prlimit", f"--data={4 * 2**30}"]
+    with started(volume, "fails", "1", params, {**ONE, **at_once}, within=limited) as process:
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.OUT_OF_MEMORY
+    with started(volume, "k", "1", params, {**ONE, **at_once, "onOutOfMemory": "Reduce"}, within=limited) as process:
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    told = (volume.unit(StageName.TRAIN, "k") / "progress.jsonl").read_text().splitlines()
+    said = [event["note"] for event in map(json.loads, told) if event.get("note", "").startswith("out of memory")]
+    assert said[0] == "out of memory with 256 rows at a time: going on with 128, in 2 passes instead of 1"
+    result = volume.result(StageName.TRAIN, "k")
+    assert result is not None
+    assert result.numbers["microBatchSize"] == batch // 2 ** len(said)
+    train(
+        volume, "small", params=params, runtime={**ONE, "gradientAccumulationSteps": 32, "perDeviceTrainBatchSize": 8}
+    )
+    check_same_end(volume, "small", "k")

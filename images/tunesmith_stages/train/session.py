@@ -85,6 +85,8 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     if leader:
         figures |= {"loadSeconds": loaded - began, "trainSeconds": trained - loaded}
         figures["saveSeconds"] = time.monotonic() - trained
+        if settings.reduces:
+            figures["microBatchSize"] = settings.micro_batch_size
         exchange.leave_outcome(_outcome(settings, figures, step))
     dist.barrier()
 
