@@ -35,6 +35,9 @@ OPERATIONS_A_SECOND = {"GPU": 1e14, "process": 5e10}
 TFLOPS is a third of an A100's peak in BF16 (https://www.nvidia.com/en-us/data-center/a100/), as trainings reach."""
 _WORD: Mapping[str, int] = {"BF16": 2, "FP16": 2, "FP32": 4}
 _MASTER_AND_MOMENTS = 12
+_FOUR_BITS = 0.516
+"""Bytes of a number in NF4: 4 bits, and 0.127 for the scales of its block, which are quantized themselves (Dettmers et
+al., 2023, "QLoRA", section 3, https://arxiv.org/abs/2305.14314)."""
 _LOSS = 12
 """Bytes for each entry of the logits at the moment when the loss is taken: in float32 they, their log-softmax and its
 gradient. (Measured: 12.2 in BF16, 12.3 in FP32.)"""
@@ -45,7 +48,7 @@ class Training:
     """How it is trained, as far as estimates go by it: ``runtime.estimate``, and what the data and the base say."""
 
     full: bool
-    """Whether all weights are trained, not an adapter."""
+    """Whether the weights themselves are trained, not an adapter."""
     trained: int
     """Parameters that are trained."""
     word: int
@@ -64,6 +67,12 @@ class Training:
     """Of all rows together."""
     epochs: float
     max_steps: int | None
+    layers: int | None = None
+    """Only so many of the last layers are trained; None: all."""
+    quantized: int = 0
+    """Parameters that are held in 4 bits."""
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
 
     @property
     def steps(self) -> int:
@@ -80,12 +89,23 @@ class Training:
         return round(self.tokens / self.rows * min(self.rows, batch) * self.steps) if self.rows else 0
 
 
-def training_of(estimate: Mapping[str, Any], trained: int, lengths: Sequence[int]) -> Training:
-    """Return what ``runtime.estimate`` and the lengths of the rows, in tokens, say."""
-    steps = estimate["maxSteps"]
+def training_of(estimate: Mapping[str, Any], trained: int, quantized: int, lengths: Sequence[int]) -> Training:
+    """Return what follows from ``runtime.estimate`` and the data.
+
+    Args:
+        estimate: how it is trained.
+        trained: parameters that are trained.
+        quantized: parameters that are held in 4 bits.
+        lengths: tokens of each row.
+    """
+    steps, layers = estimate["maxSteps"], estimate["trainableLayers"]
     return Training(
-        full=estimate["finetuningType"] == "Full",
+        full=estimate["lora"] is None,
         trained=trained,
+        layers=None if layers is None else int(layers),
+        quantized=quantized,
+        offload_optimizer=bool(estimate["offloadOptimizer"]),
+        offload_parameters=bool(estimate["offloadParameters"]),
         word=_WORD[estimate["precision"]],
         zero_stage=int(estimate["zeroStage"]),
         checkpointing=bool(estimate["gradientCheckpointing"]),
@@ -106,11 +126,15 @@ def training_of(estimate: Mapping[str, Any], trained: int, lengths: Sequence[int
 def memory(model: ModelShape, training: Training) -> dict[str, int]:
     """Return the bytes that each GPU needs, by part: ``weights``, ``gradients``, ``optimizer``, ``activations``."""
     stage, ranks, word = training.zero_stage, training.ranks, training.word
-    whole = word * (model.parameters + (0 if training.full else training.trained))
-    weights = whole // ranks + 2 * word * model.largest if stage == 3 else whole
+    whole = word * (model.parameters - training.quantized + (0 if training.full else training.trained))
+    whole += round(_FOUR_BITS * training.quantized)
+    kept = 0 if training.offload_parameters else whole // ranks
+    weights = kept + 2 * word * model.largest if stage == 3 else whole
     gradients = word * training.trained // (ranks if stage >= 2 else 1)
     optimizer = _MASTER_AND_MOMENTS if word == 2 or stage else _MASTER_AND_MOMENTS - 4
-    if word == 2:  # the gradients in float32, for the step
+    if training.offload_optimizer:
+        optimizer = 0
+    elif word == 2:  # the gradients in float32, for the step
         gradients += 4 * training.trained // (ranks if stage else 1)
     return {
         "weights": weights,
@@ -128,9 +152,10 @@ def activations(model: ModelShape, training: Training) -> int:
     feed_forward = 4 * word * model.inner
     layer = norms + attention + feed_forward
     loss = _LOSS * model.vocabulary
+    layers = min(model.layers, training.layers or model.layers)
     if training.checkpointing:
-        return tokens * (model.layers * word * model.hidden + max(layer, loss))
-    return tokens * (model.layers * layer + loss)
+        return tokens * (layers * word * model.hidden + max(layer, loss))
+    return tokens * (layers * layer + loss)
 
 
 # --- disk ------------------------------------------------------------------------------------------------------------
@@ -161,7 +186,7 @@ def disk(
         is_trained: whether the training was done before, by an earlier run: only what follows it is to be made.
     """
     checkpoint = (training.word + _MASTER_AND_MOMENTS) * training.trained
-    trained = training.word * training.trained
+    trained = training.word * (model.parameters if training.full else training.trained)
     merged = 0 if training.full else training.word * model.parameters
     files = sum(model.parameters * bits / 8 for bits in (out_bits, *type_bits))
     after = merged + round(files)
@@ -175,5 +200,7 @@ def disk(
 
 def operations(model: ModelShape, training: Training) -> int:
     """Return the floating-point operations of the whole training."""
-    each = (6 if training.full else 4) + (2 if training.checkpointing else 0)
-    return each * model.active * training.all_tokens
+    passed = training.trained / model.parameters if training.layers else 1.0
+    again = 2 if training.checkpointing else 0
+    each = 2 + passed * ((4 if training.full else 2) + again)
+    return round(each * model.active) * training.all_tokens

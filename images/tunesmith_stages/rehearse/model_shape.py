@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,9 +74,25 @@ def adapter_parameters(weights: Weights, targets: Iterable[str], rank: int) -> i
     return sum(rank * sum(shape) for shape in shapes)
 
 
+def layer_matrices(weights: Weights) -> int:
+    """Return how many parameters the matrices of the layers have: what QLoRA holds in 4 bits."""
+    return sum(info.elements for info in weights.tensors.values() if len(info.shape) == 2 and _in_layers(info.name))
+
+
+def last_layers(weights: Weights, layers: int, count: int) -> int:
+    """Return how many parameters the last `count` of so many layers have."""
+    names = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+    found = ((names.search(info.name), info.elements) for info in weights.tensors.values())
+    return sum(elements for match, elements in found if match and int(match[1]) >= layers - count)
+
+
+def _in_layers(name: str) -> bool:
+    return ".layers." in name or ".h." in name or ".blocks." in name
+
+
 def _adapted(module: str, targets: tuple[str, ...]) -> bool:
     if ALL_LINEAR in targets:
-        return ".layers." in module or ".h." in module or ".blocks." in module
+        return _in_layers(module)
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 

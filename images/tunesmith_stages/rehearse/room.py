@@ -21,7 +21,13 @@ from tunesmith_stages.rehearse.estimates import (
     operations,
     training_of,
 )
-from tunesmith_stages.rehearse.model_shape import adapter_parameters, shape_of
+from tunesmith_stages.rehearse.model_shape import (
+    ModelShape,
+    adapter_parameters,
+    last_layers,
+    layer_matrices,
+    shape_of,
+)
 from tunesmith_stages.rehearse.report import Report
 from tunesmith_stages.rehearse.weights import Weights
 from tunesmith_stages.volume import files_below
@@ -70,9 +76,9 @@ def estimate(work: Work, report: Report, config: Mapping[str, Any], weights: Wei
     """
     given: Mapping[str, Any] = work.runtime["estimate"]
     model = shape_of(config, weights)
-    full = given["finetuningType"] == "Full"
-    trained = model.parameters if full else _adapter(given, weights)
-    training = training_of(given, trained, lengths)
+    trained = _trained(given, model, weights)
+    quantized = layer_matrices(weights) if given["finetuningType"] == "QLoRA" else 0
+    training = training_of(given, trained, quantized, lengths)
     parts = memory(model, training)
     is_trained, checkpoints = trained_before(work)
     needed = disk(
@@ -107,9 +113,12 @@ def trained_before(work: Work) -> tuple[bool, int]:
     )
 
 
-def _adapter(given: Mapping[str, Any], weights: Weights) -> int:
-    lora = given["lora"]
-    return adapter_parameters(weights, lora["targetModules"], int(lora["rank"]))
+def _trained(given: Mapping[str, Any], model: ModelShape, weights: Weights) -> int:
+    """Return how many parameters are trained."""
+    lora, layers = given["lora"], given["trainableLayers"]
+    if lora is not None:
+        return adapter_parameters(weights, lora["targetModules"], int(lora["rank"]))
+    return model.parameters if layers is None else last_layers(weights, model.layers, int(layers))
 
 
 def _bits(params: Mapping[str, Any]) -> tuple[float, list[float]]:
@@ -151,6 +160,10 @@ def _less(parts: Mapping[str, int], training: Training) -> str:
     else:
         ways = ["use `finetuningType: LoRA`"] if training.full else []
         ways += ["set `deepspeed.zeroStage` to 3"] if training.zero_stage < 3 and training.ranks > 1 else []
+        if parts["optimizer"] > parts["weights"]:
+            ways += ["set `deepspeed.offloadOptimizer`"]
+        elif not training.full and not training.quantized:
+            ways += ["use `finetuningType: QLoRA`"]
         ways += ["use more or larger GPUs"]
     text = ", or ".join(ways)
     return text[:1].upper() + text[1:] + "."

@@ -56,6 +56,24 @@ def test_states_are_those_of_the_paper(stage: int, ranks: int, published: float)
     assert states(stage, ranks) - on_top == pytest.approx(published, rel=0.03)
 
 
+def test_what_saves_memory_shows() -> None:
+    """4 bits for a weight, no state of the optimizer, no weights on the GPU, the last layers alone: each saves."""
+    parts = memory(LLAMA_7B, FULL)
+    lora = dataclasses.replace(FULL, full=False, trained=40_000_000)
+    four_bits = dataclasses.replace(lora, quantized=6_500_000_000)
+    saved = memory(LLAMA_7B, lora)["weights"] - memory(LLAMA_7B, four_bits)["weights"]
+    assert saved == pytest.approx((2 - 0.516) * 6.5e9, rel=1e-6)
+    offloaded = memory(LLAMA_7B, dataclasses.replace(FULL, zero_stage=2, offload_optimizer=True))
+    assert offloaded["optimizer"] == 0
+    assert offloaded["gradients"] < parts["gradients"]
+    bare = memory(LLAMA_7B, dataclasses.replace(FULL, zero_stage=3, offload_parameters=True))
+    assert bare["weights"] == 2 * 2 * LLAMA_7B.largest
+    last = dataclasses.replace(FULL, trained=LLAMA_7B.parameters // 16, layers=2, checkpointing=False)
+    everywhere = dataclasses.replace(FULL, checkpointing=False)
+    assert memory(LLAMA_7B, last)["activations"] < memory(LLAMA_7B, everywhere)["activations"] / 4
+    assert operations(LLAMA_7B, last) < operations(LLAMA_7B, FULL) / 2
+
+
 def test_known_trainings() -> None:
     """What is known to fit fits, and what is known not to does not: full training and LoRA of a 7B on 80 GB GPUs."""
     on_one = sum(memory(LLAMA_7B, FULL).values())
@@ -121,8 +139,10 @@ def test_what_an_edge_says() -> None:
     said = {"finetuningType": "LoRA", "precision": "BF16", "zeroStage": 2, "gradientCheckpointing": True}
     said |= {"perDeviceTrainBatchSize": 2, "gradientAccumulationSteps": 4, "nodes": 3}
     said |= {"gpusPerNode": 0, "processesPerNode": 2, "maxSteps": 7, "numTrainEpochs": None}
-    training = training_of(said, 10, [3, 9, 6])
+    said |= {"lora": {"rank": 4}, "trainableLayers": None, "offloadOptimizer": True, "offloadParameters": False}
+    training = training_of(said, 10, 5, [3, 9, 6])
     assert (training.ranks, training.longest, training.tokens, training.steps) == (6, 9, 18, 7)
+    assert (training.full, training.trained, training.quantized, training.offload_optimizer) == (False, 10, 5, True)
 
 
 def test_shape_of_a_base(tmp_path: Path) -> None:

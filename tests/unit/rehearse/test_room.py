@@ -39,8 +39,21 @@ def estimates(parts: dict[str, int], there: int | None) -> dict[str, Any]:
 
 
 REFUSED = {
-    "states": (STATES, TRAINING, "Use `finetuningType: LoRA`, or set `deepspeed.zeroStage` to 3, or use more"),
-    "states, shared out already": (STATES, dataclasses.replace(TRAINING, zero_stage=3), "LoRA`, or use more"),
+    "states": (
+        STATES,
+        TRAINING,
+        "LoRA`, or set `deepspeed.zeroStage` to 3, or set `deepspeed.offloadOptimizer`, or use more",
+    ),
+    "states, shared out already": (
+        STATES,
+        dataclasses.replace(TRAINING, zero_stage=3),
+        "LoRA`, or set `deepspeed.offloadOptimizer`, or use more",
+    ),
+    "weights": (
+        {"weights": 140 * GIB, "gradients": 0, "optimizer": 0, "activations": GIB},
+        dataclasses.replace(TRAINING, full=False, trained=10**7, zero_stage=3),
+        "Use `finetuningType: QLoRA`, or use more",
+    ),
     "activations": (ACTIVATIONS, TRAINING, "Set `training.gradientCheckpointing`, or lower `perDeviceTrainBatchSize`"),
     "activations of one row": (
         ACTIVATIONS,

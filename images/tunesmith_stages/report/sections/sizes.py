@@ -55,7 +55,7 @@ def _name(unit: Unit) -> str:
     if unit.stage is StageName.CONVERT:
         return f"GGUF {line(text(unit.config.params.get('outType')), 20)}".rstrip()
     if unit.stage is StageName.TRAIN:
-        adapter = unit.config.params.get("finetuningType") != "Full"
+        adapter = unit.config.params.get("lora") is not None
         return "trained adapter" if adapter else "trained weights"
     return line(unit.name, 20)
 
