@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.family_model import CALL, WEATHER, write_family_base, write_family_gguf
-from support.ollama_server import OllamaServer
+from support.ollama_server import OllamaServer, ollama_programs, ollama_server
 from support.templates import DATED, WITH_BLOCKS
 from tunesmith_stages.chat_template import guarded
 from tunesmith_stages.llama_server import LlamaServer, llama_server
@@ -19,6 +20,8 @@ from tunesmith_stages.ollama import Ollama
 from tunesmith_stages.prepare.encoder import Encoder
 from tunesmith_stages.prepare.named_templates import NAMED
 from tunesmith_stages.program import StageError
+from tunesmith_stages.register.proof import Subject, renders_equally
+from tunesmith_stages.register.reference import Reference
 from tunesmith_stages.register.shapes import SHAPES
 from tunesmith_stages.tools import llama_cpp
 from tunesmith_stages.volume import sha256_of
@@ -151,3 +154,34 @@ def test_ollama_renders_and_counts_the_same(served: Served, newest_ollama: Ollam
         finally:
             server.unload("family")
             server.delete("family")
+
+
+def test_a_server_whose_day_is_another_one(tmp_path: Path) -> None:
+    """A template that writes the date writes the server's: in another time zone that may be yesterday or tomorrow."""
+    base = write_family_base(tmp_path / "base", "chatml")
+    encoder = Encoder(base, {"jinja": DATED})
+    gguf = write_family_gguf(tmp_path / "model.gguf", base, guarded(encoder.template))
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    (prepared / "chat_template.jinja").write_text(encoder.template, newline="")
+    (prepared / "tokens.json").write_text(json.dumps(encoder.tokens()))
+    (prepared / "probes.json").write_text(json.dumps({"prompts": []}))
+    zone = "Etc/GMT+12" if datetime.now(UTC).hour < 12 else "Etc/GMT-14"  # so many hours behind UTC, or ahead
+    digest = sha256_of(gguf)
+    there = ollama_server(ollama_programs()[-1], tmp_path / "models", wrap=["env", f"TZ={zone}"])
+    with there as running, Ollama(running.url) as server:
+        server.upload(digest, gguf, lambda _: None)
+        server.create("dated", {"files": {"model.gguf": f"sha256:{digest}"}, "parameters": {"num_ctx": 512}})
+        subject = Subject(
+            server=server,
+            name="dated",
+            quantization="F16",
+            reference=Reference(base, prepared),
+            system=None,
+            num_ctx=512,
+            probes=(),
+            smoke_tests=(),
+            thinking=False,
+        )
+        assert datetime.now(UTC).strftime("%d %b %Y") not in server.rendered("dated", [ASKED], think=None)
+        assert "equal" in renders_equally(subject)

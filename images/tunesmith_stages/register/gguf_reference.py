@@ -18,6 +18,7 @@ from tunesmith_stages.llama_server import LlamaServer
 from tunesmith_stages.ollama import Message
 from tunesmith_stages.program import StageError
 from tunesmith_stages.register.reference import Prompt
+from tunesmith_stages.register.serving_day import ServingDay
 from tunesmith_stages.register.shapes import SHAPES
 
 _PROBES = ("user", "system and user", "several turns")
@@ -39,6 +40,7 @@ class GgufReference:
         os.environ["HF_HUB_OFFLINE"] = "1"
         metadata = read_gguf(base / "model.gguf").metadata
         self.template = str(metadata[TEMPLATE])
+        self.day = ServingDay()
         self._words = {name: _word(metadata, name) for name in ("bos_token", "eos_token")}
         self._server = server
         bos = metadata.get("tokenizer.ggml.bos_token_id")
@@ -59,9 +61,10 @@ class GgufReference:
 
         more = {} if think is None else {"enable_thinking": think}
         try:
-            (text,), _ = render_jinja_template(
-                [list(messages)], chat_template=self.template, add_generation_prompt=True, **self._words, **more
-            )
+            with self.day.in_force():
+                (text,), _ = render_jinja_template(
+                    [list(messages)], chat_template=self.template, add_generation_prompt=True, **self._words, **more
+                )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError):
             return None
         if self._adds_bos:

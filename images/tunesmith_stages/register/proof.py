@@ -21,6 +21,7 @@ from tunesmith_stages.ollama_refusal import RefusalError
 from tunesmith_stages.program import StageError
 from tunesmith_stages.register.gguf_reference import GgufReference
 from tunesmith_stages.register.reference import Prompt, Reference
+from tunesmith_stages.register.serving_day import ASKS
 from tunesmith_stages.register.shapes import SHAPES, as_asked
 
 _LONGEST_ANSWER = 1024
@@ -118,6 +119,7 @@ def loads(subject: Subject) -> str:
 def renders_equally(subject: Subject) -> str:
     """Conversations of every shape become the text that ``apply_chat_template`` makes of them."""
     refused = []
+    _settle_day(subject)
     prompts = subject.prompts()
     for shape, (messages, think, expected) in prompts.items():
         if expected is None:
@@ -134,6 +136,22 @@ def renders_equally(subject: Subject) -> str:
     if len(refused) == len(prompts):
         raise subject.failed("RenderingDiffers", "the chat template refuses every conversation", "Give another one.")
     return f"{len(prompts) - len(refused)} equal" + (f", refused by the template: {refused}" if refused else "")
+
+
+def _settle_day(subject: Subject) -> None:
+    """Find out which day it is for the server, if the template writes the date: its zone may be another one."""
+    if ASKS not in subject.reference.template:
+        return
+    for messages, think, expected in subject.prompts().values():
+        if expected is not None:
+            asked = as_asked(tuple(messages), subject.system)
+            found = subject.server.rendered(subject.name, messages, think=think)
+            subject.reference.day.settle(lambda: _text(subject.reference.prompt(asked, think)), found)  # noqa: B023 - run at once
+            return
+
+
+def _text(prompt: Prompt | None) -> str:
+    return prompt.text if prompt else ""
 
 
 def counts_tokens_equally(subject: Subject) -> str:

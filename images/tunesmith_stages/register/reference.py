@@ -17,6 +17,7 @@ from typing import Any
 from tunesmith_stages.convert.folder import token_text
 from tunesmith_stages.convert.read_back import adds_bos
 from tunesmith_stages.ollama import Message
+from tunesmith_stages.register.serving_day import ServingDay
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Reference:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         # Bytes, because a template's line ends must stay what they are.
         self.template = (prepared / "chat_template.jinja").read_bytes().decode()
+        self.day = ServingDay()
         self.probes = probes_of(prepared)
         tokens = json.loads((prepared / "tokens.json").read_bytes())
         self._adds_bos = adds_bos(tokens, self.probes, token_text(base, tokens["bosTokenId"]))  # as the GGUF says
@@ -67,9 +69,10 @@ class Reference:
 
         more = {} if think is None else {"enable_thinking": think}
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=True, **more
-            )
+            with self.day.in_force():
+                text: str = self._tokenizer.apply_chat_template(
+                    list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=True, **more
+                )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError):
             return None
         tokens = len(self._tokenizer.encode(text, add_special_tokens=False))
