@@ -105,6 +105,10 @@ e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the
 integration: test-toolchain ## Run the tests against a real API server only: CRD, chart, rights, kubectl plugin
 	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --durations=10 tests/integration $(SOME_TESTS)
 
+.PHONY: gpu
+gpu: env ## Train on this machine's GPU in every way that there is; without a GPU it says so
+	@$(PYTHON) -m pytest --durations=10 tests/gpu $(SOME_TESTS)
+
 .PHONY: bench
 bench: test-toolchain ## Run one benchmark: make bench BENCH=name (ratio and peer on the last line)
 	@test -f "benchmarks/$(BENCH).py" || { echo "BENCH must be one of: $(basename $(notdir $(wildcard benchmarks/*.py)))"; exit 2; }
