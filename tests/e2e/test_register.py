@@ -703,6 +703,9 @@ ESTIMATE: dict[str, Any] = {
     "processesPerNode": 1,
     "gpusPerNode": 0,
     "gpuMemoryBytes": None,
+    "trainableLayers": None,
+    "offloadOptimizer": False,
+    "offloadParameters": False,
 }
 
 
