@@ -16,7 +16,7 @@ from tunesmith.api.parse import InvalidJobError, parse_object
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import State
 from tunesmith.core import policy
-from tunesmith.core.base_job import base_job
+from tunesmith.core.base_job import base_job, volume_key
 from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.manifests import effective_storage
@@ -155,12 +155,12 @@ class Reconciler:
         else:
             self._logs.forget(key)
         storage = effective_storage(subject.job, subject.namespace, self._settings)
-        volume = (storage.claim_name or "", (storage.sub_path or "").strip("/"))
+        volume = volume_key(storage.model_dump(mode="json", by_alias=True))
         world = World(
             jobs=tuple(observed),
             made_elsewhere=partial(self._cache.made_elsewhere, subject.namespace, subject.uid, volume),
             obstacle=policy.obstacle(subject.job, subject.namespace, self._settings) or self._rival(item),
-            base=base_job(item, lambda name: self._cache.finetunejobs.get(Key(key.namespace, name))),
+            base=base_job(item, lambda name: self._cache.finetunejobs.get(Key(key.namespace, name)), volume),
             save_seconds=self._logs.told(key).save_seconds,
         )
         return world, wake

@@ -237,3 +237,15 @@ def test_news_of_the_other_one_wake_who_waits(monkeypatch: pytest.MonkeyPatch) -
     life.cluster.remove(life.cluster.objects[("FineTuneJob", "default", "second")])
     life.cluster.remove(life.cluster.objects[("FineTuneJob", "default", "bot")])
     assert woken == [], "nobody waits any more"
+
+
+def test_the_other_one_is_on_another_volume(life: Life) -> None:
+    """What is trained where it cannot be read is not waited for; the same storage in both mends it."""
+    life.apply(name="bot")
+    life.apply({**after("bot"), "spec.storage": {"claimName": "other", "subPath": "team/"}}, name="second")
+    life.run(until="train")
+    assert life.ready("second") == ("False", "JobOnAnotherVolume")
+    assert "uses the claim other, folder team. Set" in life.condition(name="second")["message"]
+    life.cluster.edit("second", lambda item: item["spec"].pop("storage"))
+    life.run()
+    assert life.ready("second") == ("True", "Succeeded")

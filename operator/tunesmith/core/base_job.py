@@ -39,17 +39,20 @@ def base_of(item: Item) -> str:
     return str((model.get("job") or {}).get("name", ""))
 
 
-def base_job(item: Item, find: Callable[[str], Item | None]) -> BaseJob | None:
+def base_job(item: Item, find: Callable[[str], Item | None], volume: tuple[str, str]) -> BaseJob | None:
     """Return where the job stands that trains the base of this one; None if the base has another source.
 
     Args:
         item: the FineTuneJob that goes on from the other one.
         find: returns a FineTuneJob of the same namespace by its name, None if there is none.
+        volume: claim and folder that this one uses.
     """
     name = base_of(item)
     if not name:
         return None
     other = find(name)
+    if other is not None and _volume_of(other) not in {None, volume}:
+        return BaseJob(stalled=_elsewhere(name, _volume_of(other) or volume, volume))
     if other is not None and (key := trained_key(other)):
         return BaseJob(trained=key)
     never = _never(item, name, other, find)
@@ -68,7 +71,7 @@ def told_to_others(item: Item | None) -> object:
     """Return what those who go on from a FineTuneJob see of it: a value that is equal as long as nothing is new."""
     if item is None:
         return None
-    never = (base_of(item), _is_gguf(item), _is_done(item, "Fetched"))
+    never = (base_of(item), _is_gguf(item), _is_done(item, "Fetched"), _volume_of(item))
     return never, trained_key(item) or _awaited(item["metadata"]["name"], item)
 
 
@@ -89,6 +92,17 @@ def _is_gguf(item: Item) -> bool:
     return bool(((item.get("spec") or {}).get("model") or {}).get("gguf"))
 
 
+def volume_key(storage: Mapping[str, Any]) -> tuple[str, str]:
+    """Return claim and folder of a storage, by which two volumes are told apart."""
+    return str(storage.get("claimName") or ""), str(storage.get("subPath") or "").strip("/")
+
+
+def _volume_of(item: Item) -> tuple[str, str] | None:
+    """Return claim and folder that a job uses; None if it has not been looked at yet."""
+    storage = (item.get("status") or {}).get("storage")
+    return volume_key(storage) if storage else None
+
+
 # --- what will never be ----------------------------------------------------------------------------------------------
 
 
@@ -105,6 +119,18 @@ def _never(item: Item, name: str, other: Item | None, find: Callable[[str], Item
             "Give one of them another `spec.model`."
         )
     return None
+
+
+def _elsewhere(name: str, theirs: tuple[str, str], ours: tuple[str, str]) -> tuple[str, str]:
+    return "JobOnAnotherVolume", (
+        f"the base is what FineTuneJob {name} trains, on {_in_words(theirs)}; this job uses {_in_words(ours)}. "
+        "Set the same `spec.storage` in both."
+    )
+
+
+def _in_words(volume: tuple[str, str]) -> str:
+    claim, folder = volume
+    return f"the claim {claim}" + (f", folder {folder}" if folder else "")
 
 
 def _circle(name: str, find: Callable[[str], Item | None]) -> list[str]:
