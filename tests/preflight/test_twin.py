@@ -40,6 +40,8 @@ MORE: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v2": {**LATENT, **ROUTED, "n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1},
     "hunyuan_v1_dense": {"head_dim": 64, "eod_token_id": 1},
 }
+TRANSPOSED: Mapping[str, Any] = {"n_ctx": 512}
+"""The same of GPT-2, whose layers hold their weights the other way round."""
 """What an architecture's configuration has besides."""
 
 
@@ -64,7 +66,7 @@ def write_base(folder: Path, kind: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SIZES, **MORE[kind]})
+    config = AutoConfig.for_model(kind, **{**SIZES, **MORE.get(kind, TRANSPOSED)})
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     write_tokenizer(folder)
 
@@ -85,9 +87,18 @@ def test_adapter_of_all_linear_modules_gets_out(tmp_path: Path, server: OllamaSe
     assert server.digests() == {}
 
 
+def test_dora_of_transposed_layers_is_refused_before_training(tmp_path: Path, server: OllamaServer) -> None:
+    """The twin has the adapter that the job asks for: one that `convert` cannot merge costs no training."""
+    write_base(volume(tmp_path), "gpt2")
+    end = run_until_training(tmp_path, server.url, {"spec.training.lora": {"useDora": True}}, {})
+    assert end.stage is StageName.REHEARSE
+    assert end.failure is not None
+    assert "DoRA of transposed layers" in end.failure.message
+
+
 OTHER_JOBS: dict[str, tuple[dict[str, Any], bool, bool]] = {
     "another learning rate": ({"spec.training.learningRate": "3e-4"}, True, True),
-    "other data": ({"spec.datasets.0.volume.path": "data/more.json"}, True, True),
+    "other data": ({"spec.datasets.0.volume.path": "data/more.json"}, True, False),
     "another system text": ({"spec.ollama.system": "Be brief."}, True, False),
     "another type": ({"spec.export.quantizations": ["Q8_0"]}, False, False),
 }

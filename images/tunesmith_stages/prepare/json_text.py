@@ -24,10 +24,18 @@ class NameTwiceError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise NameTwiceError(f"has an object with the name `{twice[:100]}` more than once")
+        raise NameTwiceError(f"has an object with the name `{_first_twice(pairs)[:100]}` more than once")
     return made
+
+
+def _first_twice(pairs: list[tuple[str, Any]]) -> str:
+    """Return the first name that was there before; a row may have a million."""
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            break
+        seen.add(name)
+    return name
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_object).decode

@@ -65,14 +65,15 @@ def _require_names_once(fields: Iterable[pa.Field], name: str, above: str = "") 
         seen.add(field.name)
         inside = field.type
         while _is_list(inside):
-            inside = inside.value_type
+            inside = inside.item_type if pa.types.is_map(inside) else inside.value_type
         if pa.types.is_struct(inside):
             _require_names_once(inside, name, f"{above}{field.name}.")
 
 
 def _is_list(kind: pa.DataType) -> bool:
     types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_map)
+    return any(is_one(kind) for is_one in lists)
 
 
 def unpacked(batch: Batch) -> Iterator[RawRow]:

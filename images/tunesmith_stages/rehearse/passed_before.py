@@ -22,12 +22,22 @@ from tunesmith_stages.program import Work
 from tunesmith_stages.progress import now_text
 from tunesmith_stages.register.reference import probes_of
 from tunesmith_stages.rehearse.report import Check, Passed
-from tunesmith_stages.rehearse.twin import adapted
+from tunesmith_stages.rehearse.twin import adapted, variant
 from tunesmith_stages.tools import llama_cpp
 from tunesmith_stages.volume import Volume, sha256_of, write_whole
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "jinja2")
-"""What has a hand in making a model and a prompt."""
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "protobuf",
+    "peft",
+    "safetensors",
+    "numpy",
+    "jinja2",
+)
+"""What has a hand in making a model, a vocabulary and a prompt."""
 
 
 def look_up(volume: Volume, facts: Mapping[str, Any]) -> Passed | None:
@@ -75,6 +85,7 @@ def of_the_way_out(work: Work) -> dict[str, Any]:
         "prepared": {name: sha256_of(prepared / name) for name in ("chat_template.jinja", "tokens.json")},
         "messages": _kinds_of_messages(probes_of(prepared)),
         "targetModules": sorted(adapted(work)),
+        "variant": variant(work),
         "gradientCheckpointing": bool(work.runtime["estimate"]["gradientCheckpointing"]),
         "outType": work.params["outType"],
         "quantizations": list(work.params["quantizations"]),
@@ -82,7 +93,10 @@ def of_the_way_out(work: Work) -> dict[str, Any]:
 
 
 def of_a_server(work: Work, name: str, version: str, way_out: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the twin's proof on a server depends on."""
+    """Return what the twin's proof on a server depends on.
+
+    The server is asked for prompts of the data, too: what it makes of these says nothing of others.
+    """
     served = ("parameters", "system", "license")
     return {
         "what": "server",
@@ -91,6 +105,7 @@ def of_a_server(work: Work, name: str, version: str, way_out: Mapping[str, Any])
         "url": work.runtime["servers"][name]["url"],
         "exec": exec_settings(work.runtime, name),
         "version": version,
+        "prompts": sha256_of(work.input("prepared") / "probes.json"),
         **{field: work.params[field] for field in served},
     }
 

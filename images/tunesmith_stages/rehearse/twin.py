@@ -58,6 +58,7 @@ def make_twin(work: Work, probes: Sequence[Mapping[str, Any]], tokens: int, *, c
         "probes": [ids[:_MOST_TOKENS] for ids in shortest],
         "row": first_row(work.input("prepared"))[:_MOST_TOKENS],
         "targets": adapted(work),
+        "variant": variant(work),
         "checkpointing": checkpointing,
         "largest": LARGEST,
     }
@@ -81,6 +82,12 @@ def adapted(work: Work) -> list[str]:
     """Return the modules that LoRA is to adapt; none if all weights are trained."""
     lora = work.runtime["estimate"]["lora"]
     return list(lora["targetModules"]) if lora else []
+
+
+def variant(work: Work) -> dict[str, bool]:
+    """Return which LoRA the job trains, as :class:`tunesmith_stages.rehearse.twin_process.Task` has it."""
+    lora = work.runtime["estimate"]["lora"] or {}
+    return {"rslora": bool(lora.get("useRslora")), "dora": bool(lora.get("useDora"))}
 
 
 def is_whole(outcome: Outcome) -> str:

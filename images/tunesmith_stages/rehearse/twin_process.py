@@ -45,6 +45,8 @@ class Task:
     """Token ids of a row, from which it learns."""
     targets: list[str]
     """Modules that LoRA is to adapt; empty if all weights are trained."""
+    variant: dict[str, bool]
+    """Which LoRA it is: ``rslora`` and ``dora`` of :class:`tunesmith_stages.train.settings.Lora`."""
     checkpointing: bool
     largest: int
     """So many parameters the small model may have."""
@@ -188,7 +190,7 @@ def _saved(model: Any, task: Task, base: Path, trained: Path, changes: Mapping[s
     from tunesmith_stages.train.save import save_adapter
     from tunesmith_stages.train.settings import Lora
 
-    model = add_adapter(model, Lora(_RANK, 2 * _RANK, 0.0, tuple(task.targets)))
+    model = add_adapter(model, Lora(_RANK, 2 * _RANK, 0.0, tuple(task.targets), **task.variant))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "lora_B" in name:  # PEFT begins with zeros

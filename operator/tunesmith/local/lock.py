@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import signal
 import socket
 import time
@@ -74,7 +75,8 @@ class Lock:
 
     def _create(self) -> bool:
         """Put the lock there, whole from its first moment on, unless one is there."""
-        whole = self._path.with_name(f"{self._path.name}.{self._own['pid']}")
+        # At random: in containers on two machines, programs have the same process number.
+        whole = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
         write_whole(whole, json.dumps({"run": self._own, "child": None}))
         try:
             os.link(whole, self._path)
@@ -97,7 +99,7 @@ class Lock:
             raise AlreadyRunningError(owner, self._path)
         if child and _alive(child):
             end_process(child["pid"])
-        aside = self._path.with_name(f"{self._path.name}.stale-{self._own['pid']}")
+        aside = self._path.with_name(f"{self._path.name}.stale-{secrets.token_hex(4)}")
         try:
             self._path.rename(aside)
         except FileNotFoundError:

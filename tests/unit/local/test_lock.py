@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -219,6 +220,28 @@ def test_lock_of_another_machine_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(AlreadyRunningError, match=r"on elsewhere .*lock\.json"), hold(lock):
         pass
     assert lock.exists()
+
+
+def test_same_process_number_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two containers, whose programs have the same number, one gets the lock, and the other sees whose it is."""
+    lock = tmp_path / "lock.json"
+    one = Lock(lock)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(platform, "node", lambda: "elsewhere")
+        other = Lock(lock)
+    link = os.link
+
+    def other_first(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        other.take()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", other_first)
+    monkeypatch.setattr("tunesmith.local.lock._alone", lambda _: contextlib.nullcontext())  # it is one machine's
+    with pytest.raises(AlreadyRunningError, match="on elsewhere"):
+        one.take()
+    other.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_waits_for_who_holds_it(tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ TWICE: dict[str, tuple[pa.Schema, str]] = {
         pa.schema([("a", pa.struct([("b", pa.struct([("c", pa.int8()), ("c", pa.int8())]))]))]),
         "`a.b.c`",
     ),
+    "two fields of the values of a map": (
+        pa.schema([("a", pa.map_(pa.string(), pa.struct([("b", pa.int8()), ("b", pa.int8())])))]),
+        "`a.b`",
+    ),
 }
 
 

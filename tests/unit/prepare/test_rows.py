@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -308,6 +309,17 @@ def test_places_in_a_long_file(tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
         list(read_batches(tmp_path))
     assert f"byte 0xff at offset {len(before.encode()) + 9} (line {lines})" in caught.value.message
+
+
+def test_a_name_twice_among_very_many(tmp_path: Path) -> None:
+    """The name that stands there twice is found without comparing each with all others, which would take minutes."""
+    names = [f"name {number}" for number in range(100_000)]
+    row = ",".join(f'"{name}":1' for name in [*names, names[-1]])
+    (tmp_path / "a.jsonl").write_text(f"{{{row}}}\n")
+    before = time.process_time()
+    with pytest.raises(StageError, match="the name `name 99999` more than once"):
+        rows_of(tmp_path)
+    assert time.process_time() - before < 10
 
 
 def test_a_bad_row_stands_among_good_ones(tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ CHANGED: dict[str, Callable[[Path], Work]] = {
         root, runtime={"estimate": {"lora": {"targetModules": ["q_proj"]}, "gradientCheckpointing": True}}
     ),
     "the template": of_another_template,
+    "DoRA": lambda root: work_of(
+        root,
+        runtime={"estimate": {"lora": {"targetModules": ["q_proj"], "useDora": True}, "gradientCheckpointing": False}},
+    ),
     "messages of another kind": of_other_messages,
 }
 
@@ -160,6 +164,14 @@ def test_another_server_is_another_proof(tmp_path: Path, change: dict[str, Any])
     passed_before.remember(work, of_a_server(tmp_path), CHECKS[:1])
     assert passed_before.look_up(work.volume, of_a_server(tmp_path)) is not None
     assert passed_before.look_up(work.volume, of_a_server(tmp_path, **change)) is None
+
+
+def test_other_prompts_are_another_proof(tmp_path: Path) -> None:
+    """A server is asked for prompts of the data: that it reads some as training does says nothing of others."""
+    work = work_of(tmp_path)
+    passed_before.remember(work, of_a_server(tmp_path), CHECKS[:1])
+    prepared(tmp_path, content="Where is the cafe\u0301?")
+    assert passed_before.look_up(work.volume, of_a_server(tmp_path)) is None
 
 
 def test_weights_are_remembered_by_what_is_in_them(tmp_path: Path) -> None:
