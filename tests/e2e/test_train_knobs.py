@@ -83,6 +83,20 @@ def test_everything_about_an_adapter_at_once(volume: Volume) -> None:
     assert math.isfinite(result.numbers["loss"])
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_the_rate_of_b_is_so_many_times_as_high(volume: Volume, stage: int) -> None:
+    """Adam's first step is as long as the rate, and B begins at 0. A training shorter than a report has a last loss."""
+    lora = {"rank": 4, "alpha": 8, "dropout": "0", "targetModules": ["q_proj"], "plusLrRatio": "4"}
+    params: dict[str, Any] = {"lora": lora, "zeroStage": stage, "precision": "FP32", "lrSchedule": "Polynomial"}
+    steps = {"numTrainEpochs": None, "maxSteps": 1, "warmupSteps": 0}
+    key = f"plus-{stage}"
+    result = train(volume, key, params={**params, **steps}, runtime={**ONE, "loggingSteps": 10})
+    saved = load_file(out(volume, key) / "adapter_model.safetensors")
+    longest = max(float(tensor.abs().max()) for name, tensor in saved.items() if "lora_B" in name)
+    assert longest == pytest.approx(4 * RATE, rel=0.01)
+    assert math.isfinite(result.numbers["loss"])
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_dora_is_saved_as_it_is_merged(volume: Volume, tmp_path: Path, stage: int) -> None:
     """Magnitudes are trained and saved beside the factors, and the merge brings every row to its length."""

@@ -153,6 +153,8 @@ def activations(model: ModelShape, training: Training) -> int:
     layer = norms + attention + feed_forward
     loss = _LOSS * model.vocabulary
     layers = min(model.layers, training.layers or model.layers)
+    if training.checkpointing and training.zero_stage == 3:
+        layers = model.layers  # gradients go through frozen layers, too: see `train.session`
     if training.checkpointing:
         return tokens * (layers * word * model.hidden + max(layer, loss))
     return tokens * (layers * layer + loss)
@@ -185,8 +187,8 @@ def disk(
         checkpoints: bytes of those that an earlier attempt left: the training goes on from them.
         is_trained: whether the training was done before, by an earlier run: only what follows it is to be made.
     """
-    checkpoint = (training.word + _MASTER_AND_MOMENTS) * training.trained
     trained = training.word * (model.parameters if training.full else training.trained)
+    checkpoint = trained + _MASTER_AND_MOMENTS * training.trained
     merged = 0 if training.full else training.word * model.parameters
     files = sum(model.parameters * bits / 8 for bits in (out_bits, *type_bits))
     after = merged + round(files)

@@ -30,6 +30,14 @@ class Guards(TrainerCallback):
         self._limits = limits
         self._rate = learning_rate
 
+    def on_step_end(self, _args: Any, _state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Have the loss reported before an evaluation or a checkpoint, and at the end, whatever `loggingSteps` is.
+
+        So no checkpoint holds a step whose loss nobody has looked at, and a short training has a last loss.
+        """
+        if control.should_evaluate or control.should_save or control.should_training_stop:
+            control.should_log = True
+
     def on_log(
         self, _args: Any, state: TrainerState, _control: TrainerControl, logs: Mapping[str, float], **_: Any
     ) -> None:

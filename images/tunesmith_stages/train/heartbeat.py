@@ -1,4 +1,4 @@
-"""Tells the parent that the training lives: rank 0 gives a sign after every pass, evaluation batch and checkpoint."""
+"""Tells the parent that the training lives: rank 0 gives a sign after every pass, checkpoint and file that is saved."""
 
 from __future__ import annotations
 
@@ -19,4 +19,9 @@ class Heartbeat(TrainerCallback):
         if state.is_world_process_zero:
             self._exchange.beat()
 
-    on_train_begin = on_step_begin = on_substep_end = on_step_end = on_prediction_step = on_save = _beat
+    on_train_begin = on_step_begin = on_substep_end = on_step_end = on_save = _beat
+
+    def listen_to(self, model: Any, rank: int) -> None:
+        """Give a sign whenever the model has computed something: for evaluations, questions and proofs, too."""
+        if rank == 0:
+            model.register_forward_hook(lambda *_: self._exchange.beat())

@@ -81,7 +81,7 @@ def freeze_but_last(model: Any, layers: int) -> None:
     Raises:
         StageError: the model has fewer.
     """
-    blocks = model.get_decoder().layers
+    blocks = next(module for module in model.get_decoder().children() if isinstance(module, nn.ModuleList))
     if layers > len(blocks):
         raise StageError(
             ExitCode.BAD_CONFIG,

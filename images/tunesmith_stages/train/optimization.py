@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,10 +41,14 @@ class Schedule:
     """Share of all steps over which it falls at the end, where it is constant before."""
 
     def options_for(self, steps: int) -> dict[str, Any]:
-        """Return what transformers takes besides, for a training of so many steps."""
+        """Return what transformers takes besides, for a training of so many steps.
+
+        It does not begin to fall before it has risen: transformers would jump from one to the other.
+        """
         if self.decay is None:
             return dict(self.options)
-        return {**self.options, "num_decay_steps": max(1, round(self.decay * steps))}
+        rise = int(self.warmup) if self.warmup >= 1 else math.ceil(self.warmup * steps)  # as transformers reckons
+        return {**self.options, "num_decay_steps": max(1, min(round(self.decay * steps), steps - rise))}
 
 
 @dataclass(frozen=True)

@@ -69,24 +69,43 @@ def _with_smaller_batches(work: Work, settings: Settings, error: StageError) -> 
     """If memory ran out and the job wants that, keep a smaller split of the batch; return the exchange to go on with.
 
     Raises:
-        StageError: that is no way out. With several nodes the next attempt begins with the smaller split.
+        StageError: that is no way out.
     """
+    words = None if settings.nodes > 1 else _reduce(work, settings, error)
+    if words is None:
+        raise error
+    work.progress.note(words)
+    return _empty_exchange(work)
+
+
+def _next_time(work: Work, settings: Settings, error: StageError) -> StageError:
+    """If memory ran out on several nodes, keep a smaller split for the next attempt; return what ends this one.
+
+    The others are told that, too: no node is to end as out of memory where the training goes on.
+    """
+    words = _reduce(work, settings, error)
+    return error if words is None else StageError(ExitCode.TEMPORARY, words, reason="BatchReduced")
+
+
+def _reduce(work: Work, settings: Settings, error: StageError) -> str | None:
+    """If memory ran out and the job wants that, keep a smaller split of the batch and say so; None: no way out."""
     folder = work.volume.checkpoints(work.unit.key)
     kept = batch_split.read(folder)
     now = kept.apply(settings) if kept else settings
     split = batch_split.smaller(now)
     if not settings.reduces or error.code is not ExitCode.OUT_OF_MEMORY or split is None:
-        raise error
+        return None
     batch_split.keep(folder, split)
     smaller = split.apply(settings)
-    words = (
+    if now.micro_batch_size == 1:
+        return (
+            f"out of memory with 1 row at a time: going on with {smaller.eval_batch_size} at a time in the evaluation "
+            f"instead of {now.eval_batch_size}"
+        )
+    return (
         f"out of memory with {now.micro_batch_size} rows at a time: going on with {smaller.micro_batch_size}, in "
         f"{smaller.accumulation} passes instead of {now.accumulation}"
     )
-    if settings.nodes > 1:
-        raise StageError(ExitCode.TEMPORARY, words, reason="BatchReduced") from error
-    work.progress.note(words)
-    return _empty_exchange(work)
 
 
 def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> dict[str, Any]:
@@ -110,7 +129,8 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
             _settle(process, team)
         outcome = exchange.outcome()
         if process.poll() != 0 or outcome is None:
-            raise _cause(exchange, process.poll() or 0, team, settings, work.folder)
+            error = _cause(exchange, process.poll() or 0, team, settings, work.folder)
+            raise _next_time(work, settings, error) if settings.nodes > 1 else error
         team.dismiss()
     return outcome
 

@@ -53,6 +53,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     leader = dist.get_rank() == 0
     settings = _share_out(settings, work)
     data = _open_data(work.input("prepared"))
+    _check_evaluations(settings, data)
     probes = read_probes(work.input("prepared") / "probes.json")
     checkpoint = _choose_checkpoint(work, exchange)
     if leader:
@@ -60,7 +61,9 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     trainer = _make_trainer(work, settings, data, exchange)
     ending = EndTogether(exchange, int(os.environ["GROUP_RANK"]), trainer.args.device)  # torchrun's number of the node
     trainer.add_callback(ending)
-    trainer.add_callback(Heartbeat(exchange))
+    heartbeat = Heartbeat(exchange)
+    heartbeat.listen_to(trainer.model, dist.get_rank())
+    trainer.add_callback(heartbeat)
     guards = Guards(settings.limits, settings.optimization.learning_rate)
     trainer.add_callback(guards)
     if settings.keep_best:
@@ -81,7 +84,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     step = _take_the_best(work, trainer, exchange) if settings.keep_best else trainer.state.global_step
     if leader:
         exchange.tell({"note": "saving"})
-    _save(work.out, trainer, probes, adapter=settings.lora is not None)
+    _save(work.out, trainer, probes, exchange, adapter=settings.lora is not None)
     if leader:
         figures |= {"loadSeconds": loaded - began, "trainSeconds": trained - loaded}
         figures["saveSeconds"] = time.monotonic() - trained
@@ -121,6 +124,23 @@ def _open_data(folder: Path) -> Data:
     return Data(train, validation or None)
 
 
+def _check_evaluations(settings: Settings, data: Data) -> None:
+    """Check that what goes by evaluations has rows for them.
+
+    Raises:
+        StageError: it has none.
+    """
+    asked = {"keepBest": settings.keep_best, "earlyStopping": settings.early_stopping is not None}
+    fields = [f"`validation.{name}`" for name, given in asked.items() if given]
+    if fields and data.validation is None:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{' and '.join(fields)} must have rows to measure the loss on, but none were held back",
+            reason="NothingHeldOut",
+            hint="Raise `validation.fraction`, add a dataset with `use: Validation`, or remove the field.",
+        )
+
+
 def _choose_checkpoint(work: Work, exchange: Exchange) -> Checkpoint | None:
     """Let rank 0 choose what all go on from: ranks that look for themselves could see different folders."""
     chosen: list[Checkpoint | None] = [None]
@@ -145,7 +165,10 @@ def _make_trainer(work: Work, settings: Settings, data: Data, exchange: Exchange
         model = add_adapter(model, settings.lora)
     if settings.trained_layers is not None:
         freeze_but_last(model, settings.trained_layers)
-    if settings.gradient_checkpointing and not trains_embeddings(model):
+    # Below layers that are frozen only reentrant checkpoints need it (see `training_arguments`): gradients go through
+    # all of them then.
+    through_all = settings.trained_layers is None or settings.zero_stage == 3
+    if settings.gradient_checkpointing and through_all and not trains_embeddings(model):
         model.enable_input_require_grads()
     recorder = Recorder(work.logs / "metrics.jsonl", exchange, _token_counter(data.train, settings))
     return FineTuner(model, arguments, settings, data, recorder, work.config.attempt)
@@ -213,13 +236,15 @@ def _figures(trainer: FineTuner, guards: Guards) -> dict[str, float]:
     return {**figures, "steps": trainer.state.global_step, "epochs": round(trainer.state.epoch or 0.0, 6)}
 
 
-def _save(folder: Path, trainer: FineTuner, probes: list[list[int]], *, adapter: bool) -> None:
+def _save(folder: Path, trainer: FineTuner, probes: list[list[int]], exchange: Exchange, *, adapter: bool) -> None:
     engine, model = trainer.model_wrapped, trainer.model
     answers = reference(engine, probes, trainer.args.device)
     state = gather(engine, adapter=adapter)
     if dist.get_rank() == 0 and state is not None:
-        save = save_adapter if adapter else save_model
-        check_saved(folder, save(model, state, folder))
+        exchange.beat()  # each of these may take minutes
+        shapes = (save_adapter if adapter else save_model)(model, state, folder)
+        exchange.beat()
+        check_saved(folder, shapes)
         (folder / "reference.json").write_text(json.dumps(answers) + "\n", encoding="utf-8")
     dist.barrier()
 

@@ -191,15 +191,19 @@ class FineTuner(Trainer):
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make AdamW, with the learning rates of LoRA+ if they are asked for."""
+        """Make AdamW, with the learning rates of LoRA+ if they are asked for; Trainer asks twice for the same one."""
+        made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if (ratio := self._settings.optimization.plus_ratio) is not None:
+        if made and (ratio := self._settings.optimization.plus_ratio) is not None:
             raise_rate_of_b(optimizer, self.model, ratio)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the schedule of the learning rate, now that the number of steps is known."""
         self.args.lr_scheduler_kwargs = self._settings.optimization.schedule.options_for(num_training_steps)
+        wrapped = getattr(self.optimizer, "optimizer", None)
+        if wrapped is not None and not hasattr(wrapped, "defaults"):  # ZeRO's has none, and Polynomial reads the rate
+            wrapped.defaults = {"lr": self.args.learning_rate}
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

@@ -230,10 +230,6 @@ class ZeroConfig(ApiModel):
     """What is used again within so many elements is not given back."""
     zero_hpz_partition_size: Annotated[Int, Field(ge=1, le=64)] | None = None
     """Ranks within which weights are gathered again (ZeRO++)."""
-    zero_quantized_weights: Bool | None = None
-    """Gather weights in 8 bits (ZeRO++)."""
-    zero_quantized_gradients: Bool | None = None
-    """Reduce gradients in 4 bits (ZeRO++)."""
 
 
 class Fp16Config(ApiModel):
@@ -270,8 +266,6 @@ class DeepspeedConfig(ApiModel):
     """The scaling of the loss with `precision: FP16`."""
     communication_data_type: CommunicationType | None = None
     """Number format in which gradients are sent."""
-    prescale_gradients: Bool | None = None
-    """Divide gradients before they are summed up, not afterwards."""
     wall_clock_breakdown: Bool | None = None
     """Write into the log how long each part of a step takes."""
 
@@ -364,6 +358,16 @@ class Training(ApiModel):
             ),
             "self.gpusPerNode > 0 || !(self.deepspeed.offloadOptimizer || self.deepspeed.offloadParameters)",
             ("deepspeed",),
+        ),
+        Rule(
+            "must have no `fp16` with another `precision` than FP16: there is no loss to scale",
+            lambda training: (
+                training.deepspeed.config is None
+                or training.deepspeed.config.fp16 is None
+                or training.precision is Precision.FP16
+            ),
+            "!has(self.deepspeed.config) || !has(self.deepspeed.config.fp16) || self.precision == 'FP16'",
+            ("deepspeed", "config"),
         ),
         Rule(
             "must not be given together with `warmupRatio`: remove one of them",
@@ -470,7 +474,8 @@ class Training(ApiModel):
     """What an interrupted training goes on from."""
 
     logging_steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 10
-    """Report loss, gradient norm, learning rate and speed every so many steps."""
+    """Report loss, gradient norm, learning rate and speed every so many steps, and besides before each evaluation and
+    checkpoint and at the end."""
 
     guards: Guards = Guards()
     """What ends a training that goes wrong."""

@@ -14,7 +14,7 @@ from typing import Any
 from tunesmith.api.datasets import Dataset, DatasetUse
 from tunesmith.api.finetunejob import FineTuneJob, Model
 from tunesmith.api.sources import DATASET_SOURCES, MODEL_SOURCES, Language
-from tunesmith.api.training import Adam, FinetuningType, Freeze, Lora, Training
+from tunesmith.api.training import Adam, DeepspeedConfig, FinetuningType, Freeze, Lora, Training
 from tunesmith.api.values import ApiModel
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith_stages.contract import (
@@ -313,12 +313,19 @@ def _later_knobs(training: Training) -> Params:
         "keepBest": (validation.keep_best if validation else False) or None,
         "earlyStopping": validation.early_stopping if validation else None,
         "evalSteps": validation.eval_steps if validation and by_evaluation else None,
+        "deepspeed": _rounding(training.deepspeed.config),
     }
     return {
         name: _plain(value, exclude_none=True) if isinstance(value, ApiModel) else value
         for name, value in found.items()
         if value is not None
     }
+
+
+def _rounding(config: DeepspeedConfig | None) -> Params | None:
+    """Return what of DeepSpeed's settings changes the numbers: what gradients are rounded to, steps left out."""
+    given: Params = _plain(config, include={"fp16", "communication_data_type"}, exclude_none=True) if config else {}
+    return given or None
 
 
 def _processes(job: FineTuneJob) -> Params:
@@ -412,7 +419,7 @@ def _estimated(job: FineTuneJob) -> Params:
         "sequenceLength": training.sequence_length,
         "maxSteps": training.max_steps,
         "numTrainEpochs": None if training.max_steps else training.num_train_epochs or DEFAULT_EPOCHS,
-        "keep": training.checkpoint.keep,
+        "keep": training.checkpoint.keep + bool(training.validation and training.validation.keep_best),
         "nodes": training.nodes,
         "processesPerNode": training.processes,
         "gpusPerNode": training.gpus_per_node,

@@ -451,6 +451,16 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.training.deepspeed.config.train_batch_size",
         "is not a field here",
     ),
+    "scaling of a loss that is not scaled": (
+        {f"{TRAINING}.deepspeed": {"config": {"fp16": {"hysteresis": 2}}}},
+        "spec.training.deepspeed.config",
+        "must have no `fp16` with another `precision` than FP16",
+    ),
+    "quantized gradients, whose kernels would have to be compiled": (
+        {f"{TRAINING}.deepspeed": {"config": {"zero_optimization": {"zero_quantized_gradients": True}}}},
+        "spec.training.deepspeed.config.zero_optimization.zero_quantized_gradients",
+        "is not a field here",
+    ),
     "warm-up both ways": (
         {f"{TRAINING}.warmupSteps": 5, f"{TRAINING}.warmupRatio": "0.1"},
         "spec.training.warmupSteps",

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from support.prepared import PARAMS, RUNTIME
+from support.prepared import PARAMS, RUNTIME, train_config
+from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.program import Progress, StageError, Work
 from tunesmith_stages.train import batch_split
 from tunesmith_stages.train.batch_split import BatchSplit
+from tunesmith_stages.train.parent import _next_time
 from tunesmith_stages.train.settings import Settings, read_settings
+from tunesmith_stages.volume import Volume
 
 
 def settings_of(micro: int, accumulation: int, evaluation: int = 1) -> Settings:
@@ -56,3 +60,25 @@ def test_it_is_kept_for_the_next_attempt(tmp_path: Path) -> None:
 def test_a_split_never_makes_larger_what_the_job_asks_for() -> None:
     """An edit of the job to fewer rows at a time holds, whatever was found out before."""
     assert BatchSplit(4, 4).apply(settings_of(2, 8, evaluation=1)).micro_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code", "ends_as"),
+    [
+        pytest.param("Reduce", ExitCode.OUT_OF_MEMORY, ExitCode.TEMPORARY, id="it goes on"),
+        pytest.param("Fail", ExitCode.OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY, id="not wanted"),
+        pytest.param("Reduce", ExitCode.BAD_DATA, ExitCode.BAD_DATA, id="another reason"),
+    ],
+)
+def test_all_nodes_hear_that_it_goes_on_with_fewer_rows(
+    tmp_path: Path, wanted: str, code: ExitCode, ends_as: ExitCode
+) -> None:
+    """The split is kept before the others are told to end, and what they are told is what node 0 ends as."""
+    config = train_config(tmp_path, runtime={"onOutOfMemory": wanted})
+    folder, unit = tmp_path / "k.1", config.units[0]
+    work = Work(config, unit, Volume(tmp_path), folder, Progress(config.stage, unit.name, folder))
+    settings = read_settings(work.params, work.runtime)
+    ending = _next_time(work, settings, StageError(code, "no"))
+    kept = batch_split.read(work.volume.checkpoints(unit.key))
+    assert ending.code is ends_as
+    assert kept == (BatchSplit(1, 1) if ends_as is ExitCode.TEMPORARY else None)
