@@ -50,14 +50,12 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     began = time.monotonic()
     settings = read_settings(work.params, work.runtime)
     _join(settings)
-    leader = dist.get_rank() == 0
     settings = _share_out(settings, work)
     data = _open_data(work.input("prepared"))
     _check_evaluations(settings, data)
     probes = read_probes(work.input("prepared") / "probes.json")
     checkpoint = _choose_checkpoint(work, exchange)
-    if leader:
-        exchange.tell({"note": f"going on from step {checkpoint.step}" if checkpoint else "loading the base"})
+    _tell(exchange, f"going on from step {checkpoint.step}" if checkpoint else "loading the base")
     trainer = _make_trainer(work, settings, data, exchange)
     ending = EndTogether(exchange, int(os.environ["GROUP_RANK"]), trainer.args.device)  # torchrun's number of the node
     trainer.add_callback(ending)
@@ -82,10 +80,9 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     trained = time.monotonic()
     figures = _figures(trainer, guards)
     step = _take_the_best(work, trainer, exchange) if settings.keep_best else trainer.state.global_step
-    if leader:
-        exchange.tell({"note": "saving"})
+    _tell(exchange, "saving")
     _save(work.out, trainer, probes, exchange, adapter=settings.lora is not None)
-    if leader:
+    if dist.get_rank() == 0:
         figures |= {"loadSeconds": loaded - began, "trainSeconds": trained - loaded}
         figures["saveSeconds"] = time.monotonic() - trained
         if settings.reduces:

@@ -287,6 +287,10 @@ def _lora_of(training: Training) -> Lora | None:
     return (training.lora or Lora()) if training.finetuning_type.adapts else None
 
 
+def _freeze_of(training: Training) -> Freeze | None:
+    return (training.freeze or Freeze()) if training.finetuning_type is FinetuningType.FREEZE else None
+
+
 def _adapter(training: Training) -> Params | None:
     lora = _lora_of(training)
     if lora is None:
@@ -305,7 +309,7 @@ def _later_knobs(training: Training) -> Params:
     validation = training.validation
     by_evaluation = validation is not None and (validation.keep_best or validation.early_stopping is not None)
     found: dict[str, Any] = {
-        "freeze": (training.freeze or Freeze()) if training.finetuning_type is FinetuningType.FREEZE else None,
+        "freeze": _freeze_of(training),
         "lrScheduleOptions": training.lr_schedule_options,
         "warmupRatio": training.warmup_ratio,
         "adam": training.adam if training.adam != Adam() else None,
@@ -402,13 +406,11 @@ def _registered_from(job: FineTuneJob, _unit: str) -> Iterable[str]:
 def _estimated(job: FineTuneJob) -> Params:
     """Return what the memory and the time of a training follow from."""
     training = job.spec.training
-    lora = _lora_of(training)
+    lora, freeze = _lora_of(training), _freeze_of(training)
     return {
         "finetuningType": str(training.finetuning_type),
         "lora": _plain(lora) if lora else None,
-        "trainableLayers": (training.freeze or Freeze()).trainable_layers
-        if training.finetuning_type is FinetuningType.FREEZE
-        else None,
+        "trainableLayers": freeze.trainable_layers if freeze else None,
         "offloadOptimizer": training.deepspeed.offload_optimizer,
         "offloadParameters": training.deepspeed.offload_parameters,
         "precision": str(training.precision),
