@@ -124,15 +124,11 @@ def kubelet(layout: Layout, plane: ControlPlane) -> Daemon:
         "resolvConf": "",
         "maxPods": 200,
         "serializeImagePulls": False,
-        # Images come from load_image.py and cannot be pulled again: none is ever removed to make room.
+        # A full disk must not make the kubelet remove images, which cannot be pulled again (load_image.py brings them),
+        # nor end pods: what runs out of room fails with its own message.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
-        "evictionHard": {
-            "memory.available": "200Mi",
-            "nodefs.available": "1%",
-            "imagefs.available": "1%",
-            "nodefs.inodesFree": "1%",
-        },
+        "evictionHard": {"memory.available": "200Mi"},
         "kubeAPIQPS": 500,
         "kubeAPIBurst": 1000,
         "eventRecordQPS": 0,

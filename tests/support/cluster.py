@@ -28,6 +28,7 @@ from certificates import new_authority, sign_control_plane
 from control_plane import ControlPlane
 from daemons import Daemons
 from layout import Layout
+from node import PAUSE_IMAGE
 from running import is_up
 
 from support.ollama_server import free_port
@@ -162,7 +163,7 @@ class NodeCluster(Cluster):
     def bring(self, images: Sequence[str]) -> None:
         """Have the cluster know these images of buildah's storage. A given cluster must know them already."""
         if self.ours:
-            for image in images:
+            for image in (PAUSE_IMAGE, *images):
                 load_image.load(self.ours, image)
 
 

@@ -182,8 +182,21 @@ def install(cluster: NodeCluster, folder: Path, base: Path, namespaces: Sequence
     own(made.folder)
     cluster.kubectl("apply", "--filename=-", objects=volume_of(RELEASE, "all-teams", made.folder))
     given = values(namespaces)
-    made.helm.must("install", "tunesmith", CHART, "--namespace", RELEASE, "--wait", "--timeout=180s", values=given)
+    done = made.helm.run(
+        "install", "tunesmith", CHART, "--namespace", RELEASE, "--wait", "--timeout=300s", values=given
+    )
+    assert done.code == 0, f"{done.err}\n{_what_there_is(cluster)}"
     return made
+
+
+def _what_there_is(cluster: NodeCluster) -> str:
+    """Return what tells why a release does not get ready: nodes and their troubles, pods, the last events."""
+    told = [
+        cluster.kubectl("describe", "nodes"),
+        cluster.kubectl("get", "pods", "--namespace", RELEASE, "--output=wide"),
+        cluster.kubectl("get", "events", "--namespace", RELEASE, "--sort-by=.lastTimestamp"),
+    ]
+    return "\n".join(told)
 
 
 def uninstall(installed: Installed) -> None:
