@@ -55,11 +55,12 @@ toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this
 	@$(PYTHON) hack/toolchain/ollama.py --which
 
 .PHONY: test-toolchain
-test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm
+test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm, MLflow
 	@$(PYTHON) hack/toolchain/llama_cpp.py
 	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
 	@$(PYTHON) hack/testcluster/programs.py
 	@$(PYTHON) hack/toolchain/charts.py
+	@$(PYTHON) hack/toolchain/mlflow_server.py
 
 .PHONY: images
 images: test-toolchain ## Build the images of the operator, of the stages and of Ollama with buildah, for the test cluster (root, Linux)
@@ -102,7 +103,7 @@ e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the
 	@$(PYTHON) -m pytest --durations=10 tests/e2e/cluster $(SOME_TESTS)
 
 .PHONY: integration
-integration: test-toolchain ## Run the tests against a real API server only: CRD, chart, rights, kubectl plugin
+integration: test-toolchain ## Run the slower tests of parts only: a real API server (CRD, chart, rights, kubectl plugin), programs, PyTorch
 	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --durations=10 tests/integration $(SOME_TESTS)
 
 .PHONY: gpu

@@ -6,8 +6,9 @@ compile() { # OUTPUT ARGS...
   local output=$1
   shift
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-    --no-annotate --custom-compile-command "make lock" pyproject.toml "$@" --output-file "$output"
+    --no-annotate --custom-compile-command "make lock" "$@" --output-file "$output"
 }
-compile requirements/dev.txt --extra operator --extra stages --group dev
-compile requirements/operator.txt --extra operator --constraint requirements/dev.txt
-compile requirements/stages.txt --extra stages --constraint requirements/dev.txt
+compile requirements/dev.txt pyproject.toml --extra operator --extra stages --group dev
+compile requirements/operator.txt pyproject.toml --extra operator --constraint requirements/dev.txt
+compile requirements/stages.txt pyproject.toml --extra stages --constraint requirements/dev.txt
+compile hack/toolchain/mlflow_server.txt hack/toolchain/mlflow_server.in

@@ -15,6 +15,7 @@ from tunesmith.api.finetunejob import MODEL_NAME_PATTERN, FineTuneJob
 from tunesmith.api.pods import ENV_PATTERN, Pods
 from tunesmith.api.sources import CONFIG_KEY_PATTERN, REPO_PATTERN, REVISION_PATTERN
 from tunesmith.api.status import DIGEST_PATTERN, NUMBER_NAME_PATTERN, REASON_PATTERN, FineTuneJobStatus
+from tunesmith.api.tracking import PROJECT_PATTERN
 from tunesmith.api.values import (
     ANY_SIGN_PATTERN,
     BELOW_ONE_PATTERN,
@@ -85,6 +86,7 @@ _PATTERNS = {
     REPO_PATTERN: "`name` or `owner/name`",
     REVISION_PATTERN: "branch, tag or commit",
     CONFIG_KEY_PATTERN: "letters, digits, `-`, `_` and `.`",
+    PROJECT_PATTERN: "letters, digits, blanks, `_`, `.`, `/`, `@` and `-`",
 }
 _WHOLE = {"fraction", "decimal, 0 or more", "decimal", "quantity", "sha256", "one word"}
 """Patterns that say everything about a text, its length included."""

@@ -15,6 +15,7 @@
     runs/<job>/logs/<stage>.<attempt>.log              what a stage program printed
     runs/<job>/attempts/<stage>.json                   the newest attempt at a stage, and how it ended
     runs/<job>/report.html                             all that people may want to know of the job
+    runs/<job>/tracking/<key>/                         what is kept for an experiment tracker; 16 digits of the key
 
 A unit is made in its attempt's folder and published by renaming that folder, so ``<key>/`` is complete or absent.
 Used by the stage programs and by the edges that start them; standard library only.
@@ -118,6 +119,10 @@ class Volume:
     def report_page(self, job: str) -> Path:
         """File with the report on a job."""
         return self.run(job) / "report.html"
+
+    def tracking(self, job: str, key: str) -> Path:
+        """Folder of what is kept of a training for an experiment tracker, shared by its attempts."""
+        return self.run(job) / "tracking" / key[:16]
 
     def identity(self) -> str:
         """Return 16 hexadecimal digits that no other volume has; the first who asks chooses them at random."""

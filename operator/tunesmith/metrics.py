@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
@@ -38,3 +42,44 @@ LEADER = Gauge("tunesmith_leader", "1 if this replica holds the Lease.", registr
 SYNCED = Gauge(
     "tunesmith_last_sync_timestamp_seconds", "When the cache was last compared with full lists.", registry=REGISTRY
 )
+
+_PROGRESS = {
+    "done": ("steps", "Steps that are done."),
+    "total": ("steps_planned", "Steps that there are."),
+    "etaSeconds": ("eta_seconds", "Time that is left."),
+    "loss": ("loss", "Newest training loss, in nats per token."),
+    "evalLoss": ("eval_loss", "Newest loss on rows held out, in nats per token."),
+    "gradNorm": ("grad_norm", "Newest length of the gradient, before it is clipped."),
+    "learningRate": ("learning_rate", "Newest learning rate."),
+    "tokensPerSecond": ("tokens_per_second", "Newest speed, over all processes."),
+    "gpuMemoryBytes": ("gpu_memory_bytes", "Memory that tensors take on the fullest GPU."),
+    "peakGpuMemoryBytes": ("gpu_memory_peak_bytes", "The most that they took there so far."),
+}
+TRAININGS = {
+    name: Gauge(
+        f"tunesmith_training_{metric}", f"{words} Of trainings that run.", ["namespace", "job"], registry=REGISTRY
+    )
+    for name, (metric, words) in _PROGRESS.items()
+}
+"""What the status of a FineTuneJob tells of a training that runs."""
+
+
+def show_training(namespace: str, name: str, item: Mapping[str, Any] | None) -> None:
+    """Show what the status of a FineTuneJob tells of its training; nothing of a job that is gone or does not train."""
+    progress = ((item or {}).get("status") or {}).get("progress") or {}
+    trains = progress.get("stage") == "train" and "total" in progress
+    for field, gauge in TRAININGS.items():
+        value = _number(progress.get(field)) if trains else None
+        if value is not None:
+            gauge.labels(namespace, name).set(value)
+        else:
+            gauge.remove(namespace, name)
+
+
+def _number(value: object) -> float | None:
+    """Return a number of a status, which are texts where they are fractions; None if it is none."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -204,6 +204,7 @@ class Operator:
             log.exception("reconciling failed", extra=_about(key))
             return True
         metrics.RECONCILES.labels("ok").inc()
+        metrics.show_training(key.namespace, key.name, self._cache.finetunejobs.get(key))
         if key not in self._cache.finetunejobs:
             self._queue.forget(key)
         elif wake == 0:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
-from support.prepared import write_base, write_prepared
+from support.prepared import PARAMS, write_base, write_prepared
 from support.training import (
     PATIENCE,
     check_same_end,
@@ -212,7 +212,9 @@ def test_smaller_batches_when_memory_runs_out(tmp_path: Path) -> None:
     volume = Volume(tmp_path)
     write_base(tmp_path / "base", vocabulary=vocabulary)
     write_prepared(tmp_path / "prepared", train=batch, vocabulary=vocabulary)
-    params = {"globalBatchSize": batch, "maxSteps": 2, "numTrainEpochs": None, "learningRate": "1e-4"}
+    params: dict[str, Any] = {"globalBatchSize": batch, "maxSteps": 2, "numTrainEpochs": None, "learningRate": "1e-4"}
+    # With an adapter on the output layer the logits are there all at once, and more than there is memory for.
+    params["lora"] = {**PARAMS["lora"], "targetModules": ["q_proj", "lm_head"]}
     at_once = {"processesPerNode": 1, "gradientAccumulationSteps": 1, "perDeviceTrainBatchSize": batch}
     limited = ["prlimit", f"--data={4 * 2**30}"]
     with started(volume, "fails", "1", params, {**ONE, **at_once}, within=limited) as process:

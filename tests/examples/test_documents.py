@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import typer
 import yaml
 
+from support.builders import carried_out
 from support.generator import ROOT
 from support.pages import (
     PAGES,
@@ -26,13 +28,18 @@ from support.pages import (
 from support.reasons import reasons_in_code
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.datasets import DatasetFormat
-from tunesmith.api.finetunejob import OutType
+from tunesmith.api.finetunejob import FineTuneJob, OutType
 from tunesmith.api.kube_yaml import KubeLoader, dump
 from tunesmith.api.parse import parse_job
 from tunesmith.api.sources import Builtin, Language
-from tunesmith.api.training import FinetuningType, LrSchedule, Precision
+from tunesmith.api.training import FinetuningType, LrSchedule, Method, Precision
 from tunesmith.cli.kubectl.commands import app as kubectl_app
 from tunesmith.cli.main import app
+from tunesmith_stages.contract import StageName
+from tunesmith_stages.prepare.conversations import Conversation
+from tunesmith_stages.prepare.reader import read_conversations
+from tunesmith_stages.prepare.recognition import reader_for
+from tunesmith_stages.prepare.rows import read_batches
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -51,6 +58,42 @@ def test_the_jobs_on_a_page_are_valid(page: str) -> None:
     for part in (document.data for document in known if document.means is Means.PART):
         base = whole[0] if whole else (PAGES[page].parent / "finetunejob.yaml").read_text(encoding="utf-8")
         parse_job(dump(merged(yaml.load(base, KubeLoader), part)))  # noqa: S506 - plain data only
+
+
+def with_rows(page: str) -> list[FineTuneJob]:
+    """Return the jobs on a page, and the parts of jobs, that hold rows themselves."""
+    least = {
+        "apiVersion": "tunesmith.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "shown"},
+        "spec": {"model": {"volume": {"path": "base"}}, "ollama": {"model": "shown"}},
+    }
+    shown = [item for item in documents(page) if item.means in {Means.JOB, Means.PART}]
+    wholes = [item.data if item.means is Means.JOB else merged(least, item.data) for item in shown]
+    return [
+        parse_job(dump(whole))
+        for whole in wholes
+        if any("inline" in dataset for dataset in whole["spec"].get("datasets", ()))
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "      inline:" in text_of(page)])
+def test_the_rows_in_the_jobs_on_a_page_are_read(page: str, tmp_path: Path) -> None:
+    """Rows that a page shows in a job are read as `prepare` does it for the method of that job."""
+    jobs = with_rows(page)
+    assert jobs
+    for number, job in enumerate(jobs):
+        params = carried_out(job)[0].stage(StageName.PREPARE).units[0].params
+        for dataset, how in zip(job.spec.datasets, params["datasets"], strict=True):
+            if dataset.inline is None:
+                continue
+            folder = tmp_path / f"{number}-{dataset.name}"
+            folder.mkdir()
+            (folder / "inline.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dataset.inline))
+            reader = reader_for(how, folder, params.get("preferences"))
+            found = [row for batch in read_batches(folder) for row in read_conversations(batch, reader)]
+            assert len(found) == len(dataset.inline)
+            assert all(isinstance(row, Conversation) for row in found), found
 
 
 def merged(base: Any, change: Any) -> Any:
@@ -247,7 +290,9 @@ def test_every_link_leads_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(target), f"{page} links to {link}"
 
 
-@pytest.mark.parametrize("choices", [Builtin, DatasetFormat, FinetuningType, Language, LrSchedule, OutType, Precision])
+@pytest.mark.parametrize(
+    "choices", [Builtin, DatasetFormat, FinetuningType, Language, LrSchedule, Method, OutType, Precision]
+)
 def test_the_readme_names_every_choice(choices: type[Any]) -> None:
     """The README's table of what works today names every choice of the API, and so forgets none that is added."""
     table = text_of("README.md").partition("## What works today")[2].partition("\n## ")[0]

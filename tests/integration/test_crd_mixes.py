@@ -45,7 +45,15 @@ _SOURCES: Sequence[Any] = (
 )
 _DATASET: Choices = {
     "format": ("Auto", "Alpaca", "ShareGPT", "Messages", "PromptCompletion", "Text"),
-    "columns": ({}, {"prompt": "q"}, {"messages": "m", "system": "s"}, {"text": "t"}, {"tools": "t"}),
+    "columns": (
+        {},
+        {"prompt": "q"},
+        {"messages": "m", "system": "s"},
+        {"text": "t"},
+        {"tools": "t"},
+        {"chosen": "c"},
+        {"desirable": "d"},
+    ),
     "tags": ({}, {"role": "r"}),
     "datasetInfo": ("x",),
     "languages": (["en"],),
@@ -54,6 +62,7 @@ _DATASET: Choices = {
     "use": ("Training", "Validation"),
 }
 _TRAINING: Choices = {
+    "method": ("SFT", "DPO", "KTO"),
     "finetuningType": ("LoRA", "Full"),
     "lora": ({}, {"rank": 8}),
     "learningRate": _DECIMALS,

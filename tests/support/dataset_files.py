@@ -41,7 +41,7 @@ def dataset(name: str = "faq", **changes: Any) -> dict[str, Any]:
     return {**plain, **changes}
 
 
-def read_all(folder: Path, **changes: Any) -> list[Conversation | BadRow]:
+def read_all(folder: Path, preferences: str | None = None, **changes: Any) -> list[Conversation | BadRow]:
     """Return what each row of a dataset says, or why it says nothing."""
-    reader = reader_for(dataset(**changes), folder)
+    reader = reader_for(dataset(**changes), folder, preferences)
     return [item for batch in read_batches(folder) for item in read_conversations(batch, reader)]

@@ -33,15 +33,21 @@ class Versioned(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def https_server(folder: Path) -> Iterator[Https]:
-    """Run a server that keeps its files in `folder`."""
+def own_authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Return how a server on loopback shows who it is, and the file with the authority that vouches for it."""
     key, pem = folder / "key.pem", folder / "cert.pem"
     argv: list[str | Path] = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     argv += ["-nodes", "-days", "1", "-subj", f"/CN={folder.name}", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*argv, "-keyout", key, "-out", pem], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
+    return context, pem
+
+
+@contextmanager
+def https_server(folder: Path) -> Iterator[Https]:
+    """Run a server that keeps its files in `folder`."""
+    context, pem = own_authority(folder)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Versioned)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()

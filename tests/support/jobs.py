@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ from tunesmith_stages.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "01-quickstart"
+
+FAQ: Sequence[Mapping[str, Any]] = (
+    {
+        "name": "faq",
+        "volume": {"path": "data/faq.json"},
+        "columns": {"prompt": "question", "response": "answer"},
+    },
+)
+"""The quickstart's data."""
 
 
 @dataclass
@@ -36,6 +45,7 @@ class Job:
     training: Mapping[str, Any] = field(default_factory=dict)
     export: Mapping[str, Any] = field(default_factory=lambda: {"outType": "F16", "quantizations": ["Q8_0"]})
     ollama: Mapping[str, Any] = field(default_factory=lambda: {"model": "chain:v1"})
+    datasets: Sequence[Mapping[str, Any]] = FAQ
 
     def yaml(self) -> str:
         """Return the job's YAML."""
@@ -51,13 +61,7 @@ class Job:
         }
         spec = {
             "model": {"volume": {"path": "models/toy-base"}},
-            "datasets": [
-                {
-                    "name": "faq",
-                    "volume": {"path": "data/faq.json"},
-                    "columns": {"prompt": "question", "response": "answer"},
-                }
-            ],
+            "datasets": copy.deepcopy(list(self.datasets)),
             "training": training,
             "export": dict(self.export),
             "ollama": dict(self.ollama),

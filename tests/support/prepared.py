@@ -123,6 +123,61 @@ def write_prepared(
     return folder
 
 
+Sample = tuple[Sequence[int], Sequence[int]]
+"""Token ids and labels."""
+
+
+def random_pairs(count: int, *, seed: int = 0, vocabulary: int = VOCABULARY) -> list[tuple[Sample, Sample]]:
+    """Return pairs of samples: after the same prompt the chosen one repeats it, and the rejected one is shorter noise.
+
+    Only the end of each is labelled.
+    """
+    rng = np.random.default_rng([seed, 1])
+    pairs = []
+    for _ in range(count):
+        prompt = rng.integers(3, vocabulary, int(rng.integers(3, 9))).tolist()
+        noise = rng.integers(3, vocabulary, int(rng.integers(1, 5))).tolist()
+        chosen, rejected = ((prompt + answer, [-100] * len(prompt) + answer) for answer in (prompt[:], noise))
+        pairs.append((chosen, rejected))
+    return pairs
+
+
+def write_pairs(path: Path, pairs: Sequence[tuple[Sample, Sample]], *, batch: int = 7) -> None:
+    """Write (chosen, rejected) samples as `prepare` does for DPO and ORPO."""
+    names = ("input_ids", "labels", "rejected_input_ids", "rejected_labels")
+    _write_columns(path, {name: [list(pair[n // 2][n % 2]) for pair in pairs] for n, name in enumerate(names)}, batch)
+
+
+def write_judged(path: Path, rows: Sequence[tuple[Sample, bool]], *, batch: int = 7) -> None:
+    """Write (sample, desirable) rows as `prepare` does for KTO."""
+    columns: dict[str, list[Any]] = {
+        name: [list(sample[side]) for sample, _ in rows] for side, name in enumerate(("input_ids", "labels"))
+    }
+    _write_columns(path, {**columns, "desirable": [desirable for _, desirable in rows]}, batch)
+
+
+def _write_columns(path: Path, columns: Mapping[str, list[Any]], batch: int) -> None:
+    import pyarrow as pa
+
+    lists = pa.list_(pa.int32())
+    types = {name: pa.bool_() if name == "desirable" else lists for name in columns}
+    table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch)
+
+
+def write_preferences(folder: Path, method: str, *, train: int = 22, validation: int = 0) -> Path:
+    """Write a prepared folder for DPO, ORPO or KTO; of its pairs KTO has the chosen and the rejected one in turn."""
+    write_prepared(folder, train=0)
+    for seed, (name, count) in enumerate({"train": train, "validation": validation}.items()):
+        pairs, path = random_pairs(count, seed=seed), folder / f"{name}.arrow"
+        if count and method == "KTO":
+            write_judged(path, [(pair[number % 2], number % 2 == 0) for number, pair in enumerate(pairs)])
+        elif count:
+            write_pairs(path, pairs)
+    return folder
+
+
 PARAMS: Mapping[str, Any] = {
     "finetuningType": "LoRA",
     "lora": {"rank": 4, "alpha": 8, "dropout": "0.0", "targetModules": ["AllLinear"]},

@@ -176,6 +176,22 @@ PREPARED: Mapping[str, Any] = {
         {"learnt": False, "text": "\n"},
     ],
 }
+PREPARED_PAIRS: Mapping[str, Any] = {
+    **PREPARED,
+    "packing": None,
+    "duplicateRows": 5,
+    "preferences": {"kind": "Pairs"},
+    "firstRejected": [
+        {"learnt": False, "text": "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n"},
+        {"learnt": True, "text": "Who knows.<|im_end|>"},
+    ],
+}
+PREPARED_LABELS: Mapping[str, Any] = {
+    **PREPARED,
+    "packing": None,
+    "duplicateRows": 5,
+    "preferences": {"kind": "Labels", "desirable": 900, "undesirable": 450},
+}
 REHEARSED: Mapping[str, Any] = {
     "checks": [
         {"name": "template parity", "passed": True, "sentence": "8 conversations are rendered alike"},
@@ -250,7 +266,15 @@ def trained(job: JobOnVolume, made: Mapping[str, Input], logs: Logs | None = Non
         made,
         size=800_000,
         logs={"metrics.jsonl": METRICS, "before.json": BEFORE, **(logs or {})},
-        numbers={"steps": 30, "loss": 0.5, "tokensPerSecond": 1000.0, "seconds": 95.0, "trainSeconds": 60.0},
+        numbers={
+            "steps": 30,
+            "loss": 0.5,
+            "tokensPerSecond": 1000.0,
+            "peakGpuMemory": 61.2e9,
+            "seconds": 95.0,
+            "trainSeconds": 60.0,
+        },
+        outputs={"kernels": ["flash_attention_2", "liger"]},
         tools={"torch": "2.15.0"},
     )
 

@@ -117,7 +117,11 @@ def failure(volume: Volume, key: str, attempt: str) -> dict[str, Any]:
 
 
 def notes(volume: Volume, key: str, attempt: str) -> list[str]:
-    folder = volume.attempt(StageName.TRAIN, key, attempt)
+    return notes_of(volume.attempt(StageName.TRAIN, key, attempt))
+
+
+def notes_of(folder: Path) -> list[str]:
+    """Return what was noted in an attempt's folder, or in that of a result."""
     events = [json.loads(line) for line in (folder / "progress.jsonl").open()]
     return [event["note"] for event in events if "note" in event]
 

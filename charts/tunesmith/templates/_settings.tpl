@@ -23,4 +23,6 @@ podDefaults:
   {{- toYaml .Values.podDefaults | nindent 2 }}
 network:
   {{- toYaml .Values.network | nindent 2 }}
+trackers:
+  {{- toYaml .Values.trackers | nindent 2 }}
 {{- end }}

@@ -35,7 +35,7 @@ def version_on_volume(asked: Asked) -> str:
     folder = asked.volume.version(given)
     try:
         entry = read_entry((asked.volume.resolve(given) / FILE).read_bytes(), asked.source["datasetInfo"])
-        entry.require_fit()
+        entry.require_text()
     except (OSError, UnsafePathError, StageError):
         return ""
     if entry.file_name is None:
@@ -67,7 +67,7 @@ def bring_from_volume(work: Work) -> Made:
     given, name = source["volume"]["path"], source["datasetInfo"]
     content = on_volume.find(work, f"{given}/{FILE}", _NO_LIST).read_bytes()
     entry = read_entry(content, name)
-    entry.require_fit()
+    entry.require_text()
     alone = entry_alone(content, name)
     if entry.file_name is None:
         return _bring_from_hub(work, entry, alone)
@@ -127,7 +127,7 @@ def bring_from_repository(work: Work) -> Made:
             )
         content = loads.content(FILE)
         entry = read_entry(content, name)
-        entry.require_fit()
+        entry.require_text()
         entries = loads.bring(_in_repository(loads, entry))
         return [*entries, loads.write(FILE, entry_alone(content, name))], {}
 

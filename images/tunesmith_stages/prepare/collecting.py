@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.bad_rows import BadRows
-from tunesmith_stages.prepare.labels import Example
-from tunesmith_stages.prepare.pipeline import Portion
+from tunesmith_stages.prepare.pipeline import Portion, Sides
 from tunesmith_stages.prepare.reader import Reader
 from tunesmith_stages.prepare.spool import KeptSamples
-from tunesmith_stages.prepare.writing import RowWriter, batch_of
+from tunesmith_stages.prepare.writing import RowWriter
 from tunesmith_stages.program import StageError
 
 _PROMPTS = 256
@@ -55,8 +54,8 @@ class Collected:
     cut_at_turns: int = 0
     per_turn: int = 0
     control_texts: int = 0
-    first: Example | None = None
-    """The first sample."""
+    first: Sides = ()
+    """The first sample, if there is one."""
     prompts: list[Mapping[str, Any]] = field(default_factory=list)
     """Up to _PROMPTS of those that were offered, spread evenly."""
     _offered: int = 0
@@ -78,9 +77,9 @@ class Collected:
             self.offer(prompt)
         if not len(portion.samples):
             return
-        self.first = self.first or portion.example
+        self.first = self.first or portion.first
         self.kept.add(portion.samples)
-        file.add(batch_of(portion.ids, portion.labels, portion.samples["length"]))
+        file.add(portion.batch())
 
     def _add_counts(self, portion: Portion) -> None:
         self.read += portion.read

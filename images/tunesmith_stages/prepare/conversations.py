@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from tunesmith_stages.prepare.json_text import load_json
 from tunesmith_stages.prepare.row import Row
@@ -29,6 +29,27 @@ class Conversation:
     """A plain text, which is learnt whole, without a template."""
     ignored: frozenset[int] = frozenset()
     """Which of the messages, by index, are the assistant's but not learnt."""
+    rejected: Conversation | None = None
+    """Of a pair: the same with the worse answer at its end."""
+    desirable: bool | None = None
+    """Of a row with a label: whether its last answer is one to give."""
+
+    @property
+    def sides(self) -> tuple[Conversation, ...]:
+        """What becomes samples: this conversation, and of a pair the one with the worse answer behind it."""
+        return (self,) if self.rejected is None else (self, self.rejected)
+
+    def at(self, place: str) -> Conversation:
+        """Return the same with other words for where people find the row."""
+        rejected = None if self.rejected is None else self.rejected.at(place)
+        return replace(self, place=place, rejected=rejected)
+
+
+class Shape(Protocol):
+    """What makes a conversation of a row."""
+
+    def read(self, row: Row) -> Conversation:
+        """Return the conversation, or raise a StageError about the row."""
 
 
 def shown(value: object) -> str:

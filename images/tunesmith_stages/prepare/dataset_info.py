@@ -58,17 +58,26 @@ class Entry:
     unknown: tuple[str, ...]
     """Names of fields that no version of the format has that is known here."""
 
-    def require_fit(self) -> None:
-        """Refuse what supervised fine-tuning on text cannot take.
+    def require_one_answer(self) -> None:
+        """Refuse what supervised fine-tuning cannot take.
 
         Raises:
-            StageError: the entry is of preference data, or of media.
+            StageError: the entry is of preference data.
         """
         columns = self.columns or {}
         if self.ranking or any(name in columns for name in _PREFERENCES):
             why = "`ranking` is true" if self.ranking else f"`columns` has `{_first(_PREFERENCES, columns)}`"
             message = f"the entry `{self.name}` of {FILE} is preference data (ranking): {why}"
-            raise StageError(ExitCode.BAD_DATA, message, reason="PreferenceData", hint=PREFERENCE_HINT)
+            hint = LABELS_HINT if "kto_tag" in columns and not self.ranking else PAIRS_HINT
+            raise StageError(ExitCode.BAD_DATA, message, reason="PreferenceData", hint=hint)
+
+    def require_text(self) -> None:
+        """Refuse what no method can take.
+
+        Raises:
+            StageError: the entry is of media.
+        """
+        columns = self.columns or {}
         if any(name in columns for name in _MEDIA):
             word = _first(_MEDIA, columns)
             message = f"the entry `{self.name}` of {FILE} is media: `columns` has `{word}`"
@@ -77,10 +86,15 @@ class Entry:
             )
 
 
-PREFERENCE_HINT = (
-    "Supervised fine-tuning learns one answer to each prompt. Use another dataset, or learn the chosen answers alone: "
-    "without `datasetInfo`, with `format: Alpaca` and `columns: {prompt: ..., response: chosen}`, if they are texts."
+PAIRS_HINT = (
+    "Set `training.method` to DPO or ORPO, which learn from both answers, or learn the chosen ones alone: without "
+    "`datasetInfo`, with `format: Alpaca` and `columns: {prompt: ..., response: chosen}`, if they are texts."
 )
+LABELS_HINT = (
+    "Set `training.method: KTO`, which learns from answers that are desirable and ones that are not, or use a dataset "
+    "in which every answer is one to learn."
+)
+SINGLE_HINT = "Set `training.method: SFT`, which learns the answers as they are, or use another dataset."
 
 
 def read_entry(content: bytes, name: str) -> Entry:

@@ -26,7 +26,7 @@ _SIMPLEST = Conversation(
 )
 
 Encoded = list[Example] | StageError
-"""The samples of a conversation, or what is wrong with that row alone."""
+"""The samples of a conversation (of a pair two: chosen and rejected), or what is wrong with that row alone."""
 
 
 class Encoder:
@@ -92,7 +92,7 @@ class Encoder:
         with prepared_to_limit_time():
             for index, conversation in enumerate(conversations):
                 try:
-                    own = self._renderer.samples(conversation)
+                    own = [sample for side in conversation.sides for sample in self._renderer.samples(side)]
                 except StageError as error:
                     encoded.append(_of_the_row(error))
                     continue
@@ -110,7 +110,7 @@ class Encoder:
             if prove_every and owner % prove_every == 0:
                 prove(self.base.tokenizer, sample, example)
             outcome.append(example)
-        return encoded
+        return [_told_apart(*item) for item in zip(conversations, encoded, strict=True)]
 
     def _check(self, sample: Rendered, example: Example) -> None:
         """Prove that the model can take the tokens, and that it learns one way to end its answers."""
@@ -156,6 +156,21 @@ class Encoder:
             {"learnt": bool(learnt[start]), "text": self.base.tokenizer.decode(example.input_ids[start:end].tolist())}
             for start, end in pairwise(cuts)
         ]
+
+
+def _told_apart(conversation: Conversation, encoded: Encoded) -> Encoded:
+    """Return the samples of a conversation, or of a pair that both of its answers became the same tokens."""
+    if conversation.rejected is None or isinstance(encoded, StageError):
+        return encoded
+    chosen, rejected = encoded
+    if not np.array_equal(chosen.input_ids, rejected.input_ids):
+        return encoded
+    return StageError(
+        ExitCode.BAD_DATA,
+        f"{conversation.place}: the chosen and the rejected answer became the same tokens: neither is better",
+        reason="BadRow",
+        hint="They differ in what the chat template leaves out. Correct the row, or leave it out (`onBadRow: Skip`).",
+    )
 
 
 def _of_the_row(error: StageError) -> StageError:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.alpaca import Alpaca, PromptCompletion, Text
-from tunesmith_stages.prepare.conversations import Conversation
+from tunesmith_stages.prepare.conversations import Shape
 from tunesmith_stages.prepare.dataset_info import FILE, Entry
-from tunesmith_stages.prepare.row import Row
+from tunesmith_stages.prepare.preferences import LABELS, PAIRS
 from tunesmith_stages.prepare.turns import Turns, sharegpt_keys, sharegpt_roles
 from tunesmith_stages.program import StageError
 
 PREFERENCE_DATA = "preference data"
-_TALKS = ("conversations", "conversation", "messages")
+ANSWERS = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
+"""Columns that hold the better and the worse answer."""
+TALKS = ("conversations", "conversation", "messages")
 """Columns that hold lists of messages; ShareGPT's own name is the first."""
-
-
-class Shape(Protocol):
-    """What makes a conversation of a row."""
-
-    def read(self, row: Row) -> Conversation:
-        """Return the conversation, or raise a StageError about the row."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +35,31 @@ class Recognised:
     """Columns that some row must have, because somebody named them."""
     num_samples: int | None = None
     """How many rows are asked for, where somebody asks."""
+    prefers: tuple[str, ...] = ()
+    """Those of the needed columns that say which answers people prefer."""
 
     def columns(self) -> set[str]:
-        """Return the names of all columns that rows are read from: fields of the shape, which hold nothing else."""
-        return {name for name in vars(self.shape).values() if isinstance(name, str)}
+        """Return the names of all columns that rows are read from."""
+        return _columns_of(self.shape)
+
+
+def _columns_of(shape: Shape) -> set[str]:
+    """Return the texts among the fields of a shape and of the shapes in it: they are columns, and nothing else."""
+    values = list(vars(shape).values())
+    inner = [_columns_of(value) for value in values if hasattr(value, "read")]
+    return {value for value in values if isinstance(value, str) and value}.union(*inner)
 
 
 def looks_like(data: Mapping[str, Any]) -> str:
     """Return the format that a row's columns are known for; nothing if it is none."""
-    if is_preference(data):
-        return PREFERENCE_DATA
+    return PREFERENCE_DATA if preferences_in(data) else known_format(data)
+
+
+def known_format(data: Mapping[str, Any]) -> str:
+    """Return the same of a row with one answer, whatever else it has."""
     if "messages" in data:
-        return "ShareGPT" if _is_sharegpt(data["messages"]) else "Messages"
-    if any(name in data for name in _TALKS):
+        return "ShareGPT" if is_sharegpt(data["messages"]) else "Messages"
+    if any(name in data for name in TALKS):
         return "ShareGPT"
     if {"instruction", "output"} <= data.keys():
         return "Alpaca"
@@ -61,16 +68,14 @@ def looks_like(data: Mapping[str, Any]) -> str:
     return "Text" if "text" in data else ""
 
 
-def is_preference(data: Mapping[str, Any]) -> bool:
-    """Return whether a row compares answers, as training by preferences needs it."""
-    return (
-        {"chosen", "rejected"} <= data.keys()
-        or {"chosen_messages", "rejected_messages"} <= data.keys()
-        or ("kto_tag" in data)
-    )
+def preferences_in(data: Mapping[str, Any]) -> str | None:
+    """Return whether a row is a pair of answers or has a label, as its columns show; None if it shows neither."""
+    if any({*names} <= data.keys() for names in ANSWERS):
+        return PAIRS
+    return LABELS if "kto_tag" in data else None
 
 
-def _is_sharegpt(value: object) -> bool:
+def is_sharegpt(value: object) -> bool:
     """Return whether a list of messages is written with `from`; CSV has it as a text of JSON."""
     if isinstance(value, str):
         try:
@@ -97,9 +102,9 @@ def recognise(wanted: str, columns: Mapping[str, str], tags: Mapping[str, str], 
     if name == "Messages":
         column = columns.get("messages", "messages")
         shape: Shape = Turns(column, columns.get("tools", "tools"), None if "tools" in columns else "functions")
-        return Recognised(name, why or _talk(column, first), shape, (column,), tuple(columns.values()))
+        return Recognised(name, why or talk(column, first), shape, (column,), tuple(columns.values()))
     if name == "ShareGPT":
-        column = columns.get("messages") or next((name for name in _TALKS if name in first), _TALKS[0])
+        column = columns.get("messages") or next((name for name in TALKS if name in first), TALKS[0])
         shape = Turns(
             column,
             columns.get("tools", "tools"),
@@ -107,7 +112,7 @@ def recognise(wanted: str, columns: Mapping[str, str], tags: Mapping[str, str], 
             keys=sharegpt_keys(tags),
             roles=sharegpt_roles(tags),
         )
-        return Recognised(name, why or _talk(column, first), shape, (column,), tuple(columns.values()))
+        return Recognised(name, why or talk(column, first), shape, (column,), tuple(columns.values()))
     if name == "PromptCompletion":
         prompt, completion = columns.get("prompt", "prompt"), columns.get("response", "completion")
         why = why or f"the rows have the columns `{prompt}` and `{completion}`"
@@ -126,7 +131,7 @@ def _by_signs(columns: Mapping[str, str], tags: Mapping[str, str], first: Mappin
     if tags:
         return "ShareGPT"
     if "messages" in columns:
-        return "ShareGPT" if "system" in columns or _is_sharegpt(first.get(columns["messages"])) else "Messages"
+        return "ShareGPT" if "system" in columns or is_sharegpt(first.get(columns["messages"])) else "Messages"
     if "text" in columns:
         return "Text"
     alpaca = {"prompt": "instruction", "response": "output", **columns}
@@ -135,12 +140,13 @@ def _by_signs(columns: Mapping[str, str], tags: Mapping[str, str], first: Mappin
         is_list = isinstance(first.get(other["prompt"]), list)
         is_other = other["prompt"] in first and other["response"] in first and alpaca["response"] not in first
         return "PromptCompletion" if is_list or is_other else "Alpaca"
-    found = looks_like(first) or "Alpaca"
+    found = known_format(first) or "Alpaca"
     return "ShareGPT" if found == "Messages" and "system" in columns else found
 
 
-def _talk(column: str, first: Mapping[str, Any]) -> str:
-    keys = "`from` and `value`" if _is_sharegpt(first.get(column)) else "a role and a content"
+def talk(column: str, first: Mapping[str, Any]) -> str:
+    """Return by which sign a column is known to hold messages."""
+    keys = "`from` and `value`" if is_sharegpt(first.get(column)) else "a role and a content"
     return f"`{column}` holds messages with {keys}"
 
 
@@ -151,9 +157,9 @@ def of_entry(entry: Entry) -> Recognised:
     """Return the format that an entry describes.
 
     Raises:
-        StageError: it names no column to learn from, or is of data that cannot be learnt from.
+        StageError: it names no column to learn from, or is of media.
     """
-    entry.require_fit()
+    entry.require_text()
     why = f"as the entry `{entry.name}` of {FILE} says"
     if entry.unknown:
         why += f"; of its fields {', '.join(f'`{name}`' for name in entry.unknown)} are not known and not used"

@@ -18,12 +18,16 @@ import numpy.typing as npt
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.encoder import Encoder
 from tunesmith_stages.prepare.labels import IGNORED, Example
+from tunesmith_stages.prepare.preferences import LABELS, PAIRS
 from tunesmith_stages.prepare.reader import Reader, read_conversations
 from tunesmith_stages.prepare.row import BadRow, Batch
 from tunesmith_stages.prepare.spool import SAMPLE, Samples
+from tunesmith_stages.prepare.writing import Flat, batch_of
 from tunesmith_stages.program import StageError
 
 Ints = npt.NDArray[np.int32]
+Sides = tuple[Example, ...]
+"""A sample; of a pair that with the chosen answer and that with the rejected one."""
 
 _PROVE_EVERY = 50
 """Of the first batch the labels of all rows are proven, of the others those of every so many-th."""
@@ -62,9 +66,12 @@ class Portion:
     """Number of the dataset."""
     read: int
     """Rows of the batch."""
-    ids: Ints
-    """Token ids of all samples, one after the other."""
-    labels: Ints
+    flat: Flat
+    """The tokens of all samples; of pairs those with the chosen answer."""
+    rejected: Flat | None
+    """Of pairs the samples with the rejected answer."""
+    labelled: bool
+    """Whether the samples have labels."""
     samples: Samples
     """What there is to know of each sample besides."""
     bad: tuple[BadRow, ...]
@@ -82,8 +89,12 @@ class Portion:
     """Rows with text that looks like a control token, and is none."""
     prompts: tuple[Mapping[str, Any], ...]
     """What may become a probe, as in ``probes.json``."""
-    example: Example | None
-    """The first sample."""
+    first: Sides
+    """The first sample, if there is one."""
+
+    def batch(self) -> Any:
+        """Return the samples as a record batch."""
+        return batch_of(self.flat, self.rejected, self.samples["desirable"] if self.labelled else None)
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class Preparer:
         """
         used, conversations, bad = self._read(task)
         encoded = self.encoder.encode(conversations, prove_every=1 if task.first else _PROVE_EVERY)
-        gathered = _Gathered(self.sequence_length, self.seed)
+        gathered = _Gathered(self.sequence_length, self.seed, self.sources[task.source].reader.preferences)
         for times, conversation, examples in zip(used, conversations, encoded, strict=True):
             if isinstance(examples, StageError):
                 bad.append(self._bad(task, conversation.place, examples))
@@ -127,8 +138,7 @@ class Preparer:
                 bad.append(item)
             elif times:
                 used.append(times)
-                place = f"{called}{item.place}"
-                conversations.append(Conversation(place, item.messages, item.tools, item.text, item.ignored))
+                conversations.append(item.at(f"{called}{item.place}"))
         return used, conversations, bad
 
     def _bad(self, task: Task, place: str, error: StageError) -> BadRow:
@@ -144,12 +154,13 @@ class Preparer:
 class _Gathered:
     """The samples of a task and what there is to say of them."""
 
-    def __init__(self, sequence_length: int, seed: int) -> None:
+    def __init__(self, sequence_length: int, seed: int, preferences: str | None) -> None:
         self._sequence_length = sequence_length
         self._seed = str(seed).encode()
-        self._samples: list[Example] = []
-        self._rows: list[tuple[int, int, bool]] = []
-        """Of each sample: its row's digest, how often it is used, and whether it is the row's first."""
+        self._preferences = preferences
+        self._samples: list[Sides] = []
+        self._rows: list[tuple[int, int, bool, bool]] = []
+        """Of each sample: its row's digest, how often it is used, whether it is the row's first, and its label."""
         self._counts = dict.fromkeys(("used", "left_out", "longest", "cut_at_turns", "per_turn", "control_texts"), 0)
         self.asked: list[Conversation] = []
         """Conversations that have a sample."""
@@ -159,25 +170,31 @@ class _Gathered:
         longest = max(len(example.input_ids) for example in examples)
         if conversation.text is not None:
             examples = [piece for example in examples for piece in self._pieces(example)]
-        fit = [example for example in examples if len(example.input_ids) <= self._sequence_length]
+        samples: list[Sides] = [tuple(examples)] if conversation.rejected else [(example,) for example in examples]
+        fit = [sides for sides in samples if all(len(side.input_ids) <= self._sequence_length for side in sides)]
         self._samples += fit
         digest = self._digest(fit)
-        self._rows += [(digest, times, sample == 0) for sample in range(len(fit))]
+        self._rows += [(digest, times, sample == 0, bool(conversation.desirable)) for sample in range(len(fit))]
         counts = self._counts
         counts["used"] += times
-        counts["left_out"] += len(examples) - len(fit)
+        counts["left_out"] += len(samples) - len(fit)
         counts["longest"] = max(counts["longest"], longest)
-        counts["cut_at_turns"] += sum(example.cut_at_turns for example in fit)
-        counts["per_turn"] += examples[0].per_turn
+        counts["cut_at_turns"] += sum(any(side.cut_at_turns for side in sides) for sides in fit)
+        counts["per_turn"] += examples[0].per_turn and not self._preferences
         counts["control_texts"] += any(example.control_text for example in examples)
         if fit and conversation.messages:
             self.asked.append(conversation)
 
-    def _digest(self, samples: Sequence[Example]) -> int:
-        """Return what equal rows, and no others, have in common: by the tokens that they became."""
+    def _digest(self, samples: Sequence[Sides]) -> int:
+        """Return what equal rows, and no others, have in common: by the tokens that they became.
+
+        Rows that say what people prefer are equal if they have the same prompt: they are about the same question, so
+        whoever is measured with one must not have been trained on another.
+        """
         digest = hashlib.blake2b(key=self._seed, digest_size=8)
-        for sample in samples:
-            digest.update(sample.input_ids.tobytes())
+        for sample, *_ in samples:
+            ids = sample.input_ids
+            digest.update((ids[: np.argmax(sample.labels != IGNORED)] if self._preferences else ids).tobytes())
         return int.from_bytes(digest.digest(), "little")
 
     def _pieces(self, example: Example) -> Iterator[Example]:
@@ -192,26 +209,44 @@ class _Gathered:
     ) -> Portion:
         """Return all as arrays."""
         samples = np.zeros(len(self._samples), SAMPLE)
-        samples["length"] = [len(example.input_ids) for example in self._samples]
-        samples["held_out"] = held_out
-        labels = _joined([example.labels for example in self._samples])
         if self._samples:
-            samples["row"], samples["times"], samples["first"] = zip(*self._rows, strict=True)
-            starts = np.cumsum(samples["length"]) - samples["length"]
-            # Nothing comes before a sample's first token, so nothing predicts it. Within a packed row something would.
-            labels[starts] = IGNORED
-            samples["labelled"] = np.add.reduceat(labels != IGNORED, starts, dtype=np.int32)
+            samples["row"], samples["times"], samples["first"], samples["desirable"] = zip(*self._rows, strict=True)
+        samples["held_out"] = held_out
+        flat = _flat([sides[0] for sides in self._samples])
+        samples["length"], samples["labelled"] = flat.lengths, _labelled(flat)
+        rejected = _flat([sides[1] for sides in self._samples]) if self._preferences == PAIRS else None
+        if rejected is not None:
+            samples["rejected"] = rejected.lengths
+            samples["labelled"] += _labelled(rejected)
         return Portion(
             source=task.source,
             read=len(task.batch),
-            ids=_joined([example.input_ids for example in self._samples]),
-            labels=labels,
+            flat=flat,
+            rejected=rejected,
+            labelled=self._preferences == LABELS,
             samples=samples,
             bad=bad,
             prompts=prompts,
-            example=self._samples[0] if self._samples else None,
+            first=self._samples[0] if self._samples else (),
             **self._counts,
         )
+
+
+def _flat(examples: Sequence[Example]) -> Flat:
+    """Return samples one after the other."""
+    lengths = np.array([len(example.input_ids) for example in examples], np.int32)
+    labels = _joined([example.labels for example in examples])
+    # Nothing comes before a sample's first token, so nothing predicts it. Within a packed row something would.
+    labels[np.cumsum(lengths) - lengths] = IGNORED
+    return Flat(_joined([example.input_ids for example in examples]), labels, lengths)
+
+
+def _labelled(samples: Flat) -> Ints:
+    """Return the number of each sample's tokens on which loss is taken."""
+    if not len(samples.lengths):
+        return np.zeros(0, np.int32)
+    starts = np.cumsum(samples.lengths) - samples.lengths
+    return np.add.reduceat(samples.labels != IGNORED, starts, dtype=np.int32)
 
 
 def _joined(arrays: Sequence[Ints]) -> Ints:

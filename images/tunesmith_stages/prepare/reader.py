@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tunesmith_stages.prepare.content import MEDIA_HINT
-from tunesmith_stages.prepare.conversations import Conversation
-from tunesmith_stages.prepare.formats import Shape, looks_like
+from tunesmith_stages.prepare.conversations import Conversation, Shape
+from tunesmith_stages.prepare.formats import PREFERENCE_DATA, looks_like
 from tunesmith_stages.prepare.row import BadRow, Batch, Row
 from tunesmith_stages.prepare.rows import parse
 from tunesmith_stages.program import StageError
@@ -33,6 +33,8 @@ class Reader:
     substitutions: Mapping[str, str]
     num_samples: int | None = None
     """How many rows a dataset_info.json asks for."""
+    preferences: str | None = None
+    """``Pairs`` or ``Labels``: what the rows are read as, where it is not one answer to learn."""
 
     def read(self, row: Row) -> Conversation:
         """Return the conversation of a row.
@@ -48,7 +50,8 @@ class Reader:
             conversation = self.shape.read(row)
         except StageError as error:
             other = looks_like(row.data)
-            if error.reason != "BadRow" or other in {"", self.format}:
+            expected = {"", self.format, PREFERENCE_DATA if self.preferences else ""}
+            if error.reason != "BadRow" or other in expected:
                 raise
             hint = f"This row looks like {other}, but the dataset is {self.found} Give each format its own dataset."
             raise StageError(error.code, error.message, reason=error.reason, hint=hint) from None
@@ -60,7 +63,8 @@ class Reader:
 
         messages = [{**message, "content": put(message["content"])} for message in conversation.messages]
         text = None if conversation.text is None else put(conversation.text)
-        return replace(conversation, messages=messages, text=text)
+        rejected = None if conversation.rejected is None else self._substituted(conversation.rejected)
+        return replace(conversation, messages=messages, text=text, rejected=rejected)
 
 
 def read_conversations(batch: Batch, reader: Reader) -> Iterator[Conversation | BadRow]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.conversations import listed
-from tunesmith_stages.prepare.dataset_info import FILE, PREFERENCE_HINT, read_entry
-from tunesmith_stages.prepare.formats import Recognised, is_preference, of_entry, recognise
+from tunesmith_stages.prepare.dataset_info import FILE, LABELS_HINT, PAIRS_HINT, SINGLE_HINT, read_entry
+from tunesmith_stages.prepare.formats import Recognised, of_entry, preferences_in, recognise
+from tunesmith_stages.prepare.preference_formats import preferences_of_entry, recognise_preferences
+from tunesmith_stages.prepare.preferences import LABELS, NEEDED, PAIRS
 from tunesmith_stages.prepare.reader import Reader
 from tunesmith_stages.prepare.row import BadRow, Row
 from tunesmith_stages.prepare.rows import parse, read_batches
@@ -20,15 +22,21 @@ _FIRST_ROWS = 1000
 """So many rows are looked at for columns that rows may lack."""
 
 
-def reader_for(dataset: Mapping[str, Any], folder: Path) -> Reader:
+def reader_for(dataset: Mapping[str, Any], folder: Path, preferences: str | None = None) -> Reader:
     """Return how to read a dataset, from its parameters and its first rows.
+
+    Args:
+        dataset: what the stage's parameters say of it.
+        folder: with its files.
+        preferences: ``Pairs`` or ``Labels`` where the rows must say which answers people prefer.
 
     Raises:
         StageError: it has no rows, no known format fits, the columns that it needs are not there, or it holds what
             cannot be learnt from. The message names the dataset.
     """
     try:
-        described = _described(dataset["datasetInfo"], folder) if dataset.get("datasetInfo") else None
+        name = dataset.get("datasetInfo")
+        described = _described(name, folder, preferences) if name else None
         rows: dict[tuple[str, ...], Row] = {}
         for row in islice(_good_rows(folder, skip=dataset.get("onBadRow") == "Skip"), _FIRST_ROWS):
             rows.setdefault(tuple(row.data), row)  # one for all with the same columns: rows may be of megabytes
@@ -42,10 +50,10 @@ def reader_for(dataset: Mapping[str, Any], folder: Path) -> Reader:
             reason="EmptyDataset",
             hint="Put rows into it or remove it from `datasets`.",
         )
-    return reader_of(dataset, list(rows.values()), described)
+    return reader_of(dataset, list(rows.values()), described, preferences)
 
 
-def _described(name: str, folder: Path) -> Recognised:
+def _described(name: str, folder: Path, preferences: str | None) -> Recognised:
     """Return what the dataset_info.json in a folder says of its rows."""
     try:
         content = (folder / FILE).read_bytes()
@@ -53,7 +61,11 @@ def _described(name: str, folder: Path) -> Recognised:
         hint = "Remove `datasetInfo`, or put the file beside the data."
         message = f"`datasetInfo` is {name!r}, but there is no {FILE}"
         raise StageError(ExitCode.BAD_DATA, message, reason="BadDatasetInfo", hint=hint) from None
-    return of_entry(read_entry(content, name))
+    entry = read_entry(content, name)
+    if preferences:
+        return preferences_of_entry(preferences, entry)
+    entry.require_one_answer()
+    return of_entry(entry)
 
 
 def _good_rows(folder: Path, *, skip: bool) -> Iterator[Row]:
@@ -71,34 +83,54 @@ def _good_rows(folder: Path, *, skip: bool) -> Iterator[Row]:
         raise first.error()
 
 
-def reader_of(dataset: Mapping[str, Any], rows: Sequence[Row], described: Recognised | None = None) -> Reader:
+def reader_of(
+    dataset: Mapping[str, Any],
+    rows: Sequence[Row],
+    described: Recognised | None = None,
+    preferences: str | None = None,
+) -> Reader:
     """Return how to read a dataset of which some rows are known; see :func:`reader_for`."""
     columns = _given(dataset, "columns")
     _require_different(dataset, _given(dataset, "tags"))
     first = rows[0]
-    _refuse_preferences(dataset, first, columns)
-    recognised, missing = _recognised(dataset, first, rows, described)
+    if not preferences:
+        _refuse_preferences(dataset, first, columns)
+    recognised, missing = _recognised(dataset, first, rows, described, preferences)
     if missing is not None and dataset.get("onBadRow") == "Skip":  # the first row may be one of the bad ones
-        others = (_recognised(dataset, row, rows, described) for row in rows[1:])
+        others = (_recognised(dataset, row, rows, described, preferences) for row in rows[1:])
         recognised, missing = next(((found, None) for found, lacks in others if lacks is None), (recognised, missing))
+    lacks_answers = not described and missing and any(name not in first.data for name in recognised.prefers)
+    if preferences and (lacks_answers or recognised.format == "Text"):
+        raise _no_preferences(dataset, first, preferences)
     if missing is not None:
         raise StageError(
             ExitCode.BAD_DATA,
             f"dataset `{dataset['name']}` ({first.place}) has no column `{missing}`; it has {listed(first.data)}",
             reason="MissingColumn",
-            hint=f"Correct `columns` of the entry in {FILE}." if described else _HOW_TO_MAP,
+            hint=f"Correct `columns` of the entry in {FILE}." if described else _HOW_TO_MAP[preferences],
         )
     _refuse_columns_without_use(dataset, recognised, columns)
     found = f"{recognised.format}: {recognised.why}.{_not_used(recognised, rows)}"
-    return Reader(recognised.format, found, recognised.shape, dataset["substitutions"], recognised.num_samples)
+    return Reader(
+        recognised.format, found, recognised.shape, dataset["substitutions"], recognised.num_samples, preferences
+    )
 
 
 def _recognised(
-    dataset: Mapping[str, Any], first: Row, rows: Sequence[Row], described: Recognised | None
+    dataset: Mapping[str, Any],
+    first: Row,
+    rows: Sequence[Row],
+    described: Recognised | None,
+    preferences: str | None,
 ) -> tuple[Recognised, str | None]:
     """Return what the rows are, going by the one that is `first`, and a column that should be there and is not."""
-    columns, tags = _given(dataset, "columns"), _given(dataset, "tags")
-    recognised = described or recognise(dataset["format"], columns, tags, first.data)
+    wanted, columns, tags = dataset["format"], _given(dataset, "columns"), _given(dataset, "tags")
+    if described:
+        recognised = described
+    elif preferences:
+        recognised = recognise_preferences(preferences, wanted, columns, tags, first.data)
+    else:
+        recognised = recognise(wanted, columns, tags, first.data)
     missing = [column for column in recognised.needed if column not in first.data]
     if not missing:
         known = {column for row in rows for column in row.data}
@@ -134,10 +166,27 @@ def _refuse_preferences(dataset: Mapping[str, Any], first: Row, columns: Mapping
     """Refuse rows that compare answers, unless the job says which of them to learn."""
     answers = "completion" in first.data or "messages" in first.data or "conversations" in first.data
     judged = dataset["format"] == "Auto" and answers and isinstance(first.data.get("label"), bool)
-    if (is_preference(first.data) and not {"chosen", "chosen_messages"} & set(columns.values())) or judged:
+    found = preferences_in(first.data)
+    if (found and not {"chosen", "chosen_messages"} & set(columns.values())) or judged:
         columns_shown = listed(first.data)
         message = f"dataset `{dataset['name']}` ({first.place}) is preference data (ranking): it has {columns_shown}"
-        raise StageError(ExitCode.BAD_DATA, message, reason="PreferenceData", hint=PREFERENCE_HINT)
+        hint = _HINTS[found] if found else f"{LABELS_HINT} If `label` says something else, name the `format`."
+        raise StageError(ExitCode.BAD_DATA, message, reason="PreferenceData", hint=hint)
+
+
+def _no_preferences(dataset: Mapping[str, Any], first: Row, wanted: str) -> StageError:
+    """Return the error for rows that do not say which answers people prefer, or say it in the other way."""
+    found = preferences_in(first.data) or (LABELS if isinstance(first.data.get("label"), bool) else None)
+    message = f"dataset `{dataset['name']}` ({first.place}): {NEEDED[wanted]}; it has {listed(first.data)}"
+    hint = _HINTS[found] if found and found != wanted else f"{_HOW_TO_NAME[wanted]} {SINGLE_HINT}"
+    return StageError(ExitCode.BAD_DATA, message, reason="NoPreferences", hint=hint)
+
+
+_HINTS = {PAIRS: PAIRS_HINT, LABELS: LABELS_HINT}
+_HOW_TO_NAME = {
+    PAIRS: "If other columns hold them, say so: `columns: {chosen: ..., rejected: ...}`.",
+    LABELS: "If another column says it, true or false, name it: `columns: {desirable: ...}`.",
+}
 
 
 def _require_different(dataset: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -149,8 +198,15 @@ def _require_different(dataset: Mapping[str, Any], tags: Mapping[str, str]) -> N
             raise StageError(ExitCode.BAD_CONFIG, message, reason="BadTags", hint="Give each a word of its own.")
 
 
-_HOW_TO_MAP = (
+_SINGLE = (
     "Rows must be Alpaca (instruction, output), ShareGPT (conversations, a list of from and value), Messages "
     "(messages, a list of role and content), PromptCompletion (prompt, completion) or Text (text). Say which columns "
     "to use, such as `columns: {prompt: question, response: answer}` or `columns: {messages: talk}`."
 )
+_HOW_TO_MAP = {
+    None: _SINGLE,
+    PAIRS: "Beside `chosen` and `rejected` rows must have the prompt: Alpaca (instruction), ShareGPT (conversations), "
+    "Messages (messages) or PromptCompletion (prompt); or both are whole conversations. Say which columns to use, such "
+    "as `columns: {prompt: question, chosen: better, rejected: worse}`.",
+    LABELS: f"{_SINGLE} `desirable` names the column of the label.",
+}

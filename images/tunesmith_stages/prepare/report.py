@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tunesmith_stages.prepare.collecting import Collected, Dataset
 from tunesmith_stages.prepare.encoder import Encoder
+from tunesmith_stages.prepare.preferences import LABELS, PAIRS
 from tunesmith_stages.prepare.rows import data_files
 from tunesmith_stages.prepare.splitting import Split
 from tunesmith_stages.prepare.spool import Samples
@@ -29,6 +30,10 @@ class Totals:
     """Samples to measure with."""
     tokens: int = 0
     labelled: int = 0
+    desirable: int = 0
+    """Samples to train with whose labels say that their answers are desirable."""
+    desirable_measured: int = 0
+    """The same of those to measure with."""
     longest: int = 0
     bars: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros_like(_BARS))
 
@@ -36,13 +41,15 @@ class Totals:
         """Count some samples."""
         trained, measured = split.trained(samples), split.measured(samples)
         times = trained.astype(np.int64) + measured
-        lengths = samples["length"]
+        longer = np.maximum(samples["length"], samples["rejected"])
         self.trained += int(trained.sum())
         self.measured += int(measured.sum())
-        self.tokens += int((lengths * times).sum())
+        self.tokens += int(((samples["length"] + samples["rejected"]) * times).sum())
         self.labelled += int((samples["labelled"] * times).sum())
-        self.longest = max(self.longest, int(lengths[times > 0].max(initial=0)))
-        np.add.at(self.bars, np.searchsorted(_BARS, lengths), times)
+        self.desirable += int(trained[samples["desirable"]].sum())
+        self.desirable_measured += int(measured[samples["desirable"]].sum())
+        self.longest = max(self.longest, int(longer[times > 0].max(initial=0)))
+        np.add.at(self.bars, np.searchsorted(_BARS, longer), times)
 
     def histogram(self) -> list[dict[str, int]]:
         """Return how many samples have up to 16 tokens, up to 32, and so on, to the bar with the longest."""
@@ -97,8 +104,20 @@ def report_of(
             "perTurn": collected.per_turn,
             "date": encoder.date,
         },
-        "firstRow": encoder.marked(collected.first) if collected.first else [],
+        "firstRow": encoder.marked(collected.first[0]) if collected.first else [],
+        **_preferences(collected, encoder, totals),
     }
+
+
+def _preferences(collected: Collected, encoder: Encoder, totals: Totals) -> Mapping[str, Any]:
+    """Return what there is to say besides about data that say what people prefer."""
+    kind = collected.datasets[0].reader.preferences
+    if kind == PAIRS:
+        return {"preferences": {"kind": kind}, "firstRejected": encoder.marked(collected.first[1])}
+    if kind == LABELS:
+        undesirable = totals.trained - totals.desirable
+        return {"preferences": {"kind": kind, "desirable": totals.desirable, "undesirable": undesirable}}
+    return {}
 
 
 def _dataset(dataset: Dataset) -> Mapping[str, Any]:

@@ -20,9 +20,11 @@ SAMPLE = np.dtype(
         ("row", np.uint64),  # digest of what the sample's row became: equal rows have equal ones
         ("times", np.uint32),  # how often it is used
         ("length", np.int32),  # its tokens
-        ("labelled", np.int32),  # those on which loss is taken
+        ("rejected", np.int32),  # of a pair: the tokens of the sample with the rejected answer; else 0
+        ("labelled", np.int32),  # those on which loss is taken, of both samples of a pair
         ("first", np.bool_),  # whether it is its row's first
         ("held_out", np.bool_),  # whether its dataset is there to measure with
+        ("desirable", np.bool_),  # of a row with a label: what that says
     ],
     align=True,
 )

@@ -15,20 +15,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.bad_rows import BadRows
 from tunesmith_stages.prepare.collecting import Collected, Dataset
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.encoder import Encoder
 from tunesmith_stages.prepare.mixing import times_of_rows
 from tunesmith_stages.prepare.pipeline import Preparer, Source, Task
+from tunesmith_stages.prepare.preferences import LABELS, Labelled
 from tunesmith_stages.prepare.processors import usable_processors
 from tunesmith_stages.prepare.recognition import reader_for
-from tunesmith_stages.prepare.report import report_of, totals_of
+from tunesmith_stages.prepare.report import Totals, report_of, totals_of
 from tunesmith_stages.prepare.rows import count_rows, read_batches
 from tunesmith_stages.prepare.splitting import Split, Times, split
 from tunesmith_stages.prepare.spool import KeptSamples, Samples
 from tunesmith_stages.prepare.workers import in_order
-from tunesmith_stages.prepare.writing import Choice, RowWriter, write_rows
+from tunesmith_stages.prepare.writing import SCHEMAS, Choice, RowWriter, write_rows
 from tunesmith_stages.program import Made, StageError, Work
 
 _SAMPLES = "samples.arrow"
@@ -56,6 +58,8 @@ def prepare(work: Work) -> Made:
     sides = split(collected.kept, params["validationFraction"], work.folder)
     _say(work, sides)
     totals = totals_of(collected, sides)
+    if work.params.get("preferences") == LABELS:
+        _require_both_labels(collected, totals)
     capacity = params["sequenceLength"] if params.get("packing") else None
     work.progress.note("packing" if capacity else "writing")
     rows = {"train": _write_side(work, collected, sides.trained, "train", capacity)}
@@ -90,7 +94,7 @@ def _collect(work: Work, encoder: Encoder, samples: Path) -> Collected:
     preparer = Preparer(encoder, sources, work.params["sequenceLength"], work.params["seed"])
     total = sum(len(dataset.times) for dataset in collected.datasets)
     portions = in_order(_tasks(collected.datasets), preparer, min(_MOST_PROCESSES, usable_processors()))
-    with RowWriter(samples) as file, closing(portions):
+    with RowWriter(samples, SCHEMAS[work.params.get("preferences")]) as file, closing(portions):
         for portion in portions:
             collected.add(portion, file)
             work.progress.count(collected.read, total, "rows")
@@ -103,7 +107,7 @@ def _open(work: Work, dataset: Mapping[str, Any]) -> Dataset:
     folder = work.input(f"dataset:{name}")
     work.progress.note(f"reading {name}")
     with _named(name):
-        reader = reader_for(dataset, folder)
+        reader = reader_for(dataset, folder, work.params.get("preferences"))
         rows = count_rows(folder)
     return Dataset(
         name,
@@ -137,10 +141,36 @@ def _named(dataset: str) -> Iterator[None]:
 
 def _say(work: Work, sides: Split) -> None:
     """Say what people may want to mend in the data."""
+    by_prompt = "preferences" in work.params
     if sides.duplicates:
-        work.progress.note(f"{sides.duplicates:,} rows equal an earlier one")
+        same = "have the prompt of an earlier one" if by_prompt else "equal an earlier one"
+        work.progress.note(f"{sides.duplicates:,} rows {same}")
     if sides.measured_and_trained:
-        work.progress.note(f"{sides.measured_and_trained:,} validation rows are trained on, too")
+        same = "have a prompt that is trained on" if by_prompt else "are trained on"
+        work.progress.note(f"{sides.measured_and_trained:,} validation rows {same}, too")
+
+
+def _require_both_labels(collected: Collected, totals: Totals) -> None:
+    """Refuse rows that are all desirable, or all undesirable: KTO learns the difference.
+
+    Raises:
+        StageError: so they are.
+    """
+    if 0 < totals.desirable < totals.trained:
+        return
+    what, missing = ("desirable", "undesirable") if totals.desirable else ("undesirable", "desirable")
+    held_back = totals.measured - totals.desirable_measured if totals.desirable else totals.desirable_measured
+    shapes = {item.name: item.reader.shape for item in collected.datasets if not item.held_out}
+    where = ", ".join(f"`{name}`, `{shape.label}`" for name, shape in shapes.items() if isinstance(shape, Labelled))
+    besides = f"; {held_back} that are {missing} are there to measure with" if held_back else ""
+    raise StageError(
+        ExitCode.BAD_DATA,
+        f"all {totals.trained} rows to train on are {what} ({where}){besides}: KTO learns from answers of both kinds",
+        reason="OneKindOfAnswer",
+        hint=f"Add rows with {missing} answers, hold back fewer, or set `training.method: SFT` to learn all answers."
+        if totals.desirable
+        else f"Add rows with {missing} answers. If the labels mean the opposite, turn them round in the data.",
+    )
 
 
 def _write_side(

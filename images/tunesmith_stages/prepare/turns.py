@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith_stages.prepare.content import content_of
 from tunesmith_stages.prepare.conversations import Conversation, Message, opened, optional_text, shown
+from tunesmith_stages.prepare.json_text import load_json
 from tunesmith_stages.prepare.row import Row
 from tunesmith_stages.prepare.tool_calls import calls_in_text, calls_of, tools_of
 
@@ -55,6 +56,8 @@ class Turns:
     """OpenAI's older column for the tools, for rows that have none in `tools`."""
     system: str | None = None
     """Column of a system message, for conversations that do not begin with one."""
+    answer: str | None = None
+    """Column of the answer, where the messages end before it: a text, a message, or a list of messages."""
     keys: tuple[tuple[str, str], ...] = (("role", "content"),)
     roles: Mapping[str, str] = field(default_factory=lambda: OPENAI_ROLES)
 
@@ -65,11 +68,13 @@ class Turns:
             StageError: the row cannot be learnt from.
         """
         messages, ignored = self.messages(row, self.column)
+        if self.answer is not None:
+            messages, ignored = self._answered(row, self.answer, messages)
         system = optional_text(row, self.system, "system")
         if system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": system}, *messages]
             ignored = {index + 1 for index in ignored}
-        require_answer(row, self.column, messages, ignored)
+        require_answer(row, self.answer or self.column, messages, ignored)
         tools = tools_of(row, self.tools) or tools_of(row, self.functions)
         return Conversation(row.place, messages, tools, ignored=frozenset(ignored))
 
@@ -90,6 +95,25 @@ class Turns:
             if not learnt:
                 ignored.add(index)
         return messages, ignored
+
+    def _answered(self, row: Row, column: str, asked: list[Message]) -> tuple[list[Message], set[int]]:
+        """Return messages with the answer to them, and which of the answer's are not to be learnt."""
+        if asked[-1]["role"] == "assistant":
+            row.refuse(f"`{self.column}` ends with an answer: there is nothing that `{column}` answers")
+        value = messages_in(row.data.get(column), self.keys)
+        if isinstance(value, str) and value.strip():
+            return [*asked, {"role": "assistant", "content": value}], set()
+        if isinstance(value, dict):
+            message, learnt = self._message(row, column, value)
+            answer, ignored = [message], set() if learnt else {0}
+        elif isinstance(value, list) and value:
+            answer, ignored = self.messages(row, column)
+        else:
+            row.refuse(f"`{column}` must be a text, a message or a list of messages, got {shown(value)}")
+        if answer[0]["role"] != "assistant":
+            role = answer[0]["role"]
+            row.refuse(f"`{column}` must be from the assistant, who answers `{self.column}`; it is from the {role}")
+        return [*asked, *answer], {len(asked) + index for index in ignored}
 
     def _message(self, row: Row, place: str, item: object) -> tuple[Message, bool]:
         if not isinstance(item, dict):
@@ -146,6 +170,22 @@ def _is_learnt(row: Row, place: str, item: Mapping[str, Any]) -> bool:
         if weight == 0 and weight is not None:
             return False
     return True
+
+
+def messages_in(value: object, keys: Sequence[tuple[str, str]]) -> object:
+    """Return a message or a list of them that CSV has as a text of JSON; any other value, and any other text, as it is.
+
+    An answer may be written in JSON: it stays a text.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        found = load_json(value)
+    except ValueError:
+        return value
+    first = found[0] if isinstance(found, list) and found else found
+    is_message = isinstance(first, dict) and any(role in first and content in first for role, content in keys)
+    return found if is_message else value
 
 
 def require_answer(row: Row, column: str, messages: Sequence[Message], ignored: set[int]) -> None:

@@ -18,10 +18,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tunesmith_stages.prepare.packing import WINDOW_SAMPLES, WINDOW_TOKENS, pack
+from tunesmith_stages.prepare.preferences import LABELS, PAIRS
 
 _LIST = pa.list_(pa.int32())
 SAMPLES = pa.schema([("input_ids", _LIST), ("labels", _LIST)])
 """Columns of samples, and of rows that are a sample each."""
+_PAIRS = SAMPLES.append(pa.field("rejected_input_ids", _LIST)).append(pa.field("rejected_labels", _LIST))
+_LABELLED = SAMPLES.append(pa.field("desirable", pa.bool_()))
+SCHEMAS = {None: SAMPLES, PAIRS: _PAIRS, LABELS: _LABELLED}
+"""The same of samples that say what people prefer: of pairs the first two columns are of the chosen answer."""
 PACKED = SAMPLES.append(pa.field("lengths", _LIST))
 """Columns of rows that are made of several samples."""
 _ROWS_PER_BATCH = 1000
@@ -70,18 +75,46 @@ class RowWriter:
 
 def _copied(batch: Any) -> Any:
     """Return a record batch with columns of its own; of a mere view, bytes beyond it might get into the file."""
-    columns = []
-    for column in batch.columns:
-        offsets = column.offsets.to_numpy()
-        values = column.values.to_numpy()[offsets[0] : offsets[-1]].copy()
-        columns.append(pa.ListArray.from_arrays(offsets - offsets[0], values))
-    return pa.record_batch(columns, schema=batch.schema)
+    return pa.record_batch([_copied_column(column) for column in batch.columns], schema=batch.schema)
 
 
-def batch_of(ids: Ints, labels: Ints, lengths: Ints) -> Any:
-    """Return samples, given one after the other with the length of each, as a record batch."""
-    offsets = _offsets(lengths)
-    return pa.record_batch([pa.ListArray.from_arrays(offsets, flat) for flat in (ids, labels)], schema=SAMPLES)
+def _copied_column(column: Any) -> Any:
+    if pa.types.is_boolean(column.type):
+        return pa.array(column.to_numpy(zero_copy_only=False))
+    offsets = column.offsets.to_numpy()
+    values = column.values.to_numpy()[offsets[0] : offsets[-1]].copy()
+    return pa.ListArray.from_arrays(offsets - offsets[0], values)
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Samples, one after the other."""
+
+    ids: Ints
+    """Token ids of all."""
+    labels: Ints
+    lengths: Ints
+    """Tokens of each."""
+
+    def columns(self) -> list[Any]:
+        """Return ids and labels as a list for each sample."""
+        offsets = _offsets(self.lengths)
+        return [pa.ListArray.from_arrays(offsets, flat) for flat in (self.ids, self.labels)]
+
+
+def batch_of(samples: Flat, rejected: Flat | None = None, desirable: npt.NDArray[np.bool_] | None = None) -> Any:
+    """Return samples as a record batch.
+
+    Args:
+        samples: of pairs those with the chosen answers.
+        rejected: of pairs those with the rejected answers.
+        desirable: the labels of samples that have one.
+    """
+    if rejected is not None:
+        return pa.record_batch([*samples.columns(), *rejected.columns()], schema=_PAIRS)
+    if desirable is not None:
+        return pa.record_batch([*samples.columns(), pa.array(desirable)], schema=_LABELLED)
+    return pa.record_batch(samples.columns(), schema=SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -103,26 +136,28 @@ def write_rows(samples: Path, choice: Choice, path: Path, capacity: int | None =
         path: where to write.
         capacity: tokens that a packed row may have; None: no packing.
     """
-    chosen = _chosen(samples, choice)
-    batches = (_packed(window, capacity) for window in _windows(chosen)) if capacity else chosen
-    with RowWriter(path, PACKED if capacity else SAMPLES) as writer:
-        for batch in batches:
-            writer.add(batch)
+    with pa.memory_map(str(samples)) as file:
+        reader = pa.ipc.open_file(file)
+        if capacity and reader.schema != SAMPLES:
+            raise ValueError("samples that say what people prefer are not packed")
+        chosen = _chosen(reader, choice)
+        batches = (_packed(window, capacity) for window in _windows(chosen)) if capacity else chosen
+        with RowWriter(path, PACKED if capacity else reader.schema) as writer:
+            for batch in batches:
+                writer.add(batch)
     return writer.rows
 
 
-def _chosen(samples: Path, choice: Choice) -> Iterator[Any]:
+def _chosen(reader: Any, choice: Choice) -> Iterator[Any]:
     """Yield the chosen samples in record batches."""
-    with pa.memory_map(str(samples)) as file:
-        reader = pa.ipc.open_file(file)
-        for span in choice.spans:
-            for already in itertools.count():
-                batches = _used(reader, choice, span, already)
-                first = next(batches, None)
-                if first is None:
-                    break
-                yield first
-                yield from batches
+    for span in choice.spans:
+        for already in itertools.count():
+            batches = _used(reader, choice, span, already)
+            first = next(batches, None)
+            if first is None:
+                break
+            yield first
+            yield from batches
 
 
 def _used(reader: Any, choice: Choice, span: slice, already: int) -> Iterator[Any]:

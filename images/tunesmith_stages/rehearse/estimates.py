@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith_stages.rehearse.model_shape import ModelShape
+from tunesmith_stages.train.limits import LOGITS_AT_ONCE
+from tunesmith_stages.train.methods import Method
 
 CLEARLY = 1.2
 """An estimate is rough: what is needed must exceed what is there by this factor to be refused."""
@@ -41,11 +43,17 @@ al., 2023, "QLoRA", section 3, https://arxiv.org/abs/2305.14314)."""
 _LOSS = 12
 """Bytes for each entry of the logits at the moment when the loss is taken: in float32 they, their log-softmax and its
 gradient. (Measured: 12.2 in BF16, 12.3 in FP32.)"""
+_AT_ONCE = 256
+"""Tokens for which methods that learn from preferences have that at one time; of the others there are the logits and
+their gradient. See :mod:`tunesmith_stages.train.log_probabilities`."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How it is trained, as far as estimates go by it: ``runtime.estimate``, and what the data and the base say."""
+    """How it is trained, as far as estimates go by it: ``runtime.estimate``, and what the data and the base say.
+
+    A sequence is what is taken through the model for itself: a pair of answers are two.
+    """
 
     full: bool
     """Whether the weights themselves are trained, not an adapter."""
@@ -61,7 +69,7 @@ class Training:
     ranks: int
     """GPUs (or processes) on all nodes together."""
     longest: int
-    """Tokens of the longest row."""
+    """Tokens of the longest sequence."""
     rows: int
     tokens: int
     """Of all rows together."""
@@ -73,6 +81,13 @@ class Training:
     """Parameters that are held in 4 bits."""
     offload_optimizer: bool = False
     offload_parameters: bool = False
+    method: Method | None = None
+    """A method that learns from preferences; None: supervised fine-tuning."""
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that one GPU takes through the model at once."""
+        return self.micro_batch * sequences_of(self.method)
 
     @property
     def steps(self) -> int:
@@ -88,6 +103,23 @@ class Training:
         batch = self.micro_batch * self.accumulation * self.ranks
         return round(self.tokens / self.rows * min(self.rows, batch) * self.steps) if self.rows else 0
 
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens that are taken through the model besides, without a backward pass.
+
+        DPO and KTO ask the base about every row once. KTO takes each row with another one's answer, too: then, and
+        again in every step.
+        """
+        if self.method is None or self.method is Method.ORPO:
+            return 0
+        asked = min(self.tokens, self.all_tokens)
+        return 2 * asked + self.all_tokens if self.method is Method.KTO else asked
+
+
+def sequences_of(method: Method | None) -> int:
+    """Return how many sequences a row is."""
+    return 2 if method in {Method.DPO, Method.ORPO} else 1
+
 
 def training_of(estimate: Mapping[str, Any], trained: int, quantized: int, lengths: Sequence[int]) -> Training:
     """Return what follows from ``runtime.estimate`` and the data.
@@ -96,9 +128,10 @@ def training_of(estimate: Mapping[str, Any], trained: int, quantized: int, lengt
         estimate: how it is trained.
         trained: parameters that are trained.
         quantized: parameters that are held in 4 bits.
-        lengths: tokens of each row.
+        lengths: tokens of each sequence.
     """
     steps, layers = estimate["maxSteps"], estimate["trainableLayers"]
+    method = method_of(estimate)
     return Training(
         full=estimate["lora"] is None,
         trained=trained,
@@ -113,11 +146,18 @@ def training_of(estimate: Mapping[str, Any], trained: int, quantized: int, lengt
         accumulation=int(estimate["gradientAccumulationSteps"]),
         ranks=int(estimate["nodes"]) * int(estimate["gpusPerNode"] or estimate["processesPerNode"]),
         longest=max(lengths, default=0),
-        rows=len(lengths),
+        rows=len(lengths) // sequences_of(method),
         tokens=sum(lengths),
         epochs=float(estimate["numTrainEpochs"] or 0),
         max_steps=None if steps is None else int(steps),
+        method=method,
     )
+
+
+def method_of(estimate: Mapping[str, Any]) -> Method | None:
+    """Return the method that `estimate` names, if it learns from preferences."""
+    name = estimate.get("method", "SFT")
+    return None if name == "SFT" else Method(name)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -145,19 +185,26 @@ def memory(model: ModelShape, training: Training) -> dict[str, int]:
 
 
 def activations(model: ModelShape, training: Training) -> int:
-    """Return the bytes of what the backward pass needs of the forward pass, for the longest rows."""
-    word, tokens = training.word, training.micro_batch * training.longest
+    """Return the bytes of what the backward pass needs of the forward pass, for the longest sequences."""
+    word, tokens = training.word, training.sequences * training.longest
     norms = 2 * (4 + word) * model.hidden
     attention = word * (2 * model.attention + 2 * model.keys)
     feed_forward = 4 * word * model.inner
     layer = norms + attention + feed_forward
-    loss = _LOSS * model.vocabulary
+    loss = model.vocabulary * _loss(training, tokens, model.vocabulary)
     layers = min(model.layers, training.layers or model.layers)
     if training.checkpointing and training.zero_stage == 3:
         layers = model.layers  # gradients go through frozen layers, too: see `train.session`
     if training.checkpointing:
-        return tokens * (layers * word * model.hidden + max(layer, loss))
-    return tokens * (layers * layer + loss)
+        return tokens * layers * word * model.hidden + max(tokens * layer, loss)
+    return tokens * layers * layer + loss
+
+
+def _loss(training: Training, tokens: int, vocabulary: int) -> int:
+    """Return the bytes that the loss takes for each word of the vocabulary."""
+    if training.method is None:
+        return _LOSS * min(tokens, max(1, LOGITS_AT_ONCE // vocabulary))
+    return 2 * training.word * tokens + _LOSS * min(tokens, _AT_ONCE)
 
 
 # --- disk ------------------------------------------------------------------------------------------------------------
@@ -205,4 +252,6 @@ def operations(model: ModelShape, training: Training) -> int:
     passed = training.trained / model.parameters if training.layers else 1.0
     again = 2 if training.checkpointing else 0
     each = 2 + passed * ((4 if training.full else 2) + again)
-    return round(each * model.active) * training.all_tokens
+    if training.checkpointing and training.zero_stage == 3:
+        each += (1 - passed) * (2 + again)  # frozen layers are computed again, and gradients go through them
+    return round(each * model.active) * training.all_tokens + 2 * model.active * training.forward_tokens

@@ -19,6 +19,7 @@ from tunesmith_stages.rehearse.estimates import (
     disk,
     memory,
     operations,
+    sequences_of,
     training_of,
 )
 from tunesmith_stages.rehearse.model_shape import (
@@ -30,16 +31,20 @@ from tunesmith_stages.rehearse.model_shape import (
 )
 from tunesmith_stages.rehearse.report import Report
 from tunesmith_stages.rehearse.weights import Weights
+from tunesmith_stages.train.methods import Method
 from tunesmith_stages.volume import files_below
 
 _GIB = 2**30
 
 
-def row_lengths(prepared: Path) -> list[int]:
-    """Return the tokens of every row that is trained on, in order."""
+def sequence_lengths(prepared: Path, method: Method | None) -> list[int]:
+    """Return the tokens of everything that is trained on: of each row, and of the rejected answer of each pair."""
     from tunesmith_stages.train.rows import Rows
 
-    lengths: list[int] = Rows(prepared / "train.arrow").lengths.tolist()
+    file = prepared / "train.arrow"
+    lengths: list[int] = Rows(file).lengths.tolist()
+    if sequences_of(method) == 2:
+        lengths += Rows(file, "rejected_input_ids", "rejected_labels").lengths.tolist()
     return lengths
 
 

@@ -30,6 +30,7 @@ from tunesmith_stages.register.creation import creation
 from tunesmith_stages.register.reference import Reference, probes_of
 from tunesmith_stages.rehearse import passed_before, room, twin, way_out, weights
 from tunesmith_stages.rehearse.empty_model import create_and_remove, empty_candidate
+from tunesmith_stages.rehearse.estimates import method_of
 from tunesmith_stages.rehearse.finite import are_finite
 from tunesmith_stages.rehearse.report import Report
 
@@ -76,7 +77,7 @@ def _check_base(work: Work, report: Report, base: weights.Weights) -> None:
     report.check("number formats", lambda: weights.are_floats(config, base))
     report.check("size of the tensors", lambda: weights.are_not_empty(base))
     report.check("vocabulary", lambda: weights.vocabulary_fits(folder, config, base))
-    lengths = room.row_lengths(work.input("prepared"))
+    lengths = room.sequence_lengths(work.input("prepared"), method_of(work.runtime["estimate"]))
     report.check("length of the rows", lambda: room.rows_fit(config, lengths))
     room.estimate(work, report, config, base, lengths)
 

@@ -58,6 +58,8 @@ class Sample:
 
     caption: str
     runs: Sequence[tuple[bool, str]]
+    marked: str = "what is learnt"
+    """What the marked runs are."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _sample(sample: Sample) -> Markup:
     legend = tag(
         "p",
         tag("mark", "Underlined and highlighted"),
-        " is what is learnt. Everything else the model only reads.",
+        f" is {sample.marked}. Everything else the model only reads.",
         class_="legend",
     )
     text = tag("pre", joined(*runs), tabindex="0", class_="sample", dir="auto")

@@ -51,10 +51,9 @@ def _lines(block: Block, width: int) -> Iterator[str]:
         case Bars(caption, _, bars):
             yield caption
             yield from _bars(bars)
-        case Sample(caption, runs):
-            yield f"{caption}; what is learnt stands between » and «"
-            marked = "".join(f"»{text}«" if learnt else text for learnt, text in runs)
-            yield from _indented(marked, width)
+        case Sample(caption, runs, marked):
+            yield f"{caption}; {marked} stands between » and «"
+            yield from _indented("".join(f"»{text}«" if learnt else text for learnt, text in runs), width)
         case Code(caption, text):
             yield caption
             yield from _indented(text, width)

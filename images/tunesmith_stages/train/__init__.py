@@ -1,4 +1,4 @@
-"""Stage `train`: supervised fine-tuning of the base on the prepared rows, with DeepSpeed on CPU or GPU.
+"""Stage `train`: fine-tuning of the base on the prepared rows, with DeepSpeed on CPU or GPU.
 
 Two kinds of process make it up. The *parent* (:mod:`.parent`) is the stage program: it needs neither torch nor
 transformers, starts torchrun (:mod:`.launch`), relays progress, and turns whatever ended a rank into one failure. The

@@ -40,6 +40,7 @@ def root_cause(
     *,
     elsewhere: Mapping[int, str] = _NOBODY,
     lost: Sequence[str] = (),
+    no_memory: bool | None = None,
 ) -> Failure:
     """Return the failure to report.
 
@@ -50,6 +51,7 @@ def root_cause(
         tail: last lines of the log, for a failure of which nothing else is known.
         elsewhere: what to call the ranks of other nodes.
         lost: names of nodes that are gone without a word.
+        no_memory: whether the kernel ended processes of this node for want of memory; None: nobody can tell.
     """
     exits = [_placed(left, elsewhere.get(left.rank)) for left in exits]
     for left in exits:
@@ -59,7 +61,7 @@ def root_cause(
     killed = {rank: -code for rank, code in silent.items() if code < 0}
     if killed:  # torchrun asks the others to end when one was killed
         rank = min(killed, key=lambda rank: (killed[rank] in _ASKED_TO_END, rank))
-        return _killed(elsewhere.get(rank, f"rank {rank}"), killed[rank])
+        return _killed(elsewhere.get(rank, f"rank {rank}"), killed[rank], None if rank in elsewhere else no_memory)
     if lost:
         return lost_nodes(lost)
     for left in exits:
@@ -68,7 +70,7 @@ def root_cause(
     if exits:
         return exits[0].failure
     if launcher < 0:
-        return _killed("torchrun", -launcher)
+        return _killed("torchrun", -launcher, no_memory)
     if launcher in FAILURE_CLASSES and launcher != ExitCode.INTERNAL:  # a full disk: no rank could leave its reason
         return Failure.from_exit_code(launcher)
     return StageError(
@@ -95,8 +97,15 @@ def lost_nodes(nodes: Sequence[str]) -> Failure:
     ).failure()
 
 
-def _killed(who: str, number: int) -> Failure:
+def _killed(who: str, number: int, no_memory: bool | None) -> Failure:
     name = signal.Signals(number).name
+    if number == signal.SIGKILL and no_memory is False:
+        return StageError(
+            ExitCode.TEMPORARY,
+            f"{who} was killed ({name}), and not by the kernel for want of memory: it counts no such case",
+            reason="RankKilled",
+            hint="Somebody or something on the machine ended it. Run it again: it goes on from the last checkpoint.",
+        ).failure()
     if number == signal.SIGKILL:
         return StageError(
             ExitCode.OUT_OF_MEMORY,

@@ -3,18 +3,19 @@
 They lie in one folder per content key, shared by its attempts::
 
     step-<n>.<attempt>/     being written
-    step-<n>/               complete: every file forced to disk, listed with its size in COMPLETE
+    step-<n>/               complete: every file forced to disk, listed with size and checksum in COMPLETE
 
-A checkpoint holds pickles, so it is loaded from this folder alone and only with a manifest. Standard library only.
+A checkpoint holds pickles, so it is loaded from this folder alone, and only as its manifest says that it was written
+(:mod:`.manifest`). Standard library only.
 """
 
 from __future__ import annotations
 
-import json
+import glob
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,19 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
-from tunesmith_stages.volume import files_below, publish, sync, write_whole
+from tunesmith_stages.train.manifest import (
+    COMPLETE,
+    DamagedError,
+    FileFacts,
+    check_content,
+    forced_to_disk,
+    read_manifest,
+    size_of,
+    write_manifest,
+)
+from tunesmith_stages.volume import files_below, publish, sync
 
-COMPLETE = "COMPLETE"
-"""Name of a checkpoint's manifest, written last."""
+__all__ = ["COMPLETE", "Check", "Checkpoint", "complete", "damage", "newest", "of_step"]
 
 SEEN_WITHIN = 90
 """Seconds for which a network file system may show what was before (its attribute cache)."""
@@ -46,6 +56,10 @@ class Checkpoint:
     """Ranks that wrote it; a ZeRO checkpoint is of no use to another number."""
 
 
+Check = Callable[[Checkpoint], str | None]
+"""Reads the files of a checkpoint; returns what is wrong with them, or None."""
+
+
 def staging(folder: Path, step: int, attempt: str) -> Path:
     """Return where attempt `attempt` writes its checkpoint of step `step`."""
     return folder / f"step-{step}.{attempt}"
@@ -64,6 +78,12 @@ def clear_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def discard(folder: Path, attempt: str) -> None:
+    """Remove what attempt `attempt` had begun to write, now that its ranks have ended."""
+    for path in folder.glob(f"step-*.{glob.escape(attempt)}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _may_be_written(staged: Path) -> bool:
     """Return whether the attempt that writes a checkpoint has not ended, as far as can be seen, and wrote lately."""
     attempt = staged.name.partition(".")[2]
@@ -74,30 +94,28 @@ def _may_be_written(staged: Path) -> bool:
     return False
 
 
-def sync_own_files(staged: Path, rank: int) -> dict[str, int]:
-    """Force to disk the files that rank `rank` wrote; return their names and sizes in bytes.
+def sync_own_files(staged: Path, rank: int) -> dict[str, FileFacts]:
+    """Force to disk the files that rank `rank` wrote; return them by name."""
+    own = [path for path in files_below(staged) if _writer(path.name) == rank]
+    return {path.relative_to(staged).as_posix(): forced_to_disk(path) for path in own}
 
-    What names no rank was written by rank 0.
-    """
-    sizes = {}
-    for path in files_below(staged):
-        named = _OF_RANK.search(path.name)
-        if (int(named.group(1)) if named else 0) == rank:
-            sync(path)
-            sizes[path.relative_to(staged).as_posix()] = path.stat().st_size
-    return sizes
+
+def _writer(name: str) -> int:
+    """Return the rank that writes a file: rank 0, if its name tells none."""
+    named = _OF_RANK.search(name)
+    return int(named.group(1)) if named else 0
 
 
 def complete(
-    staged: Path, step: int, files: Mapping[str, int], facts: Mapping[str, Any], seen_within: float = SEEN_WITHIN
+    staged: Path, step: int, files: Mapping[str, FileFacts], facts: Mapping[str, Any], seen_within: float = SEEN_WITHIN
 ) -> Checkpoint:
     """Publish a checkpoint that every rank has finished writing (rank 0).
 
     Args:
         staged: its folder, as :func:`staging` names it.
         step: optimizer steps that it holds.
-        files: what all ranks wrote, in their own words: names and sizes. Rank 0 cannot trust its own eyes, for on a
-            network file system it may see another node's files late, or as they were a minute ago.
+        files: what all ranks wrote, in their own words. Rank 0 cannot trust its own eyes, for on a network file
+            system it may see another node's files late, or as they were a minute ago.
         facts: recorded in the manifest: ``worldSize``, ``zeroStage``, and what else is worth knowing.
         seen_within: seconds after which a file of another rank must be seen here.
 
@@ -108,14 +126,14 @@ def complete(
     for path in {(staged / name).parent for name in files}:
         sync(path)
     _wait_until_seen(staged, files, seen_within)
-    write_whole(staged / COMPLETE, json.dumps({**facts, "step": step, "files": files}, indent=2, sort_keys=True))
+    write_manifest(staged, step, files, facts)
     final = staged.parent / f"step-{step}"
-    publish(staged, final, lambda: isinstance(read(final), Checkpoint))
+    publish(staged, final, lambda: isinstance(of_step(staged.parent, step), Checkpoint))
     return Checkpoint(final, step, facts["worldSize"])
 
 
-def _check_files(staged: Path, files: Mapping[str, int], world_size: int, zero_stage: int) -> None:
-    empty = sorted(name for name, size in files.items() if size == 0)
+def _check_files(staged: Path, files: Mapping[str, FileFacts], world_size: int, zero_stage: int) -> None:
+    empty = sorted(name for name, known in files.items() if known.size == 0)
     if empty:
         raise OSError(f"checkpoint {staged.name}: {empty[0]} is empty")
     wanted = ["rng_state"] + (["optim_states"] if zero_stage else [])
@@ -125,51 +143,50 @@ def _check_files(staged: Path, files: Mapping[str, int], world_size: int, zero_s
             raise OSError(f"checkpoint {staged.name}: {written} of {world_size} ranks left a file *{kind}*")
 
 
-def _wait_until_seen(staged: Path, files: Mapping[str, int], within: float) -> None:
+def _wait_until_seen(staged: Path, files: Mapping[str, FileFacts], within: float) -> None:
     """Wait until every file is seen here as its rank left it: then it is on the volume, and on one that all share."""
     end = time.monotonic() + within
-    while unseen := [name for name, size in sorted(files.items()) if _size(staged / name) != size]:
+    while unseen := [name for name, known in sorted(files.items()) if size_of(staged / name) != known.size]:
         if time.monotonic() > end:
             raise OSError(
-                f"checkpoint {staged.name}: of {unseen[0]} {_size(staged / unseen[0])} bytes are on this node's volume "
-                f"{within:g} s after the rank that wrote it closed it with {files[unseen[0]]}"
+                f"checkpoint {staged.name}: of {unseen[0]} {size_of(staged / unseen[0])} bytes are on this node's "
+                f"volume {within:g} s after the rank that wrote it closed it with {files[unseen[0]].size}"
             )
         time.sleep(0.5)
 
 
-def _size(path: Path) -> int:
+def _read(folder: Path) -> Checkpoint | str:
+    """Return the checkpoint in `folder`, or what is wrong with it that can be seen without reading its files."""
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+        manifest = read_manifest(folder)
+    except DamagedError as error:
+        return str(error)
+    if manifest.step != _step(folder):
+        return f"{COMPLETE} is that of step {manifest.step}"
+    return Checkpoint(folder, manifest.step, manifest.world_size)
 
 
-def read(folder: Path) -> Checkpoint | str:
-    """Return the checkpoint in `folder`, or what is wrong with it."""
+def damage(checkpoint: Checkpoint, rank: int | None = None) -> str | None:
+    """Read the files of a checkpoint that rank `rank` wrote, or all; return what is wrong with them, or None."""
     try:
-        manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        for name, size in manifest["files"].items():
-            found = (folder / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes instead of {size}"
-        return Checkpoint(folder, int(manifest["step"]), int(manifest["worldSize"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
+        files = read_manifest(checkpoint.folder).files
+        wanted = {name: known for name, known in files.items() if rank is None or _writer(Path(name).name) == rank}
+        check_content(checkpoint.folder, wanted)
+    except DamagedError as error:
+        return str(error)
+    return None
 
 
-def newest(folder: Path, world_size: int) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest usable checkpoint, and a note for each newer one that is passed over.
+def newest(folder: Path, world_size: int, check: Check = damage) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint that is whole, and a note for each newer one that is passed over.
 
     Raises:
         StageError: it was written by another number of ranks.
     """
     notes: list[str] = []
     for path in _published(folder):
-        found = read(path)
-        if isinstance(found, str):
-            notes.append(f"checkpoint {path.name} is damaged and passed over: {found}")
-            continue
-        if found.world_size != world_size:
+        found = _read(path)
+        if isinstance(found, Checkpoint) and found.world_size != world_size:
             raise StageError(
                 ExitCode.BAD_CONFIG,
                 f"checkpoint {path.name} was written by {found.world_size} processes; this run has {world_size}, and "
@@ -178,13 +195,20 @@ def newest(folder: Path, world_size: int) -> tuple[Checkpoint | None, list[str]]
                 hint=f"Train with {found.world_size} processes in all (`nodes` times `gpusPerNode` or "
                 f"`processesPerNode`), or delete the folder {folder} to start over.",
             )
-        return found, notes
+        found = _checked(found, check)
+        if isinstance(found, Checkpoint):
+            return found, notes
+        notes.append(f"checkpoint {path.name} is damaged and passed over: {found}")
     return None, notes
 
 
-def of_step(folder: Path, step: int) -> Checkpoint | str:
+def of_step(folder: Path, step: int, check: Check = damage) -> Checkpoint | str:
     """Return the checkpoint of a step, or what is wrong with it."""
-    return read(folder / f"step-{step}")
+    return _checked(_read(folder / f"step-{step}"), check)
+
+
+def _checked(found: Checkpoint | str, check: Check) -> Checkpoint | str:
+    return found if isinstance(found, str) else check(found) or found
 
 
 def prune(folder: Path, step: int, keep: int, spared: int | None = None) -> None:
@@ -193,6 +217,8 @@ def prune(folder: Path, step: int, keep: int, spared: int | None = None) -> None
     Later ones can only be damaged ones that were passed over; they make no room for themselves by pushing good ones
     out, and are replaced when their step is reached.
     """
+    for path in folder.glob("step-*.broken-*"):  # a damaged one that the one just written has replaced
+        shutil.rmtree(path, ignore_errors=True)
     older = [path for path in _published(folder) if _step(path) <= step]
     for path in older[keep:]:
         if _step(path) == spared:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-from tunesmith_stages.train.metrics import read_metrics
+from tunesmith_stages.train.metrics import REWARDS, read_metrics
 
 
 def draw_losses(metrics: Path, picture: Path) -> None:
     """Draw training and held-out loss over steps from ``metrics.jsonl`` into a PNG."""
     events = read_metrics(metrics)
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss (nats per token)")
+    prefers = any(name in event for event in events for name in REWARDS.values())
+    axes = figure.add_subplot(xlabel="step", ylabel="loss" if prefers else "loss (nats per token)")
     for name, label in (("loss", "training"), ("evalLoss", "held-out rows")):
         points = [(event["step"], event[name]) for event in events if name in event]
         if points:

@@ -1,8 +1,12 @@
-"""When a training is stopped before its end. Pure: settings are read where torch is not."""
+"""When a training is stopped before its end, and how much it makes at once. Pure: it is read where torch is not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+LOGITS_AT_ONCE = 2**27
+"""Logits that are made at once where the loss is taken: so many that a matrix product is worth its start, and that the
+gradient of the output layer is not summed up from too many parts."""
 
 
 @dataclass(frozen=True)

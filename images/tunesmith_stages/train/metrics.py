@@ -13,7 +13,23 @@ from typing import Any
 
 from tunesmith_stages.train.exchange import Exchange
 
-_NAMES = {"loss": "loss", "grad_norm": "gradNorm", "learning_rate": "learningRate", "eval_loss": "evalLoss"}
+REWARDS = {
+    f"{theirs}reward_{figure}": f"{ours}{figure.capitalize()}"
+    for theirs, ours in (("", "reward"), ("eval_", "evalReward"))
+    for figure in ("margin", "accuracy", "desirable", "undesirable")
+}
+"""What :mod:`.preference_losses` calls its figures, on training rows and on those held out, and what they are called
+here."""
+
+_NAMES = {
+    "loss": "loss",
+    "grad_norm": "gradNorm",
+    "learning_rate": "learningRate",
+    "eval_loss": "evalLoss",
+    "gpu_memory": "gpuMemory",
+    "peak_gpu_memory": "peakGpuMemory",
+    **REWARDS,
+}
 """transformers' names of what is recorded, and ours."""
 
 _RECENT = 50
@@ -24,8 +40,10 @@ class Recorder:
     """Writes events to ``metrics.jsonl`` and tells the parent (rank 0 only).
 
     A line holds ``step``, ``epoch`` and, after training steps, ``loss``, ``gradNorm``, ``learningRate``, ``tokens``
-    (taken in since the beginning) and ``tokensPerSecond``; after an evaluation ``evalLoss``. Losses are means over
-    all labelled tokens, of all steps since the last line and of all ranks.
+    (taken in since the beginning) and ``tokensPerSecond``; after an evaluation ``evalLoss``; of GPUs ``gpuMemory`` and
+    ``peakGpuMemory``, in bytes on the fullest one. Losses are means over
+    all labelled tokens, of all steps since the last line and of all ranks. Methods that learn from preferences have
+    their own, which are means over rows, and rewards beside them (:data:`REWARDS`).
     """
 
     def __init__(
@@ -62,8 +80,8 @@ class Recorder:
         self._tell(step, total)
 
     def saved(self, step: int, total: int, seconds: float) -> None:
-        """Tell how long the saving of a checkpoint took; it is no event of the record."""
-        self._latest["checkpointSeconds"] = round(seconds, 3)
+        """Tell how long an end in order takes, a step and `seconds` of saving; it is no event of the record."""
+        self._latest["checkpointSeconds"] = round(self._step_seconds(step) + seconds, 3)
         self._tell(step, total)
 
     def _tell(self, step: int, total: int) -> None:
@@ -80,8 +98,11 @@ class Recorder:
 
     def _eta(self, step: int, total: int) -> float:
         """Return the seconds left at the pace of the recent steps, evaluations and checkpoints included."""
+        return round((total - step) * self._step_seconds(step), 1)
+
+    def _step_seconds(self, step: int) -> float:
         first, began = self._marks[0]
-        return round((total - step) * (self._clock() - began) / max(step - first, 1), 1)
+        return (self._clock() - began) / max(step - first, 1)
 
     @property
     def latest(self) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ def load_base(folder: Path, precision: Precision, *, quantized: bool = False) ->
         quantized: whether the linear layers are to be held in 4 bits (NF4, with the scales quantized again).
 
     Raises:
-        StageError: it cannot be read, or weights are missing.
+        StageError: it cannot be read, or weights are missing, or the package that holds them in 4 bits.
     """
     dtype = DTYPES[precision]
+    if quantized and find_spec("bitsandbytes") is None:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            "`finetuningType: QLoRA` holds the weights in 4 bits with the package `bitsandbytes`, which is not here",
+            reason="QuantizerMissing",
+            hint="Install it, or use the image of the stages, which has it on Linux; or train LoRA.",
+        )
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -15,14 +15,16 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import InterruptedStage, Made, Progress, StageError, Work
-from tunesmith_stages.train import batch_split
+from tunesmith_stages.train import batch_split, checkpoints
 from tunesmith_stages.train.causes import root_cause
 from tunesmith_stages.train.exchange import NO_RANK, Exchange, RankExit
+from tunesmith_stages.train.memory_events import KernelKills
 from tunesmith_stages.train.place import read_place
 from tunesmith_stages.train.ranks import let_ranks_end, running_ranks, torchrun_log
 from tunesmith_stages.train.settings import Settings, read_settings
 from tunesmith_stages.train.stillness import Stillness
 from tunesmith_stages.train.team import Team
+from tunesmith_stages.train.tracking import Tracking, tracked
 
 _POLL_SECONDS = 0.1
 _SETTLE_SECONDS = 10.0
@@ -38,16 +40,19 @@ def train(work: Work) -> Made:
     for role in ("base", "prepared"):
         work.input(role)
     exchange = _empty_exchange(work)
-    with Team(place, work.unit.key, work.config.attempt) as team:
+    with tracked(work) as tracking, Team(place, work.unit.key, work.config.attempt) as team:
         while True:
             try:
-                outcome = _train(work, settings, team, exchange)
+                outcome = _train(work, settings, team, exchange, tracking)
                 break
             except StageError as error:
-                exchange = _with_smaller_batches(work, settings, error)
+                exchange = _with_smaller_batches(work, settings, error, exchange)
+            finally:
+                checkpoints.discard(work.volume.checkpoints(work.unit.key), work.config.attempt)
+        took = time.monotonic() - began
     numbers = dict(outcome["numbers"])
     at_work = sum(numbers[name] for name in ("loadSeconds", "trainSeconds", "saveSeconds"))
-    numbers["startSeconds"] = round(time.monotonic() - began - at_work, 3)
+    numbers["startSeconds"] = round(took - at_work, 3)
     _draw(work.logs)
     shutil.rmtree(exchange.folder)
     return Made(
@@ -65,35 +70,39 @@ def _empty_exchange(work: Work) -> Exchange:
     return exchange
 
 
-def _with_smaller_batches(work: Work, settings: Settings, error: StageError) -> Exchange:
+def _with_smaller_batches(work: Work, settings: Settings, error: StageError, exchange: Exchange) -> Exchange:
     """If memory ran out and the job wants that, keep a smaller split of the batch; return the exchange to go on with.
 
     Raises:
         StageError: that is no way out.
     """
-    words = None if settings.nodes > 1 else _reduce(work, settings, error)
+    words = None if settings.nodes > 1 else _reduce(work, settings, error, exchange)
     if words is None:
         raise error
     work.progress.note(words)
     return _empty_exchange(work)
 
 
-def _next_time(work: Work, settings: Settings, error: StageError) -> StageError:
+def _next_time(work: Work, settings: Settings, error: StageError, exchange: Exchange) -> StageError:
     """If memory ran out on several nodes, keep a smaller split for the next attempt; return what ends this one.
 
     The others are told that, too: no node is to end as out of memory where the training goes on.
     """
-    words = _reduce(work, settings, error)
+    words = _reduce(work, settings, error, exchange)
     return error if words is None else StageError(ExitCode.TEMPORARY, words, reason="BatchReduced")
 
 
-def _reduce(work: Work, settings: Settings, error: StageError) -> str | None:
-    """If memory ran out and the job wants that, keep a smaller split of the batch and say so; None: no way out."""
+def _reduce(work: Work, settings: Settings, error: StageError, exchange: Exchange) -> str | None:
+    """If memory ran out and the job wants that, keep a smaller split of the batch and say so; None: no way out.
+
+    While the base is loaded and the optimizer is made no batch is there yet, and a smaller one saves nothing.
+    """
     folder = work.volume.checkpoints(work.unit.key)
     kept = batch_split.read(folder)
     now = kept.apply(settings) if kept else settings
     split = batch_split.smaller(now)
-    if not settings.reduces or error.code is not ExitCode.OUT_OF_MEMORY or split is None:
+    began = exchange.last_beat > 0
+    if not settings.reduces or error.code is not ExitCode.OUT_OF_MEMORY or split is None or not began:
         return None
     batch_split.keep(folder, split)
     smaller = split.apply(settings)
@@ -108,7 +117,7 @@ def _reduce(work: Work, settings: Settings, error: StageError) -> str | None:
     )
 
 
-def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> dict[str, Any]:
+def _train(work: Work, settings: Settings, team: Team, exchange: Exchange, tracking: Tracking) -> dict[str, Any]:
     """Run the ranks, here and with the other nodes, and return what they came to.
 
     Raises:
@@ -118,10 +127,11 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
         meeting = team.gather(settings.nodes_timeout, work.progress.note)
         on = f" on each of {settings.nodes} nodes" if settings.nodes > 1 else ""
         work.progress.note(f"starting {settings.processes} process(es){on} on {'CPU' if settings.on_cpu else 'GPU'}")
+    kills = KernelKills()
     with running_ranks(work.folder, settings, meeting) as process, team.informed():
-        stillness = Stillness(exchange, settings.stall)
+        stillness = Stillness(exchange, settings.stall, (work.volume.checkpoints(work.unit.key), work.out))
         try:
-            _relay(process, exchange, team, work.progress, stillness)
+            _relay(process, exchange, team, work.progress, stillness, tracking)
         except InterruptedStage:
             let_ranks_end(process, exchange, 0, settings.shutdown, lambda: _hear(exchange, team, work.progress))
             raise
@@ -129,14 +139,19 @@ def _train(work: Work, settings: Settings, team: Team, exchange: Exchange) -> di
             _settle(process, team)
         outcome = exchange.outcome()
         if process.poll() != 0 or outcome is None:
-            error = _cause(exchange, process.poll() or 0, team, settings, work.folder)
-            raise _next_time(work, settings, error) if settings.nodes > 1 else error
+            error = _cause(exchange, process.poll() or 0, team, settings, work.folder, kills)
+            raise _next_time(work, settings, error, exchange) if settings.nodes > 1 else error
         team.dismiss()
     return outcome
 
 
 def _relay(
-    process: subprocess.Popen[bytes], exchange: Exchange, team: Team, progress: Progress, stillness: Stillness
+    process: subprocess.Popen[bytes],
+    exchange: Exchange,
+    team: Team,
+    progress: Progress,
+    stillness: Stillness,
+    tracking: Tracking,
 ) -> None:
     """Pass on what rank 0 tells until the ranks have ended, or those of another node have failed.
 
@@ -146,6 +161,7 @@ def _relay(
     ended = False
     while _hear(exchange, team, progress) and not ended:
         stillness.check(process)
+        tracking.hear()
         time.sleep(_POLL_SECONDS)
         ended = process.poll() is not None  # and what they told before that is heard once more
 
@@ -173,7 +189,9 @@ def _settle(process: subprocess.Popen[bytes], team: Team) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _cause(exchange: Exchange, code: int, team: Team, settings: Settings, folder: Path) -> StageError:
+def _cause(
+    exchange: Exchange, code: int, team: Team, settings: Settings, folder: Path, kills: KernelKills
+) -> StageError:
     exits = {left.rank: left for left in exchange.exits()}
     codes = exchange.codes(0)
     elsewhere: dict[int, str] = {}
@@ -187,7 +205,8 @@ def _cause(exchange: Exchange, code: int, team: Team, settings: Settings, folder
     said = [RankExit(NO_RANK, 0.0, failure) for failure in team.failures()]
     said += sorted(exits.values(), key=lambda left: left.time)
     lost = [team.name(node) for node, member in team.members.items() if member.lost]
-    failure = root_cause(said, codes, code, last_words(folder, 0), elsewhere=elsewhere, lost=lost)
+    told, no_memory = last_words(folder, 0), kills.happened()
+    failure = root_cause(said, codes, code, told, elsewhere=elsewhere, lost=lost, no_memory=no_memory)
     return StageError(failure.code, failure.message, reason=failure.reason, hint=failure.hint)
 
 

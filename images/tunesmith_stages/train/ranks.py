@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from tunesmith_stages.track.asked import SECRET_VARIABLES
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.launch import Launch, Meeting
 from tunesmith_stages.train.settings import Settings, threads_per_rank
@@ -19,6 +20,16 @@ from tunesmith_stages.train.settings import Settings, threads_per_rank
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 5.0
 """How long ranks that nothing more is wanted of may take to end: SIGTERM ends them as they are."""
+
+_KEEP_MEMORY: Mapping[str, str] = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""What has glibc keep memory that a pass on the CPU gives back, for the next pass (mallopt(3)). Left to itself it hands
+large tensors back to the kernel and gets them anew, each page zeroed, which can be a tenth of a step and more. With one
+arena no thread has a heap of its own, which would be too small for them. Other C libraries pass over these variables.
+"""
 
 
 @contextmanager
@@ -50,7 +61,8 @@ def environment(settings: Settings, meeting: Meeting | None, environ: Mapping[st
     made = {
         "OMP_NUM_THREADS": str(threads_per_rank(len(os.sched_getaffinity(0)), os.getloadavg()[0], settings.processes)),
         **(_network(meeting) if meeting else {}),
-        **environ,
+        **(_KEEP_MEMORY if settings.on_cpu else {}),
+        **{name: value for name, value in environ.items() if name not in SECRET_VARIABLES},
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(settings.shutdown),
@@ -95,6 +107,7 @@ def let_ranks_end(
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end and go_on():
         time.sleep(_POLL_SECONDS)
+    go_on()  # what they told last: that a checkpoint was saved, and how long it took
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

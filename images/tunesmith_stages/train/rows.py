@@ -33,13 +33,15 @@ class Row(NamedTuple):
 class Rows:
     """The rows of one Arrow IPC file; nothing is read before it is asked for, and nothing is copied."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ids: str = "input_ids", labels: str = "labels") -> None:
+        """Open the file; `ids` and `labels` are its columns."""
         self.path = path
+        self._names = (ids, labels)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-            self._ids = [_list_column(batch, "input_ids") for batch in batches]
-            self._labels = [_list_column(batch, "labels") for batch in batches]
+            self._ids = [_list_column(batch, ids) for batch in batches]
+            self._labels = [_list_column(batch, labels) for batch in batches]
             self.packed = "lengths" in reader.schema.names
             """Whether rows are made of several samples."""
             self._samples = [_list_column(batch, "lengths") for batch in batches] if self.packed else []
@@ -57,7 +59,7 @@ class Rows:
             if not np.array_equal(np.diff(ids), np.diff(labels)):
                 raise StageError(
                     ExitCode.BAD_DATA,
-                    f"{self.path}: `input_ids` and `labels` must be equally long in every row",
+                    f"{self.path}: `{self._names[0]}` and `{self._names[1]}` must be equally long in every row",
                     reason="PreparedDataBroken",
                 )
         for (values, samples), (_, ids) in zip(self._samples, self._ids, strict=False):
@@ -143,3 +145,17 @@ def _positions(rows: Sequence[Row], shape: tuple[int, int]) -> npt.NDArray[np.in
         samples.append(shape[1] - len(row.ids))
         positions[index] = np.concatenate([np.arange(length) for length in samples])
     return positions
+
+
+def flatten(rows: Sequence[Row]) -> dict[str, npt.NDArray[np.int64]]:
+    """Make a batch of one row that holds all rows one after the other, as :func:`pad` makes it of one packed row.
+
+    It has no padding. FlashAttention tells packed samples apart in a batch of one row only: in one of several they
+    would see each other.
+    """
+    samples = [row.samples if row.samples is not None else np.array([len(row.ids)], np.int32) for row in rows]
+    labels = [np.concatenate([[IGNORED], row.labels[1:]]) for row in rows]  # no row is foretold by the one before it
+    if not rows:
+        return pad([], packed=True)
+    ids = np.concatenate([row.ids for row in rows])
+    return pad([Row(ids, np.concatenate(labels).astype(np.int32), np.concatenate(samples))], packed=True)

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError, Work
-from tunesmith_stages.train import batch_split, checkpoints
+from tunesmith_stages.train import batch_split, checkpoints, choosing
 from tunesmith_stages.train.before import FILE as BEFORE
 from tunesmith_stages.train.before import AskFirst, Questions
 from tunesmith_stages.train.best import SaveBest, StopEarly, best_step, evaluations
@@ -27,7 +27,8 @@ from tunesmith_stages.train.ending import EndTogether
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.guards import Guards
 from tunesmith_stages.train.heartbeat import Heartbeat
-from tunesmith_stages.train.metrics import Recorder
+from tunesmith_stages.train.kernels import KERNELS, use_kernels
+from tunesmith_stages.train.metrics import REWARDS, Recorder
 from tunesmith_stages.train.model import (
     add_adapter,
     check_vocabulary,
@@ -36,11 +37,12 @@ from tunesmith_stages.train.model import (
     trains_embeddings,
 )
 from tunesmith_stages.train.order import tokens_per_step
+from tunesmith_stages.train.preference_rows import AnyRows, open_rows, require_enough
+from tunesmith_stages.train.preference_trainer import AskBaseFirst, PreferenceTuner
 from tunesmith_stages.train.reference import read_probes, reference
-from tunesmith_stages.train.rows import Rows
 from tunesmith_stages.train.save import check_saved, gather, save_adapter, save_model
 from tunesmith_stages.train.settings import Settings, read_settings
-from tunesmith_stages.train.trainer import Data, FineTuner, ProveFirst, training_arguments
+from tunesmith_stages.train.trainer import Data, FineTuner, LossInHead, ProveFirst, training_arguments
 
 TOOLS = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 
@@ -51,7 +53,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     settings = read_settings(work.params, work.runtime)
     _join(settings)
     settings = _share_out(settings, work)
-    data = _open_data(work.input("prepared"))
+    data = _open_data(work.input("prepared"), settings)
     _check_evaluations(settings, data)
     probes = read_probes(work.input("prepared") / "probes.json")
     checkpoint = _choose_checkpoint(work, exchange)
@@ -68,6 +70,10 @@ def run_rank(work: Work, exchange: Exchange) -> None:
         trainer.add_callback(SaveBest())
     if settings.early_stopping is not None:
         trainer.add_callback(StopEarly(settings.early_stopping, lambda note: _tell(exchange, note)))
+    if isinstance(trainer, PreferenceTuner):
+        trainer.add_callback(AskBaseFirst(trainer, ending.check, lambda note: _tell(exchange, note)))
+    if settings.preference is None:
+        trainer.add_callback(LossInHead(trainer, lambda note: _tell(exchange, note)))
     if data.train.packed:
         trainer.add_callback(ProveFirst(trainer))
     if asked := work.runtime.get("smokeTests"):
@@ -87,7 +93,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
         figures["saveSeconds"] = time.monotonic() - trained
         if settings.reduces:
             figures["microBatchSize"] = settings.micro_batch_size
-        exchange.leave_outcome(_outcome(settings, figures, step))
+        exchange.leave_outcome(_outcome(settings, figures, step, trainer.kernels))
     dist.barrier()
 
 
@@ -99,6 +105,8 @@ def _join(settings: Settings) -> None:
             reason="GpuMissing",
             hint="Lower `gpusPerNode`, or set it to 0 to train on the CPU.",
         )
+    if not settings.on_cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # NCCL sends objects by way of the current one
     # Where DeepSpeed finds a compiler it would build its shared-memory collectives (a minute), elsewhere it goes
     # without. It is told that it can build no operator: the same everywhere, and no compiler at run time.
     deepspeed.ops.__compatible_ops__ = {}
@@ -112,12 +120,13 @@ def _share_out(settings: Settings, work: Work) -> Settings:
     return settings if found[0] is None else found[0].apply(settings)
 
 
-def _open_data(folder: Path) -> Data:
-    train = Rows(folder / "train.arrow")
+def _open_data(folder: Path, settings: Settings) -> Data:
+    preference, held_out = settings.preference, folder / "validation.arrow"
+    train = open_rows(folder / "train.arrow", preference)
     if not len(train):
         raise StageError(ExitCode.BAD_DATA, "the prepared data hold no row to train on", reason="NoRows")
-    held_out = folder / "validation.arrow"
-    validation = Rows(held_out) if held_out.exists() else None
+    require_enough(train)
+    validation = open_rows(held_out, preference) if held_out.exists() else None
     return Data(train, validation or None)
 
 
@@ -139,17 +148,15 @@ def _check_evaluations(settings: Settings, data: Data) -> None:
 
 
 def _choose_checkpoint(work: Work, exchange: Exchange) -> Checkpoint | None:
-    """Let rank 0 choose what all go on from: ranks that look for themselves could see different folders."""
-    chosen: list[Checkpoint | None] = [None]
+    """Return what to go on from; every rank must call this."""
+    folder = work.volume.checkpoints(work.unit.key)
     if dist.get_rank() == 0:
-        folder = work.volume.checkpoints(work.unit.key)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.clear_leftovers(folder)
-        chosen[0], notes = checkpoints.newest(folder, dist.get_world_size())
-        for note in notes:
-            exchange.tell({"note": note})
-    dist.broadcast_object_list(chosen)
-    return chosen[0]
+    chosen, notes = choosing.newest(folder)
+    for note in notes:
+        _tell(exchange, note)
+    return chosen
 
 
 def _make_trainer(work: Work, settings: Settings, data: Data, exchange: Exchange) -> FineTuner:
@@ -158,6 +165,7 @@ def _make_trainer(work: Work, settings: Settings, data: Data, exchange: Exchange
     set_seed(settings.seed)
     model = load_base(work.input("base"), settings.precision, quantized=settings.quantized)
     check_vocabulary(data.train.id_range(), model)
+    use_kernels(model, settings)  # Liger's go into the layers themselves, so an adapter comes after
     if settings.lora is not None:
         model = add_adapter(model, settings.lora)
     if settings.trained_layers is not None:
@@ -168,10 +176,11 @@ def _make_trainer(work: Work, settings: Settings, data: Data, exchange: Exchange
     if settings.gradient_checkpointing and through_all and not trains_embeddings(model):
         model.enable_input_require_grads()
     recorder = Recorder(work.logs / "metrics.jsonl", exchange, _token_counter(data.train, settings))
-    return FineTuner(model, arguments, settings, data, recorder, work.config.attempt)
+    given = (model, arguments, settings, data, recorder, work.config.attempt)
+    return FineTuner(*given) if settings.preference is None else PreferenceTuner(*given, settings.preference)
 
 
-def _token_counter(rows: Rows, settings: Settings) -> Any:
+def _token_counter(rows: AnyRows, settings: Settings) -> Any:
     """Return a function from a number of steps to the tokens that they take in, over all epochs up to there."""
     lengths = rows.lengths
     per_epoch = -(-len(rows) // settings.global_batch_size)
@@ -199,20 +208,17 @@ def _take_the_best(work: Work, trainer: FineTuner, exchange: Exchange) -> int:
     last: int = trainer.state.global_step
     if wanted is None or wanted == last:
         return last
-    found: list[Checkpoint | str] = [""]
-    if dist.get_rank() == 0:
-        found[0] = checkpoints.of_step(work.volume.checkpoints(work.unit.key), wanted)
-    dist.broadcast_object_list(found)
-    if isinstance(found[0], str):
+    found = choosing.of_step(work.volume.checkpoints(work.unit.key), wanted)
+    if isinstance(found, str):
         raise StageError(
             ExitCode.GATE_FAILED,
             f"the loss on held-out rows was lowest at step {wanted}, but the checkpoint of that step is damaged: "
-            f"{found[0]}",
+            f"{found}",
             reason="BestCheckpointLost",
             hint=f"Delete the folder {work.volume.checkpoints(work.unit.key)} to train again.",
         )
     _tell(exchange, f"going back to step {wanted}, where the loss on held-out rows was lowest")
-    trainer.go_back(found[0])
+    trainer.go_back(found)
     return wanted
 
 
@@ -228,7 +234,7 @@ def _figures(trainer: FineTuner, guards: Guards) -> dict[str, float]:
     if not math.isfinite(loss):
         raise guards.not_finite("loss", loss, trainer.state.global_step)
     guards.check_final(loss)
-    shown = ("loss", "evalLoss", "tokensPerSecond")
+    shown = ("loss", "evalLoss", *REWARDS.values(), "tokensPerSecond", "peakGpuMemory")
     figures: dict[str, float] = {name: latest[0][name] for name in shown if name in latest[0]}
     return {**figures, "steps": trainer.state.global_step, "epochs": round(trainer.state.epoch or 0.0, 6)}
 
@@ -250,14 +256,15 @@ def _tools() -> dict[str, str]:
     return {name: version(name) for name in TOOLS}
 
 
-def _outcome(settings: Settings, figures: dict[str, float], step: int) -> dict[str, Any]:
+def _outcome(settings: Settings, figures: dict[str, float], step: int, kernels: list[str]) -> dict[str, Any]:
     return {
         "outputs": {
             "finetuningType": "Full" if settings.lora is None else "LoRA",
             "steps": figures["steps"],
             "epochs": str(figures["epochs"]),
+            "kernels": kernels,
             **({"bestStep": step} if settings.keep_best else {}),
         },
         "numbers": {name: round(value, 6) for name, value in figures.items()},
-        "tools": _tools(),
+        "tools": _tools() | {tool: version(tool) for kernel, tool in KERNELS.items() if kernel in kernels},
     }

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.limits import EarlyStopping, Limits
+from tunesmith_stages.train.methods import Preference, read_preference
 from tunesmith_stages.train.optimization import Optimization, read_optimization
 
 _Key = TypeVar("_Key")
@@ -48,6 +49,8 @@ class Lora:
 class Settings:
     """Everything that training depends on, but the inputs."""
 
+    preference: Preference | None
+    """The method that learns from preferences; None: supervised fine-tuning."""
     lora: Lora | None
     """None: the weights themselves are trained."""
     quantized: bool
@@ -144,6 +147,7 @@ def _parse(params: Mapping[str, Any], runtime: Mapping[str, Any]) -> Settings:
     gpus = int(runtime["gpusPerNode"])
     max_steps = params["maxSteps"]
     return Settings(
+        preference=read_preference(params),
         lora=_parse_lora(params),
         quantized=params["finetuningType"] == "QLoRA",
         trained_layers=int(params["freeze"]["trainableLayers"]) if params["finetuningType"] == "Freeze" else None,

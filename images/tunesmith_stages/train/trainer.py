@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,15 @@ from tunesmith_stages.train import checkpoints
 from tunesmith_stages.train.best import best_step, evaluations
 from tunesmith_stages.train.checkpoints import Checkpoint
 from tunesmith_stages.train.deepspeed_config import deepspeed_config
+from tunesmith_stages.train.gpu_memory import gpu_memory
+from tunesmith_stages.train.head_loss import HeadLoss
+from tunesmith_stages.train.kernels import is_flash, used_kernels
+from tunesmith_stages.train.manifest import FileFacts
 from tunesmith_stages.train.metrics import Recorder
 from tunesmith_stages.train.order import MicroBatches, Split, eval_batches
 from tunesmith_stages.train.packing_proof import prove_packing
-from tunesmith_stages.train.rows import IGNORED, Row, Rows, pad
+from tunesmith_stages.train.preference_rows import AnyRows
+from tunesmith_stages.train.rows import IGNORED, Row, flatten, pad
 from tunesmith_stages.train.settings import Precision, Settings
 
 METRICS = "metrics.jsonl"
@@ -78,17 +83,21 @@ def training_arguments(settings: Settings, folder: Path, *, evaluate: bool) -> T
     )
 
 
-def collate(rows: list[Row], *, packed: bool) -> dict[str, torch.Tensor]:
-    """Make a batch of padded tensors; see :func:`pad`."""
-    return {name: torch.from_numpy(array) for name, array in pad(rows, packed=packed).items()}
+def collate(rows: list[Row], *, packed: bool, flat: bool = False) -> dict[str, torch.Tensor]:
+    """Make a batch of tensors: padded (:func:`pad`), or, of packed rows, a flat one (:func:`flatten`)."""
+    batch = flatten(rows) if packed and flat else pad(rows, packed=packed)
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 1) -> torch.Tensor:
     """Return the summed next-token cross entropy (nats) of a batch, divided by `num_items_in_batch`.
 
+    The output layer may have summed it up already (:class:`HeadLoss`).
     With the number of labelled tokens of the whole step there, the sum over all passes and ranks is the mean over
     those tokens, however they are split up.
     """
+    if outputs["logits"].dim() == 0:
+        return outputs["logits"] / num_items_in_batch
     logits = outputs["logits"][:, :-1].float()
     targets = labels[:, 1:].to(logits.device)
     total = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -99,8 +108,8 @@ def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = 1) 
 class Data:
     """Rows to train on and, if there are any, rows held out."""
 
-    train: Rows
-    validation: Rows | None
+    train: AnyRows
+    validation: AnyRows | None
 
 
 def raise_rate_of_b(optimizer: torch.optim.Optimizer, model: torch.nn.Module, ratio: float) -> None:
@@ -130,7 +139,7 @@ class FineTuner(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=partial(collate, packed=data.train.packed),
+            data_collator=partial(collate, packed=data.train.packed, flat=is_flash(model)),
             train_dataset=data.train,
             eval_dataset=data.validation,
             compute_loss_func=token_loss,
@@ -140,6 +149,7 @@ class FineTuner(Trainer):
         self._settings = settings
         self._recorder = recorder
         self._attempt = attempt
+        self._head_loss = HeadLoss(model)
         self._facts: dict[str, Any] = {"worldSize": self.args.world_size, "zeroStage": settings.zero_stage}
 
     def run(self, checkpoint: Checkpoint | None, tools: Mapping[str, str]) -> None:
@@ -165,6 +175,23 @@ class FineTuner(Trainer):
         model.eval()
         prove_packing(forward, self.train_dataset, self._settings.precision, attention)
         model.train()
+
+    def take_loss_in_head(self) -> None:
+        """Have the output layer give the loss from now on, if it can; every rank must call this."""
+        model = self.model_wrapped
+        model.eval()
+        self._head_loss.use_if_possible(lambda ids: model(input_ids=ids)["logits"], self.args.device)
+        model.train()
+
+    @property
+    def kernels(self) -> list[str]:
+        """What the model computes with, for people."""
+        return [*used_kernels(self.model), *(["loss in the output layer"] if self._head_loss.used else [])]
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a pass, with the factors that Trainer gives it."""
+        with self._head_loss.taken_on(inputs["labels"]):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def go_back(self, checkpoint: Checkpoint) -> None:
         """Take the weights of an earlier step; every rank must call this."""
@@ -214,29 +241,36 @@ class FineTuner(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Return the mean loss over every labelled token of the held-out rows, the same for any number of ranks."""
-        ranks, rank = self.args.world_size, self.args.process_index
-        rows = self.eval_dataset
+        """Return what the held-out rows come to, the same for any number of ranks."""
         self.model_wrapped.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
-        for indices in eval_batches(len(rows), ranks, self.args.per_device_eval_batch_size, rank):
-            batch = self._prepare_inputs(collate([rows[index] for index in indices], packed=rows.packed))
-            labels = batch.pop("labels")
-            with torch.no_grad():
-                sums[0] += token_loss(self.model_wrapped(**batch), labels).double().cpu()
-            sums[1] += (labels[:, 1:] != IGNORED).sum().cpu()
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        metrics = self._measure_held_out()
         self.model_wrapped.train()
-        sums = sums.to(self.args.device)
-        dist.all_reduce(sums)
-        metrics = {"eval_loss": float(sums[0] / sums[1])}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _measure_held_out(self) -> dict[str, float]:
+        """Return the mean loss over every labelled token of the held-out rows."""
+        ranks, rank = self.args.world_size, self.args.process_index
+        rows = self.eval_dataset
+        sums = torch.zeros(2, dtype=torch.float64)
+        for indices in eval_batches(len(rows), ranks, self.args.per_device_eval_batch_size, rank):
+            taken = [rows[index] for index in indices]
+            batch = self._prepare_inputs(collate(taken, packed=rows.packed, flat=is_flash(self.model)))
+            labels = batch.pop("labels")
+            with torch.no_grad(), self._head_loss.taken_on(labels):
+                sums[0] += token_loss(self.model_wrapped(**batch), labels).double().cpu()
+            sums[1] += (labels[:, 1:] != IGNORED).sum().cpu()
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        sums = sums.to(self.args.device)
+        dist.all_reduce(sums)
+        return {"eval_loss": float(sums[0] / sums[1])}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Record what Trainer logs."""
+        """Record what Trainer logs; every rank does at the same time."""
         super().log(logs, start_time)
+        if "loss" in logs or "eval_loss" in logs:
+            logs = {**logs, **gpu_memory(self.args.device)}
         if self.args.process_index == 0:
             self._recorder.record(self.state.global_step, self.state.max_steps, self.state.epoch or 0.0, logs)
 
@@ -252,18 +286,22 @@ class FineTuner(Trainer):
         if rank == 0:
             self.state.save_to_json(str(staged / "trainer_state.json"))
             shutil.copyfile(self._recorder.file, staged / METRICS)
-        files = self._sizes_of_all(checkpoints.sync_own_files(staged, rank))
+            self._save_more(staged)
+        files = self._files_of_all(checkpoints.sync_own_files(staged, rank))
         if rank == 0:
             checkpoints.complete(staged, step, files, self._facts)
             best = best_step(evaluations(self.state)) if self._settings.keep_best else None
             checkpoints.prune(folder, step, self._settings.keep, best)
             self._recorder.saved(step, self.state.max_steps, time.monotonic() - began)
 
-    def _sizes_of_all(self, own: Mapping[str, int]) -> dict[str, int]:
+    def _save_more(self, staged: Path) -> None:
+        """Write into a checkpoint what else a training goes on from (rank 0); supervised fine-tuning has nothing."""
+
+    def _files_of_all(self, own: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
         """Return the files that all ranks have written, once all have; every rank must call this."""
-        sizes: list[dict[str, int]] = [{}] * self.args.world_size
-        dist.all_gather_object(sizes, dict(own))
-        return {name: size for part in sizes for name, size in part.items()}
+        files: list[dict[str, FileFacts]] = [{}] * self.args.world_size
+        dist.all_gather_object(files, dict(own))
+        return {name: known for part in files for name, known in part.items()}
 
 
 class ProveFirst(TrainerCallback):
@@ -275,3 +313,16 @@ class ProveFirst(TrainerCallback):
     def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """Prove it; every rank does at the same time."""
         self._trainer.prove_packing()
+
+
+class LossInHead(TrainerCallback):
+    """Has the loss taken in the output layer when the model is ready, and tells what the model computes with."""
+
+    def __init__(self, trainer: FineTuner, tell: Callable[[str], None]) -> None:
+        self._trainer = trainer
+        self._tell = tell
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        """Try it; every rank does at the same time."""
+        self._trainer.take_loss_in_head()
+        self._tell(f"computing with {', '.join(self._trainer.kernels)}")

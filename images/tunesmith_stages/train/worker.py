@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode, Failure, StageConfig
+from tunesmith_stages.failures import blame_full_disk
 from tunesmith_stages.program import Progress, StageError, Work, classify
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.launch import LAUNCHER_VARIABLE
@@ -38,7 +39,7 @@ def main() -> None:
 
         run_rank(_work(folder), exchange)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to know
-        failure = failure_of(error)
+        failure = blame_full_disk(failure_of(error), Volume(folder))  # now, while it is: the parent makes room
         code = failure.code
         with suppress(OSError):  # a full disk takes no explanation; the exit code still tells
             exchange.leave_exit(rank, failure)

@@ -49,6 +49,8 @@ _COLUMNS: tuple[Schema, ...] = (
     {"name": "Model", "type": "string", "jsonPath": ".spec.ollama.model"},
     {"name": "Ready", "type": "string", "jsonPath": f"{_READY}.status"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Eval Loss", "type": "string", "jsonPath": ".status.progress.evalLoss", "priority": 1},
+    {"name": "Tokens/s", "type": "string", "jsonPath": ".status.progress.tokensPerSecond", "priority": 1},
     {"name": "Message", "type": "string", "jsonPath": f"{_READY}.message", "priority": 1},
 )
 """What `kubectl get` shows; a column of priority 1 with `-o wide` only."""

@@ -79,12 +79,23 @@ class Columns(ApiModel):
     text: ColumnName | None = None
     """Text: the text. Default: `text`."""
 
+    chosen: ColumnName | None = None
+    """With `training.method` DPO and ORPO, any format but Text: the better answer. Default: `chosen`."""
 
+    rejected: ColumnName | None = None
+    """The same: the worse answer. Default: `rejected`."""
+
+    desirable: ColumnName | None = None
+    """With `training.method: KTO`, any format but Text: whether the answer is one to give, true or false. Default:
+    `kto_tag`, or `label`."""
+
+
+_PREFERENCES = ("chosen", "rejected", "desirable")
 _COLUMNS_OF = {
-    DatasetFormat.ALPACA: ("prompt", "query", "response", "system", "history"),
-    DatasetFormat.SHARE_GPT: ("messages", "system", "tools"),
-    DatasetFormat.MESSAGES: ("messages", "tools"),
-    DatasetFormat.PROMPT_COMPLETION: ("prompt", "response"),
+    DatasetFormat.ALPACA: ("prompt", "query", "response", "system", "history", *_PREFERENCES),
+    DatasetFormat.SHARE_GPT: ("messages", "system", "tools", *_PREFERENCES),
+    DatasetFormat.MESSAGES: ("messages", "tools", *_PREFERENCES),
+    DatasetFormat.PROMPT_COMPLETION: ("prompt", "response", *_PREFERENCES),
     DatasetFormat.TEXT: ("text",),
 }
 
@@ -239,7 +250,7 @@ class Dataset(ApiModel):
     format: DatasetFormat = DatasetFormat.AUTO
     """The shape of its rows: Alpaca (instruction, input, output), ShareGPT (conversations of from and value), Messages
     (OpenAI's list of role and content), PromptCompletion, or Text, which is learnt whole. Auto looks at the columns
-    and says what it found."""
+    and says what it found. With DPO, ORPO and KTO rows have two answers or a label besides."""
 
     columns: Columns | None = None
     """Names of the columns, where they differ from the format's own."""

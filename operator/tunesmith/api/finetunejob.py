@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
-from tunesmith.api.datasets import Dataset, DatasetUse
+from tunesmith.api.datasets import Dataset, DatasetFormat, DatasetUse
 from tunesmith.api.pods import Pods, Scheduling, Storage
 from tunesmith.api.sources import (
     MODEL_SOURCES,
@@ -26,7 +26,7 @@ from tunesmith.api.sources import (
     has_one_of,
     one_of_in_cel,
 )
-from tunesmith.api.training import Training
+from tunesmith.api.training import Method, Training
 from tunesmith.api.values import (
     BELOW_ONE_PATTERN,
     NAME_PATTERN,
@@ -353,6 +353,32 @@ _TRAINS_NOTHING_IN_CEL = (
 )
 
 
+_UNUSED_BY = {
+    Method.SFT: {"chosen", "rejected", "desirable"},
+    Method.DPO: {"response", "desirable"},
+    Method.ORPO: {"response", "desirable"},
+    Method.KTO: {"chosen", "rejected"},
+}
+"""Columns that do not go with a method."""
+
+
+def _columns_fit_method(spec: FineTuneJobSpec) -> bool:
+    """Tell whether no dataset names a column that the method does not learn from."""
+    columns = (dataset.columns.model_dump(exclude_none=True) for dataset in spec.datasets if dataset.columns)
+    return not any(_UNUSED_BY[spec.training.method] & given.keys() for given in columns)
+
+
+def _columns_fit_method_in_cel() -> str:
+    """Return the same in CEL."""
+    unused = (
+        f"(self.training.method == '{method}' && "
+        + " && ".join(f"!has(item.columns.{column})" for column in sorted(columns))
+        + ")"
+        for method, columns in _UNUSED_BY.items()
+    )
+    return f"!has(self.datasets) || self.datasets.all(item, !has(item.columns) || {' || '.join(unused)})"
+
+
 class FineTuneJobSpec(ApiModel):
     """What is wanted: a base model, data, how to train, what to make of it and where it is to be served."""
 
@@ -392,6 +418,24 @@ class FineTuneJobSpec(ApiModel):
             "double(self.training.validation.fraction) == 0.0 || !has(self.datasets) || "
             "self.datasets.all(item, item.use == 'Training')",
             ("training", "validation", "fraction"),
+        ),
+        Rule(
+            "must name no columns that the job's `training.method` does not learn from: DPO and ORPO take `chosen` and "
+            "`rejected` and no `response`, KTO takes `response` and `desirable`, SFT `response` alone",
+            _columns_fit_method,
+            _columns_fit_method_in_cel(),
+            ("datasets",),
+        ),
+        Rule(
+            "must have answers that people prefer with the `training.method` DPO, ORPO and KTO: neither `format: Text` "
+            "nor `builtin` has them",
+            lambda spec: (
+                not spec.training.method.prefers
+                or all(item.format is not DatasetFormat.TEXT and item.builtin is None for item in spec.datasets)
+            ),
+            "self.training.method == 'SFT' || !has(self.datasets) || "
+            "self.datasets.all(item, item.format != 'Text' && !has(item.builtin))",
+            ("datasets",),
         ),
     )
 

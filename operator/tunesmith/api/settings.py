@@ -269,6 +269,16 @@ class Network(SettingsModel):
     """Address of a mirror of ModelScope."""
 
 
+class Trackers(SettingsModel):
+    """Servers of experiment trackers that trainings may be shown on."""
+
+    mlflow: Url | None = None
+    """Address of the MLflow server. Without it FineTuneJobs with `tracking.type: MLflow` are refused."""
+
+    weights_and_biases: Url | None = None
+    """Address of the W&B server. Without it runs are kept on the volume for `wandb sync`."""
+
+
 class ImagePullPolicy(StrEnum):
     """When nodes pull the image."""
 
@@ -312,6 +322,9 @@ class Settings(SettingsModel):
 
     network: Network = Network()
     """How pods reach what is outside."""
+
+    trackers: Trackers = Trackers()
+    """Servers of experiment trackers."""
 
     gpu_memory: Quantity | None = None
     """Memory of one GPU, such as `80Gi`. With it a training that cannot fit is refused before it asks for GPUs."""

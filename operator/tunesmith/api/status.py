@@ -163,7 +163,7 @@ class Stage(ApiModel):
     """Seconds that earlier attempts at the same keys took."""
 
     save_seconds: Count = 0
-    """Longest time that the saving of a checkpoint took, in seconds."""
+    """Longest time that a step and the saving of a checkpoint took, in seconds."""
 
     units: Annotated[tuple[Unit, ...], Field(max_length=128), Once("name")] = ()
     """What it made."""
@@ -207,6 +207,15 @@ class Progress(ApiModel):
 
     tokens_per_second: Annotated[str, Field(max_length=32)] = ""
     """Newest speed, over all processes."""
+
+    grad_norm: Annotated[str, Field(max_length=32)] = ""
+    """Newest length of the gradient, before it is clipped."""
+
+    gpu_memory_bytes: Bytes | None = None
+    """Memory that the training takes on its fullest GPU; without GPUs there is none."""
+
+    peak_gpu_memory_bytes: Bytes | None = None
+    """The most that it took there so far."""
 
     eta: Annotated[str, Field(max_length=32)] = ""
     """Time that is left of the stage, such as `1h12m`."""

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from tunesmith.api.tracking import Tracking
 from tunesmith.api.values import (
     MODULE_PATTERN,
     ApiModel,
@@ -20,6 +21,62 @@ from tunesmith.api.values import (
     Rule,
 )
 from tunesmith_stages.contract import ALL_LINEAR
+
+
+class Method(StrEnum):
+    """What the model learns from."""
+
+    SFT = "SFT"
+    DPO = "DPO"
+    KTO = "KTO"
+    ORPO = "ORPO"
+
+    @property
+    def prefers(self) -> bool:
+        """Whether it learns from what people prefer, not from answers that are all good."""
+        return self is not Method.SFT
+
+
+class Preference(ApiModel):
+    """The numbers of the methods that learn from preferences."""
+
+    beta: PositiveDecimal = "0.1"
+    """DPO and KTO: how strongly the model is held to what the base answers; the higher, the less it changes. ORPO: the
+    weight of the odds ratio, which its paper calls lambda."""
+
+    sft_weight: Decimal | None = None
+    """DPO: so many times the loss of the chosen answer is added, as supervised fine-tuning takes it. It keeps that
+    answer from becoming less likely along with the other. Default: 0."""
+
+    desirable_weight: PositiveDecimal | None = None
+    """KTO: how much a desirable answer counts. Default: 1."""
+
+    undesirable_weight: PositiveDecimal | None = None
+    """KTO: how much an undesirable one counts. Default: 1. Where there are n times as many of one kind, its weight
+    should be about 1/n."""
+
+
+_NUMBERS_OF: Mapping[str, Method] = {
+    "sft_weight": Method.DPO,
+    "desirable_weight": Method.KTO,
+    "undesirable_weight": Method.KTO,
+}
+"""The method that a number belongs to, where it does not belong to all."""
+
+
+def _numbers_fit(training: Training) -> bool:
+    """Tell whether only numbers of the method are given."""
+    given = training.preference.model_fields_set if training.preference else set()
+    return all(_NUMBERS_OF.get(field, training.method) is training.method for field in given)
+
+
+def _numbers_fit_in_cel() -> str:
+    """Return the same in CEL."""
+    fitting = [
+        f"(!has(self.preference.{to_camel(field)}) || self.method == '{method}')"
+        for field, method in _NUMBERS_OF.items()
+    ]
+    return "!has(self.preference) || (" + " && ".join(fitting) + ")"
 
 
 class FinetuningType(StrEnum):
@@ -270,6 +327,23 @@ class DeepspeedConfig(ApiModel):
     """Write into the log how long each part of a step takes."""
 
 
+_OF_STAGE_3 = (
+    "sub_group_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "zero_hpz_partition_size",
+)
+"""What DeepSpeed reads with ZeRO 3 alone."""
+
+
+def _zero_config(deepspeed: Deepspeed) -> set[str]:
+    """Return what is given of DeepSpeed's `zero_optimization`."""
+    config = deepspeed.config
+    return config.zero_optimization.model_fields_set if config and config.zero_optimization else set()
+
+
 class Deepspeed(ApiModel):
     """How DeepSpeed spreads the training over the processes."""
 
@@ -285,6 +359,20 @@ class Deepspeed(ApiModel):
             lambda deepspeed: not deepspeed.offload_parameters or deepspeed.zero_stage == 3,
             "!self.offloadParameters || self.zeroStage == 3",
             ("offloadParameters",),
+        ),
+        Rule(
+            "goes with `zeroStage` 2 or 3 only",
+            lambda deepspeed: not _zero_config(deepspeed) or deepspeed.zero_stage > 0,
+            "self.zeroStage > 0 || !has(self.config) || !has(self.config.zero_optimization)",
+            ("config", "zero_optimization"),
+        ),
+        Rule(
+            f"may hold {', '.join(_OF_STAGE_3)} with `zeroStage: 3` only",
+            lambda deepspeed: deepspeed.zero_stage == 3 or not _zero_config(deepspeed) & set(_OF_STAGE_3),
+            "self.zeroStage == 3 || !has(self.config) || !has(self.config.zero_optimization) || !("
+            + " || ".join(f"has(self.config.zero_optimization.{field})" for field in _OF_STAGE_3)
+            + ")",
+            ("config", "zero_optimization"),
         ),
     )
 
@@ -329,9 +417,28 @@ class OnOutOfMemory(StrEnum):
 
 
 class Training(ApiModel):
-    """Supervised fine-tuning with DeepSpeed."""
+    """Fine-tuning with DeepSpeed."""
 
     RULES: ClassVar = (
+        Rule(
+            "goes with `method` DPO, KTO or ORPO only",
+            lambda training: training.preference is None or training.method.prefers,
+            "!has(self.preference) || self.method != 'SFT'",
+            ("preference",),
+        ),
+        Rule(
+            "must hold nothing but the numbers of the job's `method`: beta of all three, sftWeight of DPO, "
+            "desirableWeight and undesirableWeight of KTO",
+            _numbers_fit,
+            _numbers_fit_in_cel(),
+            ("preference",),
+        ),
+        Rule(
+            "goes with `method: SFT` only: preferences are compared sample by sample",
+            lambda training: not (training.packing and training.method.prefers),
+            "!self.packing || self.method == 'SFT'",
+            ("packing",),
+        ),
         Rule(
             "goes with `finetuningType` LoRA or QLoRA only; remove it, or train LoRA",
             lambda training: training.lora is None or training.finetuning_type.adapts,
@@ -401,6 +508,13 @@ class Training(ApiModel):
             ("numTrainEpochs",),
         ),
     )
+
+    method: Method = Method.SFT
+    """SFT learns to answer as the data do: supervised fine-tuning, and continued pre-training on plain text. DPO and
+    ORPO learn from pairs of a chosen and a rejected answer, KTO from single answers that are desirable or not."""
+
+    preference: Preference | None = None
+    """The numbers of DPO, KTO and ORPO. Default: beta 0.1 alone."""
 
     finetuning_type: FinetuningType = FinetuningType.LORA
     """LoRA trains small matrices beside the weights, which are merged afterwards; QLoRA does with the weights held in
@@ -476,6 +590,9 @@ class Training(ApiModel):
     logging_steps: Annotated[Int, Field(ge=1, le=1_000_000)] = 10
     """Report loss, gradient norm, learning rate and speed every so many steps, and besides before each evaluation and
     checkpoint and at the end."""
+
+    tracking: Tracking | None = None
+    """An experiment tracker that shows the training while it runs. Default: none."""
 
     guards: Guards = Guards()
     """What ends a training that goes wrong."""

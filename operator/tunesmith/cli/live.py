@@ -13,7 +13,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from tunesmith.core.model import PlannedStage
 from tunesmith_stages.contract import StageName, StageResult
 
-_METRICS = {"loss": "loss", "evalLoss": "eval loss", "tokensPerSecond": "tok/s", "etaSeconds": "ETA"}
+_METRICS = {
+    "loss": "loss",
+    "evalLoss": "eval loss",
+    "gradNorm": "grad norm",
+    "learningRate": "lr",
+    "tokensPerSecond": "tok/s",
+    "peakGpuMemory": "on the GPU",
+    "etaSeconds": "ETA",
+}
 
 
 class LiveView:
@@ -95,6 +103,8 @@ def metrics_in_words(metrics: Mapping[str, float]) -> str:
             parts.append(f"{word} {int(value) // 60}:{int(value) % 60:02d}")
         elif name == "tokensPerSecond":
             parts.append(f"{value:,.0f} {word}")
+        elif name == "peakGpuMemory":
+            parts.append(f"{value / 1e9:.1f} GB {word}")
         else:
             parts.append(f"{word} {value:.4g}")
     return "  ".join(parts)

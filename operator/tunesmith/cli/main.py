@@ -33,6 +33,7 @@ from tunesmith.local.process import StageFailedError
 from tunesmith.local.run import current_plan, run_job
 from tunesmith.local.served import ollama_url
 from tunesmith.local.sources import ConfigMapMissingError, source_versions
+from tunesmith.local.tracking import TrackerNotSetUpError
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.report import keep_page
 from tunesmith_stages.volume import Volume
@@ -199,6 +200,8 @@ def _told_in_words(place: Volume) -> Iterator[None]:
         fail(f"{error}.", "Set it to 0 to train on the CPU, or run this where GPUs are.", ExitCode.BAD_CONFIG)
     except ConfigMapMissingError as error:
         fail(f"{error}.", "Put the ConfigMap into the same file, as a document of its own.", ExitCode.MISSING_INPUT)
+    except TrackerNotSetUpError as error:
+        fail(f"{error}.", error.hint, ExitCode.BAD_CONFIG)
     except AlreadyRunningError as error:
         fail(f"{error}.", "Wait for it, or end it; what it finished is kept.", ExitCode.TEMPORARY)
     except OSError as error:

@@ -72,4 +72,5 @@ def _built_in_settings(job: FineTuneJob) -> Settings:
     """Return settings for somebody who has none: the servers that the job names exist, at addresses that do not."""
     servers = [{"name": name, "url": f"http://{name}.invalid:11434"} for name in job.spec.ollama.servers]
     image = f"tunesmith-stages:{__version__}"
-    return Settings.model_validate({"stageImage": image, "servers": servers})
+    trackers = {"mlflow": "http://mlflow.invalid:5000", "weightsAndBiases": "http://wandb.invalid:8080"}
+    return Settings.model_validate({"stageImage": image, "servers": servers, "trackers": trackers})

@@ -14,7 +14,18 @@ from typing import Any
 from tunesmith.api.datasets import Dataset, DatasetUse
 from tunesmith.api.finetunejob import FineTuneJob, Model
 from tunesmith.api.sources import DATASET_SOURCES, MODEL_SOURCES, Language
-from tunesmith.api.training import Adam, DeepspeedConfig, FinetuningType, Freeze, Lora, Training
+from tunesmith.api.tracking import DEFAULT_PROJECT
+from tunesmith.api.training import (
+    Adam,
+    DeepspeedConfig,
+    FinetuningType,
+    Freeze,
+    Lora,
+    LrScheduleOptions,
+    Method,
+    Preference,
+    Training,
+)
 from tunesmith.api.values import ApiModel
 from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith_stages.contract import (
@@ -242,13 +253,28 @@ def _preparation(job: FineTuneJob) -> dict[str, Params]:
             "packing": spec.training.packing,
             "validationFraction": _validation_fraction(job),
             "seed": spec.training.seed,
+            **_preferences(spec.training.method),
         }
     }
 
 
+def _preferences(method: Method) -> Params:
+    """Return what the rows must be made of: DPO and ORPO take the same ones."""
+    rows = {Method.DPO: "Pairs", Method.ORPO: "Pairs", Method.KTO: "Labels"}
+    return {"preferences": rows[method]} if method in rows else {}
+
+
 def _reading(dataset: Dataset) -> Params:
     """Return how a dataset's rows are read, wherever they come from."""
-    return {**_plain(dataset, exclude={*DATASET_SOURCES, "languages"}), "builtin": dataset.builtin is not None}
+    reading = {**_plain(dataset, exclude={*DATASET_SOURCES, "languages"}), "builtin": dataset.builtin is not None}
+    if dataset.columns:
+        given = _plain(dataset.columns, exclude_none=True)
+        reading["columns"] = {**_plain(dataset.columns, exclude=_LATER_COLUMNS), **given}
+    return reading
+
+
+_LATER_COLUMNS = {"chosen", "rejected", "desirable"}
+"""They are in the key only where they are named: older keys stay as they are."""
 
 
 def _validation_fraction(job: FineTuneJob) -> str:
@@ -291,6 +317,19 @@ def _freeze_of(training: Training) -> Freeze | None:
     return (training.freeze or Freeze()) if training.finetuning_type is FinetuningType.FREEZE else None
 
 
+def _preference(training: Training) -> Params | None:
+    """Return the numbers of the method, those that were not given filled in."""
+    given = training.preference or Preference()
+    weights = {
+        Method.DPO: {"sftWeight": given.sft_weight or "0"},
+        Method.KTO: {
+            "desirableWeight": given.desirable_weight or "1",
+            "undesirableWeight": given.undesirable_weight or "1",
+        },
+    }
+    return {"beta": given.beta, **weights.get(training.method, {})} if training.method.prefers else None
+
+
 def _adapter(training: Training) -> Params | None:
     lora = _lora_of(training)
     if lora is None:
@@ -309,8 +348,10 @@ def _later_knobs(training: Training) -> Params:
     validation = training.validation
     by_evaluation = validation is not None and (validation.keep_best or validation.early_stopping is not None)
     found: dict[str, Any] = {
+        "method": str(training.method) if training.method.prefers else None,
+        "preference": _preference(training),
         "freeze": _freeze_of(training),
-        "lrScheduleOptions": training.lr_schedule_options,
+        "lrScheduleOptions": _schedule_options(training.lr_schedule_options),
         "warmupRatio": training.warmup_ratio,
         "adam": training.adam if training.adam != Adam() else None,
         "neftuneNoiseAlpha": training.neftune_noise_alpha,
@@ -324,6 +365,19 @@ def _later_knobs(training: Training) -> Params:
         for name, value in found.items()
         if value is not None
     }
+
+
+_USUAL_OPTIONS = {"min_lr_ratio": 0.1, "cycles": 2, "power": 1, "decay_ratio": 0.1}
+"""What the options of schedules are where they are not given."""
+
+
+def _schedule_options(given: LrScheduleOptions | None) -> Params | None:
+    """Return the options that are not as they would be anyway: written out, a default makes no other training."""
+    if given is None:
+        return None
+    usual = {name for name, default in _USUAL_OPTIONS.items() if float(getattr(given, name) or default) == default}
+    options: Params = _plain(given, exclude=usual, exclude_none=True)
+    return options or None
 
 
 def _rounding(config: DeepspeedConfig | None) -> Params | None:
@@ -348,6 +402,7 @@ def _processes(job: FineTuneJob) -> Params:
         "keep": training.checkpoint.keep,
         "smokeTests": _smoke_tests(job),
         **_safety(training),
+        **_tracking(job),
     }
 
 
@@ -367,6 +422,39 @@ def _safety(training: Training) -> Params:
         "offloadParameters": deepspeed.offload_parameters,
         "deepspeed": _plain(deepspeed.config, exclude_none=True) if deepspeed.config else {},
     }
+
+
+def _tracking(job: FineTuneJob) -> Params:
+    """Return what is shown of a training in its experiment tracker; nothing, if it has none. It enters no key."""
+    training = job.spec.training
+    if training.tracking is None:
+        return {}
+    source = _model_source(job.spec.model)
+    (kind, where), *_ = source.items()
+    return {
+        "tracking": {
+            "type": str(training.tracking.type),
+            "project": training.tracking.project or DEFAULT_PROJECT,
+            "model": " ".join([kind, *(str(value) for value in where.values())]),
+            "data": ", ".join(item.name for item in job.spec.datasets),
+            "params": _flat(_plain(training, exclude={"tracking"}, exclude_none=True)),
+        }
+    }
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested parameters as texts by their paths: `lora.rank`."""
+    flat: dict[str, str] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = ", ".join(value) if isinstance(value, list) else _text(value)
+    return flat
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _smoke_tests(job: FineTuneJob) -> list[Any]:
@@ -408,6 +496,7 @@ def _estimated(job: FineTuneJob) -> Params:
     training = job.spec.training
     lora, freeze = _lora_of(training), _freeze_of(training)
     return {
+        "method": str(training.method),
         "finetuningType": str(training.finetuning_type),
         "lora": _plain(lora) if lora else None,
         "trainableLayers": freeze.trainable_layers if freeze else None,

@@ -15,8 +15,10 @@ _METRICS = {
     "loss": "loss",
     "evalLoss": "evalLoss",
     "learningRate": "learningRate",
+    "gradNorm": "gradNorm",
     "tokensPerSecond": "tokensPerSecond",
 }
+_BYTES = {"gpuMemory": "gpuMemoryBytes", "peakGpuMemory": "peakGpuMemoryBytes"}
 _CHECKPOINT_SECONDS = "checkpointSeconds"
 _ETA_SECONDS = "etaSeconds"
 MAX_TEXT = 120
@@ -48,6 +50,7 @@ def read_log(log: str) -> Told:
         saving = max(saving, _seconds(math.ceil(numbers.get(_CHECKPOINT_SECONDS, 0))))
         progress |= {"stage": _text(event["stage"], 32), "unit": _text(event.get("unit"), 80)}
     progress |= {theirs: _decimal(metrics[ours]) for ours, theirs in _METRICS.items() if ours in metrics}
+    progress |= {theirs: _count(metrics[ours]) for ours, theirs in _BYTES.items() if ours in metrics}
     if _ETA_SECONDS in metrics:
         seconds = _seconds(round(metrics[_ETA_SECONDS]))
         progress |= {"etaSeconds": seconds, "eta": duration(seconds)}
@@ -95,6 +98,10 @@ def _number(value: object) -> float | None:
 
 def _seconds(number: int) -> int:
     return min(max(0, number), _MOST_SECONDS)
+
+
+def _count(number: float) -> int:
+    return min(max(0, int(number)), _MOST_COUNTED)
 
 
 def _text(value: object, longest: int) -> str:

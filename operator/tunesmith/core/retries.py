@@ -140,7 +140,7 @@ def out_of_time(record: StageRecord, deadline: int) -> StageRecord:
 
 
 def grace_seconds(save_seconds: int) -> int:
-    """Return how long a training gets to end in order, from the longest time that a checkpoint took to be saved."""
+    """Return how long a training gets to end in order, from the longest time that a step and a checkpoint took."""
     if not save_seconds:
         return DEFAULT_GRACE
     return min(max(_SHORTEST_GRACE, 2 * save_seconds + 30), _MOST)

@@ -25,6 +25,7 @@ from tunesmith.local.sources import (
     source_runtime,
     source_versions,
 )
+from tunesmith.local.tracking import tracker_runtime, tracker_url
 from tunesmith_stages.contract import StageConfig, StageName, StageResult, digest_of
 from tunesmith_stages.volume import Volume, write_whole
 
@@ -94,6 +95,7 @@ def run_job(
         AlreadyRunningError: another process runs this job.
         ConfigMapMissingError: a dataset is in a ConfigMap that is not there.
         StageFailedError: a stage failed.
+        TrackerNotSetUpError: the job has a tracker whose address is not known.
         KeyboardInterrupt: the user stopped it.
     """
     folder = volume.run(job.metadata.name)
@@ -116,6 +118,7 @@ def run_job(
                 return current
             if current.stage(StageName.TRAIN).state is not StageState.DONE and not _is_after(StageName.REHEARSE, until):
                 require_gpus(job.spec.training.gpus_per_node)
+                tracker_url(job, os.environ)  # refused before anything is done for it
             with ExitStack() as held:
                 waited, locks = _hold_units(stage, volume, watcher, held)
                 if waited:
@@ -210,6 +213,7 @@ def _config(
             **(fetching if stage.name is StageName.FETCH else {}),
             **_servers(stage, url),
             **_one_node(stage),
+            **tracker_runtime(job, stage, os.environ),
             **_estimate(stage),
         },
     )

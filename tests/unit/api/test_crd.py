@@ -156,6 +156,15 @@ JOBS: dict[str, dict[str, Any]] = {
         "spec.datasets": REMOVED,
         "spec.training": {"learningRate": "1e-4", "weightDecay": "0.00", "maxGradNorm": "1.0", "checkpoint": {}},
     },
+    "columns of pairs": {
+        "spec.datasets.0.columns": {"prompt": "question", "chosen": "better", "rejected": "worse"},
+        "spec.training.method": "DPO",
+    },
+    "one of the columns of pairs": {"spec.datasets.0.columns": {"chosen": "a"}, "spec.training.method": "ORPO"},
+    "columns of labels": {
+        "spec.datasets.0.columns": {"messages": "talk", "desirable": "good"},
+        "spec.training.method": "KTO",
+    },
     "two dots and a line feed, which lead nowhere": {"spec.model.volume.path": "..\n"},
     "everything": {
         "spec.model.chatTemplate": {"jinja": "{{ messages }}"},
@@ -318,12 +327,13 @@ def test_columns_show_fields_that_there_are() -> None:
     version = CRD["spec"]["versions"][0]
     assert version["subresources"] == {"status": {}}
     columns = version["additionalPrinterColumns"]
-    names = ["Stage", "Status", "Progress", "Loss", "ETA", "Model", "Ready", "Age", "Message"]
-    assert [column["name"] for column in columns] == names
+    names = ["Stage", "Status", "Progress", "Loss", "ETA", "Model", "Ready", "Age"]
+    wide = ["Eval Loss", "Tokens/s", "Message"]
+    assert [column["name"] for column in columns] == [*names, *wide]
     for column in columns:
         path = column["jsonPath"].replace('[?(@.type=="Ready")]', "[]")
         assert path in ALL or path == ".metadata.creationTimestamp"
-    assert [column["name"] for column in columns if column.get("priority")] == ["Message"]
+    assert [column["name"] for column in columns if column.get("priority")] == wide
 
 
 def test_unknown_words_are_an_error() -> None:

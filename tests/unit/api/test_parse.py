@@ -99,6 +99,33 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.ollama.smokeTests[1].expects",
         "did you mean `expect`?",
     ),
+    # trackers
+    "a project for TensorBoard": (
+        {f"{TRAINING}.tracking": {"type": "TensorBoard", "project": "bots"}},
+        "spec.training.tracking.project",
+        "goes with `type` MLflow or WeightsAndBiases only",
+    ),
+    "a token for TensorBoard": (
+        {f"{TRAINING}.tracking": {"type": "TensorBoard", "tokenSecretRef": {"name": "tunesmith-x"}}},
+        "spec.training.tracking.tokenSecretRef",
+        "goes with `type` MLflow or WeightsAndBiases only",
+    ),
+    "a Secret of others for a tracker": (
+        {f"{TRAINING}.tracking": {"type": "MLflow", "tokenSecretRef": {"name": "database"}}},
+        "spec.training.tracking.tokenSecretRef.name",
+        "must begin with `tunesmith-`",
+    ),
+    "two teams for W&B": (
+        {f"{TRAINING}.tracking": {"type": "WeightsAndBiases", "project": "a/b/c"}},
+        "spec.training.tracking.project",
+        "must be `project` or `team/project`",
+    ),
+    "a project that is none": (
+        {f"{TRAINING}.tracking": {"type": "MLflow", "project": "a?b"}},
+        "spec.training.tracking.project",
+        "must be text of the form",
+    ),
+    "a tracker without a type": ({f"{TRAINING}.tracking": {}}, "spec.training.tracking.type", "must be given"),
     # wrong types
     "text for a number": (
         {f"{TRAINING}.warmupSteps": "10"},
@@ -391,6 +418,46 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.datasets[0].columns",
         "must name columns of one format, of `format` if that is given: Alpaca: prompt",
     ),
+    "columns of pairs without a method": (
+        {f"{DATASET}.columns": {"chosen": "a", "rejected": "b"}},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from: DPO and ORPO take `chosen` and",
+    ),
+    "a label without a method": (
+        {f"{DATASET}.columns": {"desirable": "good"}},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from",
+    ),
+    "one answer with DPO": (
+        {f"{DATASET}.columns": {"response": "a"}, f"{TRAINING}.method": "DPO"},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from",
+    ),
+    "a label with ORPO": (
+        {f"{DATASET}.columns": {"desirable": "good"}, f"{TRAINING}.method": "ORPO"},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from",
+    ),
+    "two answers with KTO": (
+        {f"{DATASET}.columns": {"rejected": "b"}, f"{TRAINING}.method": "KTO"},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from",
+    ),
+    "plain texts with DPO": (
+        {f"{DATASET}.format": "Text", f"{TRAINING}.method": "DPO"},
+        "spec.datasets",
+        "must have answers that people prefer with the `training.method` DPO, ORPO and KTO",
+    ),
+    "a label in plain texts": (
+        {f"{DATASET}.format": "Text", f"{DATASET}.columns": {"desirable": "good"}, f"{TRAINING}.method": "KTO"},
+        "spec.datasets[0].columns",
+        "must name columns of one format",
+    ),
+    "a built-in dataset with KTO": (
+        {DATASET: IDENTITY, f"{TRAINING}.method": "KTO"},
+        "spec.datasets",
+        "must have answers that people prefer with the `training.method` DPO, ORPO and KTO",
+    ),
     "a folder's entry without a folder": (
         {DATASET: {"name": "faq", "inline": [{"text": "a"}], "datasetInfo": "faq"}},
         "spec.datasets[0].datasetInfo",
@@ -421,6 +488,31 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.training.lora",
         "goes with `finetuningType` LoRA or QLoRA only",
     ),
+    "numbers of a method without one": (
+        {f"{TRAINING}.preference": {"beta": "0.1"}},
+        "spec.training.preference",
+        "goes with `method` DPO, KTO or ORPO only",
+    ),
+    "weights of KTO with DPO": (
+        {f"{TRAINING}.method": "DPO", f"{TRAINING}.preference": {"desirableWeight": "1"}},
+        "spec.training.preference",
+        "nothing but the numbers of the job's `method`",
+    ),
+    "the chosen answer's loss with ORPO, which has it anyway": (
+        {f"{TRAINING}.method": "ORPO", f"{TRAINING}.preference": {"sftWeight": "1"}},
+        "spec.training.preference",
+        "nothing but the numbers of the job's `method`",
+    ),
+    "beta of nothing": (
+        {f"{TRAINING}.method": "KTO", f"{TRAINING}.preference": {"beta": "0"}},
+        "spec.training.preference.beta",
+        "must be above 0, got '0'",
+    ),
+    "packed preferences": (
+        {f"{TRAINING}.method": "KTO", f"{TRAINING}.packing": True},
+        "spec.training.packing",
+        "goes with `method: SFT` only",
+    ),
     "freeze with LoRA": (
         {f"{TRAINING}.freeze": {"trainableLayers": 1}},
         "spec.training.freeze",
@@ -445,6 +537,16 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         {f"{TRAINING}.deepspeed": {"offloadParameters": True, "zeroStage": 2}},
         "spec.training.deepspeed.offloadParameters",
         "goes with `zeroStage: 3` only",
+    ),
+    "sharing out without ZeRO": (
+        {f"{TRAINING}.deepspeed": {"config": {"zero_optimization": {"overlap_comm": True}}, "zeroStage": 0}},
+        "spec.training.deepspeed.config.zero_optimization",
+        "goes with `zeroStage` 2 or 3 only",
+    ),
+    "settings of ZeRO 3 with ZeRO 2": (
+        {f"{TRAINING}.deepspeed": {"config": {"zero_optimization": {"zero_hpz_partition_size": 2}}}},
+        "spec.training.deepspeed.config.zero_optimization",
+        "zero_hpz_partition_size with `zeroStage: 3` only",
     ),
     "batch size in DeepSpeed's configuration": (
         {f"{TRAINING}.deepspeed": {"config": {"train_batch_size": 8}}},

@@ -115,7 +115,8 @@ def test_values_go_into_settings() -> None:
     assert set(SCHEMA["definitions"]["pods"]["properties"]) == fields(PodSettings)
     assert set(SCHEMA["definitions"]["trainPods"]["properties"]) == fields(TrainPodSettings)
     assert set(in_schema("podDefaults")["properties"]) == fields(type(BUILT_IN_PODS))
-    assert set(in_schema("network")["properties"]) == fields(Settings.model_fields["network"].default.__class__)
+    for name in ("network", "trackers"):
+        assert set(in_schema(name)["properties"]) == fields(Settings.model_fields[name].default.__class__)
 
 
 def test_defaults_are_those_of_the_settings() -> None:

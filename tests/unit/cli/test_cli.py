@@ -201,6 +201,16 @@ def test_run_up_to_a_stage(tmp_path: Path) -> None:
     assert "Done up to fetch." in page.read_text(encoding="utf-8")
 
 
+def test_tracker_without_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that cannot be shown as it wants is refused before anything is done, with the variable to set."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    changes = {"spec.training.tracking": {"type": "MLflow"}, "spec.training.gpusPerNode": 0}
+    done = tunesmith("run", written(tmp_path, changes))
+    assert done.exit_code == ExitCode.BAD_CONFIG
+    assert "`spec.training.tracking.type` is MLflow, but MLFLOW_TRACKING_URI is not set" in done.stderr
+    assert not (tmp_path / "stages").exists()
+
+
 def test_job_that_is_being_run(tmp_path: Path) -> None:
     """A second run of the same job at the same time is refused with the first one's number."""
     with hold(tmp_path / "runs" / "support-bot" / "lock.json"):

@@ -88,6 +88,7 @@ NO_KEY: dict[str, Mapping[str, Any]] = {
         "spec.activeDeadlineSeconds": 3600,
         "spec.ttlSecondsAfterFinished": 3600,
     },
+    "a tracker": {f"{TRAINING}.tracking": {"type": "MLflow", "project": "bots"}},
     "to stop, or to stop early": {"spec.suspend": True, "spec.dryRun": True},
     "the way into Ollama": {"spec.ollama.method": "Exec"},
     "eight GPUs, no accumulation": {f"{TRAINING}.gpusPerNode": 8, f"{TRAINING}.gradientAccumulationSteps": 1},
@@ -109,6 +110,20 @@ def test_eval_steps_change_no_key() -> None:
 TWO = {"spec.datasets.+": {"name": "more", "volume": {"path": "data/more.json"}}}
 IDENTITY = {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "Tunny", "author": "Acme"}}
 SOME_KEYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], set[str]]] = {
+    "to learn from pairs": ({}, {f"{TRAINING}.method": "DPO"}, after(PREPARE)),
+    "pairs by another method": ({f"{TRAINING}.method": "DPO"}, {f"{TRAINING}.method": "ORPO"}, after(TRAIN)),
+    "answers apart instead of pairs": ({f"{TRAINING}.method": "DPO"}, {f"{TRAINING}.method": "KTO"}, after(PREPARE)),
+    "a number of the method": (
+        {f"{TRAINING}.method": "KTO"},
+        {f"{TRAINING}.preference": {"undesirableWeight": "2"}},
+        after(TRAIN),
+    ),
+    "a method's numbers as they are anyway": (
+        {f"{TRAINING}.method": "DPO"},
+        {f"{TRAINING}.preference": {"beta": "1e-1", "sftWeight": "0.0"}},
+        set(),
+    ),
+    "supervised, in so many words": ({}, {f"{TRAINING}.method": "SFT"}, set()),
     "another base": ({}, {"spec.model.volume.path": "models/other"}, {FETCH, *after(PREPARE)}),
     "another file of data": ({}, {"spec.datasets.0.volume.path": "data/other.json"}, after(FAQ)),
     "one more dataset": ({}, TWO, {"fetch/dataset:more", *after(PREPARE)}),
@@ -137,6 +152,27 @@ SOME_KEYS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], set[str]]] = {
     "the seed": ({}, {f"{TRAINING}.seed": 7}, after(PREPARE)),
     "the learning rate": ({}, {f"{TRAINING}.learningRate": "2e-4"}, after(TRAIN)),
     "the schedule": ({}, {f"{TRAINING}.lrSchedule": "Linear"}, after(TRAIN)),
+    "the schedule's own option": (
+        {f"{TRAINING}.lrSchedule": "CosineWithMinLR"},
+        {f"{TRAINING}.lrScheduleOptions": {"minLrRatio": "0.2"}},
+        after(TRAIN),
+    ),
+    "the schedule's option as it is anyway": (
+        {f"{TRAINING}.lrSchedule": "CosineWithMinLR"},
+        {f"{TRAINING}.lrScheduleOptions": {"minLrRatio": "0.10"}},
+        set(),
+    ),
+    "cycles as they are anyway": (
+        {f"{TRAINING}.lrSchedule": "CosineWithRestarts"},
+        {f"{TRAINING}.lrScheduleOptions": {"cycles": 2}},
+        set(),
+    ),
+    "a power as it is anyway": (
+        {f"{TRAINING}.lrSchedule": "Polynomial"},
+        {f"{TRAINING}.lrScheduleOptions": {"power": "1.0"}},
+        set(),
+    ),
+    "no option, in so many words": ({}, {f"{TRAINING}.lrScheduleOptions": {}}, set()),
     "the warm-up": ({}, {f"{TRAINING}.warmupSteps": 5}, after(TRAIN)),
     "the weight decay": ({}, {f"{TRAINING}.weightDecay": "0.05"}, after(TRAIN)),
     "the gradient's bound": ({}, {f"{TRAINING}.maxGradNorm": "0"}, after(TRAIN)),
@@ -237,6 +273,28 @@ def test_full_fine_tuning_knows_no_lora() -> None:
     }
 
 
+METHODS: dict[str, dict[str, str]] = {
+    "DPO": {"beta": "0.1", "sftWeight": "0"},
+    "ORPO": {"beta": "0.1"},
+    "KTO": {"beta": "0.1", "desirableWeight": "1", "undesirableWeight": "1"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_comes_with_all_its_numbers(method: str) -> None:
+    """`train` is told the method and its numbers, the default ones too, and `prepare` what rows it learns from."""
+    changes = {f"{TRAINING}.method": method}
+    params = params_of(StageName.TRAIN, changes)
+    assert (params["method"], params["preference"]) == (method, METHODS[method])
+    assert params_of(StageName.PREPARE, changes)["preferences"] == ("Labels" if method == "KTO" else "Pairs")
+
+
+def test_supervised_fine_tuning_knows_no_method() -> None:
+    """Keys of jobs from before there were methods stay as they are."""
+    assert not {"method", "preference"} & params_of(StageName.TRAIN).keys()
+    assert "preferences" not in params_of(StageName.PREPARE)
+
+
 def test_steps_take_the_place_of_epochs() -> None:
     """Of steps and epochs a training is told one; without either it is three epochs."""
     assert params_of(StageName.TRAIN)["numTrainEpochs"] == "3"
@@ -263,6 +321,17 @@ def test_preparation_is_told_what_design_0001_lists() -> None:
     }
     assert (faq["builtin"], faq["columns"]["prompt"], identity["builtin"]) == (False, "q", True)
     assert identity["substitutions"] == {"name": "Tunny", "author": "Acme"}
+
+
+def test_columns_of_preferences_are_told_where_they_are_named() -> None:
+    """Columns that came later are in the key of no job that does not name them."""
+    named = {"spec.datasets.0.columns": {"prompt": "q"}}
+    (without,) = params_of(StageName.PREPARE, named)["datasets"]
+    others = ("query", "response", "system", "history", "messages", "tools", "text")
+    assert without["columns"] == {"prompt": "q", **dict.fromkeys(others)}
+    pairs = {"spec.datasets.0.columns": {"prompt": "q", "chosen": "a"}, f"{TRAINING}.method": "DPO"}
+    (with_pairs,) = params_of(StageName.PREPARE, pairs)["datasets"]
+    assert with_pairs["columns"] == {**without["columns"], "chosen": "a"}
 
 
 def test_sources_of_built_in_data_name_their_languages() -> None:

@@ -13,6 +13,12 @@ STRANGE: dict[str, tuple[str, dict[str, Any], int]] = {
     "no metrics": ('"metrics": null', {}, 0),
     "metrics in a list": ('"metrics": [1]', {}, 0),
     "a loss that is none": ('"metrics": {"loss": NaN, "evalLoss": 2}', {"evalLoss": "2"}, 0),
+    "GPU memory": (
+        '"metrics": {"gpuMemory": 41300000000.0, "peakGpuMemory": 61e9, "gradNorm": 1.25}',
+        {"gpuMemoryBytes": 41_300_000_000, "peakGpuMemoryBytes": 61_000_000_000, "gradNorm": "1.25"},
+        0,
+    ),
+    "more memory than there is": ('"metrics": {"gpuMemory": 1e300}', {"gpuMemoryBytes": 2**53}, 0),
     "endless": ('"metrics": {"etaSeconds": Infinity, "checkpointSeconds": -Infinity}', {}, 0),
     "text for a number": ('"metrics": {"checkpointSeconds": "12", "etaSeconds": "soon"}', {}, 0),
     "true for a number": ('"metrics": {"checkpointSeconds": true}', {}, 0),

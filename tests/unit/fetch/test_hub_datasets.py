@@ -96,7 +96,7 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], str, str]] = {
     "leads up": ({"file_name": "../x.json"}, "BadDatasetInfo", "leads out of the folder"),
     "leads to another repository": ({"hf_hub_url": "a/b"}, "BadDatasetInfo", "leads to another repository"),
     "leads to a script": ({"script_url": "load"}, "BadDatasetInfo", "script"),
-    "is for ranking": ({"file_name": "x.json", "ranking": True}, "PreferenceData", "ranking"),
+    "is of media": ({"file_name": "x.json", "columns": {"images": "i"}}, "MediaData", "media"),
 }
 
 
@@ -109,6 +109,13 @@ def test_bad_entry_of_a_repository(root: Path, form: str, hub: FileServer, name:
     assert found.reason == reason
     assert words in found.message
     assert not hub.asked_for("x.json")
+
+
+def test_entry_of_preferences(root: Path, form: str, hub: FileServer) -> None:
+    """Answers to compare are brought as any rows are: whether the job learns from them is seen where they are read."""
+    columns = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    holds(hub, {"dataset_info.json": info(file_name="x.json", ranking=True, columns=columns), "x.json": "[]"})
+    assert stored(asking(root, form, "datasets", datasetInfo="faq"))["x.json"] == b"[]"
 
 
 def test_repository_without_the_list(root: Path, form: str, hub: FileServer) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tunesmith_stages.prepare import writing
 from tunesmith_stages.prepare.packing import pack
-from tunesmith_stages.prepare.writing import PACKED, SAMPLES, Choice, RowWriter, batch_of, write_rows
+from tunesmith_stages.prepare.writing import PACKED, SAMPLES, Choice, Flat, RowWriter, batch_of, write_rows
 
 
 def lengths_of(*lengths: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
@@ -43,7 +43,7 @@ def test_datasets_are_repeated_one_after_the_other(tmp_path: Path) -> None:
     """Samples that are used again come again behind their own dataset, each as often as it is used, batch by batch."""
     with RowWriter(tmp_path / "samples", SAMPLES) as file:
         numbers = np.arange(2500, dtype=np.int32)
-        file.add(batch_of(numbers, numbers, np.ones(2500, np.int32)))
+        file.add(batch_of(Flat(numbers, numbers, np.ones(2500, np.int32))))
     times = np.resize(np.array([1, 0, 3], np.uint32), 2500)
     choice = Choice(lambda start, stop: times[start:stop], [slice(0, 700), slice(700, 700), slice(700, 2500)])
     assert write_rows(tmp_path / "samples", choice, tmp_path / "rows") == times.sum()
@@ -62,7 +62,7 @@ def test_windows_bound_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with RowWriter(tmp_path / "samples", SAMPLES) as file:
         for start in range(0, 1000, 50):
             part = slice(int(lengths[:start].sum()), int(lengths[: start + 50].sum()))
-            file.add(batch_of(numbers[part], -numbers[part], lengths[start : start + 50]))
+            file.add(batch_of(Flat(numbers[part], -numbers[part], lengths[start : start + 50])))
     choice = Choice(lambda start, stop: np.ones(stop - start, np.uint32), [slice(0, 1000)])
     count = write_rows(tmp_path / "samples", choice, tmp_path / "packed", 128)
     with pa.memory_map(str(tmp_path / "packed")) as file:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,95 +12,20 @@ import pyarrow as pa
 import pytest
 import transformers
 
-from support.builders import messages, stage_config, work_of, write_base
+from support.builders import messages, stage_config, work_of
+from support.preparing import ROWS, arrow, dataset, done, failed, notes, prepared, progress, report, write_rows
 from support.templates import DATED, INST_LIKE, LLAMA_LIKE, NO_END, THINKING
-from tunesmith_stages.contract import ExitCode, Failure, Input, StageName, StageResult
+from tunesmith_stages.contract import ExitCode, Input, StageName
 from tunesmith_stages.prepare import stage, workers
 from tunesmith_stages.prepare.base import load_base
 from tunesmith_stages.prepare.labels import IGNORED
 from tunesmith_stages.prepare.stage import prepare
-from tunesmith_stages.program import StageError, run
+from tunesmith_stages.program import StageError
 from tunesmith_stages.register.reference import Reference
-from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("llama_cpp_folder")
 
 ODD_END = INST_LIKE.replace("'</s>'", "('</s>' if 'odd' not in message.content else '<|im_end|>')")
-ROWS = [{"instruction": f"What is {number}?", "output": f"It is shop {number} in Lyon."} for number in range(40)]
-
-
-@pytest.fixture(scope="session")
-def a_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "base")
-
-
-@pytest.fixture
-def root(tmp_path: Path, a_base: Path) -> Path:
-    """Return a volume with a base model and forty rows."""
-    shutil.copytree(a_base, tmp_path / "volume" / "base")
-    write_rows(tmp_path / "volume", "faq", ROWS)
-    return tmp_path / "volume"
-
-
-def write_rows(root: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    (root / name).mkdir(exist_ok=True)
-    (root / name / f"{name}.json").write_text(json.dumps(rows))
-
-
-def dataset(name: str = "faq", **changes: Any) -> dict[str, Any]:
-    plain = {"name": name, "builtin": False, "format": "Auto", "columns": None, "maxSamples": None, "substitutions": {}}
-    return {**plain, **changes}
-
-
-def prepared(root: Path, *datasets: Mapping[str, Any], attempt: str = "1", **params: Any) -> StageResult | Failure:
-    """Run the whole stage; return its result, or why there is none."""
-    given = list(datasets) or [dataset()]
-    plain = {"datasets": given, "chatTemplate": None, "sequenceLength": 256, "validationFraction": "0", "seed": 1}
-    inputs = {f"dataset:{item['name']}": Input(item["name"], "d" * 64) for item in given}
-    config = stage_config(
-        root,
-        StageName.PREPARE,
-        params={**plain, **params},
-        inputs={"base": Input("base", "b" * 64), **inputs},
-        attempt=attempt,
-    )
-    code = run(config, prepare)
-    volume, key = Volume(root), config.units[0].key
-    if code is not ExitCode.OK:
-        return Failure.from_json((volume.attempt(StageName.PREPARE, key, attempt) / "failure.json").read_text())
-    result = volume.result(StageName.PREPARE, key)
-    assert result is not None
-    return result
-
-
-def done(found: StageResult | Failure) -> StageResult:
-    assert isinstance(found, StageResult), found
-    return found
-
-
-def failed(found: StageResult | Failure) -> Failure:
-    assert isinstance(found, Failure)
-    return found
-
-
-def arrow(path: Path) -> list[dict[str, list[int]]]:
-    with pa.memory_map(str(path)) as source:
-        rows: list[dict[str, list[int]]] = pa.ipc.open_file(source).read_all().to_pylist()
-    return rows
-
-
-def report(root: Path, result: StageResult) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((root / result.path).parent.joinpath("logs", "report.json").read_text())
-    return content
-
-
-def progress(root: Path, result: StageResult) -> list[dict[str, Any]]:
-    lines = (root / result.path).parent.joinpath("progress.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def notes(root: Path, result: StageResult) -> list[str]:
-    return [event["note"] for event in progress(root, result) if "note" in event]
 
 
 # --- what it writes --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tunesmith_stages.rehearse.estimates import Training, activations, disk, mem
 from tunesmith_stages.rehearse.model_shape import ModelShape, adapter_parameters, shape_of
 from tunesmith_stages.rehearse.room import bits_of
 from tunesmith_stages.rehearse.weights import weights_of
+from tunesmith_stages.train.methods import Method
 
 GB = 10**9
 LLAMA_7B = ModelShape(
@@ -102,6 +103,25 @@ def test_activations_are_those_measured(precision: str, checkpointing: bool) -> 
     assert activations(model, training) / 1e6 == pytest.approx(MEASURED[precision, checkpointing], rel=0.1)
 
 
+MEASURED_OF_PAIRS = {
+    ("FP32", False): 985,
+    ("FP32", True): 363,
+    ("BF16", False): 563,
+    ("BF16", True): 217,
+}
+"""The same, of 2 pairs of 512 tokens each."""
+
+
+@pytest.mark.parametrize(("precision", "checkpointing"), MEASURED_OF_PAIRS)
+def test_activations_of_pairs_are_those_measured(precision: str, checkpointing: bool) -> None:
+    """Two pairs are four sequences, whose loss takes less memory than that of supervised fine-tuning."""
+    model = ModelShape(0, 0, 0, layers=8, hidden=512, attention=512, keys=128, inner=1408, vocabulary=16000)
+    word = 4 if precision == "FP32" else 2
+    training = dataclasses.replace(FULL, word=word, checkpointing=checkpointing, micro_batch=2, longest=512)
+    pairs = dataclasses.replace(training, method=Method.DPO)
+    assert activations(model, pairs) / 1e6 == pytest.approx(MEASURED_OF_PAIRS[precision, checkpointing], rel=0.1)
+
+
 def test_disk_of_a_full_training() -> None:
     """A checkpoint of a 7B model has 14 bytes for each parameter; one more than are kept lies there for a while."""
     needed = disk(LLAMA_7B, FULL, keep=1, out_bits=16, type_bits=[5])
@@ -134,6 +154,16 @@ def test_steps_and_operations() -> None:
     assert dataclasses.replace(training, max_steps=5).steps == 5
 
 
+@pytest.mark.parametrize(("method", "forward"), [(Method.DPO, 1000), (Method.ORPO, 0), (Method.KTO, 2 * 1000 + 3000)])
+def test_operations_of_a_method(method: Method, forward: int) -> None:
+    """The base is asked once about each row, KTO's mismatched answers are taken through the model in every step."""
+    training = dataclasses.replace(FULL, rows=10, tokens=1000, checkpointing=False, method=method)
+    assert training.all_tokens == 3000
+    assert operations(LLAMA_7B, training) == LLAMA_7B.parameters * (6 * 3000 + 2 * forward)
+    few = dataclasses.replace(training, max_steps=2)
+    assert few.forward_tokens == {Method.DPO: 200, Method.ORPO: 0, Method.KTO: 600}[method]
+
+
 def test_what_an_edge_says() -> None:
     """Without GPUs the processes are the ranks; steps that are given take precedence."""
     said = {"finetuningType": "LoRA", "precision": "BF16", "zeroStage": 2, "gradientCheckpointing": True}
@@ -143,6 +173,9 @@ def test_what_an_edge_says() -> None:
     training = training_of(said, 10, 5, [3, 9, 6])
     assert (training.ranks, training.longest, training.tokens, training.steps) == (6, 9, 18, 7)
     assert (training.full, training.trained, training.quantized, training.offload_optimizer) == (False, 10, 5, True)
+    assert (training.method, training.rows, training.sequences) == (None, 3, 2)
+    pairs = training_of({**said, "method": "ORPO"}, 10, 5, [3, 9, 6, 4])
+    assert (pairs.method, pairs.rows, pairs.tokens, pairs.sequences) == (Method.ORPO, 2, 22, 4)
 
 
 def test_shape_of_a_base(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Any, cast
 import pytest
 
 from support.builders import result_of
+from support.prepared import random_pairs, write_pairs
 from tunesmith_stages.contract import ExitCode, StageName, UnitConfig
 from tunesmith_stages.program import StageError, Work
 from tunesmith_stages.rehearse import room
 from tunesmith_stages.rehearse.estimates import Training
+from tunesmith_stages.train.methods import Method
 from tunesmith_stages.volume import Volume
 
 GIB = 2**30
@@ -96,6 +98,16 @@ def test_what_a_training_has_left(tmp_path: Path) -> None:
     made = dataclasses.replace(made, path=volume.relative(out))
     (volume.unit(StageName.TRAIN, key) / "result.json").write_text(made.to_json())
     assert room.trained_before(work)[0]
+
+
+def test_both_answers_of_a_pair_are_counted(tmp_path: Path) -> None:
+    """A rejected answer is taken through the model like a chosen one; what KTO has is as long as its rows."""
+    pairs = random_pairs(5)
+    write_pairs(tmp_path / "train.arrow", pairs)
+    own = [len(chosen[0]) for chosen, _ in pairs]
+    assert room.sequence_lengths(tmp_path, None) == room.sequence_lengths(tmp_path, Method.KTO) == own
+    both = own + [len(rejected[0]) for _, rejected in pairs]
+    assert room.sequence_lengths(tmp_path, Method.DPO) == room.sequence_lengths(tmp_path, Method.ORPO) == both
 
 
 def test_space_on_the_volume() -> None:

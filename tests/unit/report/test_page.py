@@ -12,6 +12,8 @@ import pytest
 from support.reported import (
     ANSWERS,
     PREPARED,
+    PREPARED_LABELS,
+    PREPARED_PAIRS,
     PROOF,
     REHEARSED,
     JobOnVolume,
@@ -112,6 +114,34 @@ def test_keys_and_digests_are_told_in_full(done: JobOnVolume) -> None:
 def test_what_is_learnt_is_marked(done: JobOnVolume) -> None:
     """Of the first sample exactly the learnt runs are marked, by an element and not by a colour alone."""
     assert ReadPage(page(done)).learnt == ["I am Tunny.<|im_end|>"]
+
+
+PREFERENCES = {
+    "pairs": (PREPARED_PAIRS, "pairs of answers to train on 1,350"),
+    "pairs that are held back": (PREPARED_PAIRS, "pairs held back to evaluate 150"),
+    "prompts of several pairs": (PREPARED_PAIRS, "rows with the prompt of an earlier one: trained on together"),
+    "tokens of pairs": (PREPARED_PAIRS, "tokens of the answers 16,000 (25%)"),
+    "lengths of pairs": (PREPARED_PAIRS, "Pairs by tokens: most, 900, have up to 32 tokens."),
+    "both answers": (PREPARED_PAIRS, "The first pair: the rejected answer"),
+    "desirable rows": (PREPARED_LABELS, "rows to train on with an answer that is desirable 900"),
+    "undesirable rows": (PREPARED_LABELS, "rows to train on with an answer that is undesirable 450"),
+    "what a label is about": (PREPARED_LABELS, "is the answer that the label is about"),
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_what_people_prefer(tmp_path: Path, name: str) -> None:
+    """Pairs and labelled rows are counted as what they are."""
+    report, words = PREFERENCES[name]
+    job = whole_job(tmp_path / "volume", logs={StageName.PREPARE: {"report.json": report}})
+    assert words in " ".join(says(job, "data").split())
+
+
+def test_both_answers_of_a_pair_are_shown(tmp_path: Path) -> None:
+    """Of the first pair the chosen answer is marked and then the rejected one; neither is called learnt."""
+    job = whole_job(tmp_path / "volume", logs={StageName.PREPARE: {"report.json": PREPARED_PAIRS}})
+    assert ReadPage(page(job)).learnt == ["I am Tunny.<|im_end|>", "Who knows.<|im_end|>"]
+    assert "what is learnt" not in says(job, "data")
 
 
 def test_page_needs_nothing_else(done: JobOnVolume) -> None:
@@ -254,6 +284,24 @@ def test_odd_logs_do_no_harm(tmp_path: Path, name: str) -> None:
     read = ReadPage(page(whole_job(tmp_path / "volume", logs=logs)))
     assert "Succeeded" in read.texts[""]
     assert "tokens per second" in read.texts["training"]
+
+
+def test_what_a_training_took_and_was_computed_with(tmp_path: Path) -> None:
+    """The report says how much memory of a GPU was taken, and which kernels were used."""
+    told = ReadPage(page(whole_job(tmp_path / "volume"))).texts["training"]
+    assert "61.2 GB" in told
+    assert "flash_attention_2, liger" in told
+
+
+def test_rewards_have_a_curve(tmp_path: Path) -> None:
+    """What a preference method reports besides the loss is drawn, and its loss has no unit."""
+    events = [{"step": step, "loss": 0.7 - step / 100, "rewardMargin": step / 8} for step in range(1, 9)]
+    metrics = "".join(json.dumps(event) + "\n" for event in events)
+    html = page(whole_job(tmp_path / "volume", logs={StageName.TRAIN: {"metrics.jsonl": metrics}}))
+    assert "Rewards by step" in html
+    assert "chosen and rejected answers ends at 1." in html
+    assert "in nats per token" not in html
+    assert "Rewards by step" not in page(whole_job(tmp_path / "other"))
 
 
 # --- a job that is not done ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import Progress, StageError, Work
 from tunesmith_stages.train import batch_split
 from tunesmith_stages.train.batch_split import BatchSplit
+from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.parent import _next_time
 from tunesmith_stages.train.settings import Settings, read_settings
 from tunesmith_stages.volume import Volume
@@ -63,22 +64,27 @@ def test_a_split_never_makes_larger_what_the_job_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "code", "ends_as"),
+    ("wanted", "code", "began", "ends_as"),
     [
-        pytest.param("Reduce", ExitCode.OUT_OF_MEMORY, ExitCode.TEMPORARY, id="it goes on"),
-        pytest.param("Fail", ExitCode.OUT_OF_MEMORY, ExitCode.OUT_OF_MEMORY, id="not wanted"),
-        pytest.param("Reduce", ExitCode.BAD_DATA, ExitCode.BAD_DATA, id="another reason"),
+        pytest.param("Reduce", ExitCode.OUT_OF_MEMORY, True, ExitCode.TEMPORARY, id="it goes on"),
+        pytest.param("Reduce", ExitCode.OUT_OF_MEMORY, False, ExitCode.OUT_OF_MEMORY, id="while the base is loaded"),
+        pytest.param("Fail", ExitCode.OUT_OF_MEMORY, True, ExitCode.OUT_OF_MEMORY, id="not wanted"),
+        pytest.param("Reduce", ExitCode.BAD_DATA, True, ExitCode.BAD_DATA, id="another reason"),
     ],
 )
 def test_all_nodes_hear_that_it_goes_on_with_fewer_rows(
-    tmp_path: Path, wanted: str, code: ExitCode, ends_as: ExitCode
+    tmp_path: Path, wanted: str, code: ExitCode, began: bool, ends_as: ExitCode
 ) -> None:
     """The split is kept before the others are told to end, and what they are told is what node 0 ends as."""
     config = train_config(tmp_path, runtime={"onOutOfMemory": wanted})
     folder, unit = tmp_path / "k.1", config.units[0]
     work = Work(config, unit, Volume(tmp_path), folder, Progress(config.stage, unit.name, folder))
     settings = read_settings(work.params, work.runtime)
-    ending = _next_time(work, settings, StageError(code, "no"))
+    exchange = Exchange(folder)
+    exchange.folder.mkdir(parents=True)
+    if began:
+        exchange.beat()
+    ending = _next_time(work, settings, StageError(code, "no"), exchange)
     kept = batch_split.read(work.volume.checkpoints(unit.key))
     assert ending.code is ends_as
     assert kept == (BatchSplit(1, 1) if ends_as is ExitCode.TEMPORARY else None)

@@ -55,6 +55,20 @@ def test_an_exit_code_is_enough_on_a_full_disk() -> None:
     assert root_cause([], {}, int(ExitCode.NO_SPACE), "").code is ExitCode.NO_SPACE
 
 
+@pytest.mark.parametrize(
+    ("no_memory", "expected"),
+    [
+        pytest.param(True, ExitCode.OUT_OF_MEMORY, id="the kernel did"),
+        pytest.param(False, ExitCode.TEMPORARY, id="somebody else did"),
+        pytest.param(None, ExitCode.OUT_OF_MEMORY, id="nobody can tell"),
+    ],
+)
+def test_who_killed_a_rank(no_memory: bool | None, expected: ExitCode) -> None:
+    """A kill is taken for want of memory unless the kernel counts none; of another node nothing is known."""
+    assert root_cause([], {1: -9}, 1, "", no_memory=no_memory).code is expected
+    assert root_cause([], {1: -9}, 1, "", no_memory=no_memory, elsewhere={1: "there"}).code is ExitCode.OUT_OF_MEMORY
+
+
 def test_a_killed_launcher_is_told() -> None:
     """Torchrun itself may be what the kernel kills."""
     assert root_cause([], {}, -9, "").code is ExitCode.OUT_OF_MEMORY

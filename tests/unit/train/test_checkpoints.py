@@ -2,13 +2,15 @@ import json
 import os
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
-from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train import checkpoints, manifest
+from tunesmith_stages.train.manifest import FileFacts
 
 FACTS = {"worldSize": 2, "zeroStage": 2, "tools": {}}
 
@@ -30,9 +32,9 @@ def make(folder: Path, step: int, world_size: int = 2) -> Path:
     return checkpoints.complete(staged, step, written(staged, world_size), facts).folder
 
 
-def written(staged: Path, ranks: int = 2) -> dict[str, int]:
+def written(staged: Path, ranks: int = 2) -> dict[str, FileFacts]:
     """Return what the ranks say that they have written."""
-    return {name: size for rank in range(ranks) for name, size in checkpoints.sync_own_files(staged, rank).items()}
+    return {name: known for rank in range(ranks) for name, known in checkpoints.sync_own_files(staged, rank).items()}
 
 
 def test_a_complete_checkpoint_is_found(tmp_path: Path) -> None:
@@ -52,38 +54,18 @@ def test_the_newest_is_newest_by_number(tmp_path: Path) -> None:
     assert found.step == 10
 
 
-def damage_size(folder: Path) -> None:
-    (folder / "latest").write_text("cut")
-
-
-def damage_missing(folder: Path) -> None:
-    (folder / "rng_state_1.pth").unlink()
-
-
-def damage_manifest(folder: Path) -> None:
-    (folder / checkpoints.COMPLETE).write_text('{"step": 8, "wor')
-
-
-def damage_no_manifest(folder: Path) -> None:
-    (folder / checkpoints.COMPLETE).unlink()
-
-
-def damage_odd_manifest(folder: Path) -> None:
-    (folder / checkpoints.COMPLETE).write_text("[]")
-
-
-@pytest.mark.parametrize(
-    "damage", [damage_size, damage_missing, damage_manifest, damage_no_manifest, damage_odd_manifest]
-)
-def test_a_damaged_one_is_passed_over(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
-    """Training goes on from the one before, and says so."""
+def test_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
+    """Training goes on from the one before, and says so; `test_checkpoints_damaged.py` has every kind of damage."""
     make(tmp_path, 4)
-    damage(make(tmp_path, 8))
+    cut_short(make(tmp_path, 8))
     found, notes = checkpoints.newest(tmp_path, 2)
     assert found is not None
     assert found.step == 4
-    assert len(notes) == 1
-    assert "step-8 is damaged" in notes[0]
+    assert notes == ["checkpoint step-8 is damaged and passed over: latest has 3 bytes instead of 12"]
+
+
+def cut_short(folder: Path) -> None:
+    (folder / "latest").write_text("cut")
 
 
 def test_what_is_being_written_does_not_count(tmp_path: Path) -> None:
@@ -163,7 +145,7 @@ def test_a_file_that_another_node_wrote_is_waited_for(tmp_path: Path) -> None:
     arrival.start()
     found = checkpoints.complete(staged, 4, files, FACTS)
     arrival.join()
-    assert checkpoints.read(found.folder) == found
+    assert checkpoints.of_step(tmp_path, 4) == found
 
 
 def test_a_file_that_never_shows_is_named(tmp_path: Path) -> None:
@@ -176,29 +158,32 @@ def test_a_file_that_never_shows_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "step-4").exists()
 
 
-def test_a_damaged_one_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
-    """The damaged folder does not stand in the way of the good one."""
-    damage_size(make(tmp_path, 4))
+@pytest.mark.parametrize("content", ["cut", "global_step5"], ids=["by its size", "by a byte"])
+def test_a_damaged_one_is_replaced_when_its_step_comes_again(tmp_path: Path, content: str) -> None:
+    """The damaged folder neither stands in the way of the good one, nor takes its place on the disk for long."""
+    (make(tmp_path, 4) / "latest").write_text(content)
     make(tmp_path, 4)
     found, notes = checkpoints.newest(tmp_path, 2)
     assert found is not None
     assert notes == []
+    checkpoints.prune(tmp_path, 4, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     """Only so many are kept, and a damaged later one does not push a good one out."""
     for step in (2, 4, 6):
         make(tmp_path, step)
-    damage_size(make(tmp_path, 20))
+    cut_short(make(tmp_path, 20))
     checkpoints.prune(tmp_path, 6, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-4", "step-6"]
 
 
 def test_the_manifest_says_who_wrote_it(tmp_path: Path) -> None:
-    """World size, ZeRO stage, step and every file's size can be read by people and later versions."""
-    manifest = json.loads((make(tmp_path, 4) / checkpoints.COMPLETE).read_text())
-    assert (manifest["worldSize"], manifest["zeroStage"], manifest["step"]) == (2, 2, 4)
-    assert manifest["files"]["rng_state_0.pth"] == 5
+    """World size, ZeRO stage, step, every file's size and checksum can be read by people and later versions."""
+    said = json.loads((make(tmp_path, 4) / checkpoints.COMPLETE).read_text())
+    assert (said["worldSize"], said["zeroStage"], said["step"]) == (2, 2, 4)
+    assert said["files"]["rng_state_0.pth"] == {"size": 5, "crc32": f"{zlib.crc32(b'state'):08x}"}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +200,6 @@ def test_each_rank_syncs_its_own_files(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / name).write_text("x")
     by: list[int] = []
     for own in (0, 1):
-        monkeypatch.setattr(checkpoints, "sync", lambda _path, own=own: by.append(own))
-        assert checkpoints.sync_own_files(tmp_path, own) == ({name: 1} if own == rank else {})
+        monkeypatch.setattr(manifest, "sync", lambda _path, own=own: by.append(own))
+        assert set(checkpoints.sync_own_files(tmp_path, own)) == ({name} if own == rank else set())
     assert by == [rank]

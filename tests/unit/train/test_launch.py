@@ -46,11 +46,26 @@ def test_torchrun_of_each_node_has_a_log_of_its_own() -> None:
     assert [torchrun_log(Path("a"), node).name for node in (0, 1)] == ["torchrun.log", "torchrun-1.log"]
 
 
+def test_ranks_are_not_given_a_trackers_token() -> None:
+    """It is for the process that asks the tracker, wherever it comes from."""
+    tokens = ("TUNESMITH_TRACKING_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+    made = environment(settings(), None, {**dict.fromkeys(tokens, "secret"), "WANDB_BASE_URL": "http://here"})
+    assert "secret" not in made.values()
+    assert made["WANDB_BASE_URL"] == "http://here"
+
+
 def test_ranks_inherit_the_pods_environment() -> None:
     """What is set for RDMA reaches NCCL; what the training cannot do without goes over it."""
     made = environment(settings(graceSeconds=100), None, {"NCCL_IB_HCA": "mlx5_0", "HF_HUB_OFFLINE": "0"})
     assert (made["NCCL_IB_HCA"], made["HF_HUB_OFFLINE"]) == ("mlx5_0", "1")
     assert made["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "90"
+
+
+@pytest.mark.parametrize(("gpus", "kept"), [pytest.param(0, True, id="CPU"), pytest.param(2, False, id="GPUs")])
+def test_ranks_on_the_cpu_keep_their_memory(gpus: int, kept: bool) -> None:
+    """Where tensors are the C library's memory it is kept from pass to pass, unless the environment says otherwise."""
+    made = environment(settings(gpusPerNode=gpus), None, {"MALLOC_ARENA_MAX": "4"})
+    assert ("MALLOC_TRIM_THRESHOLD_" in made, made["MALLOC_ARENA_MAX"]) == (kept, "4")
 
 
 LOOPBACK = interface_of("127.0.0.1")

@@ -5,6 +5,7 @@ import pytest
 
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.metrics import Recorder, read_metrics
+from tunesmith_stages.train.preference_losses import LABEL_FIGURES, PAIR_FIGURES
 
 
 class Clock:
@@ -56,6 +57,18 @@ def test_a_training_event_has_pace_and_time_left(tmp_path: Path, recorder: Recor
             "etaSeconds": 7.0,
         },
     }
+
+
+def test_rewards_are_recorded(tmp_path: Path, recorder: Recorder) -> None:
+    """What methods that learn from preferences report of training and held-out rows has names like other figures."""
+    recorder.begin(0, None)
+    given = {name: index / 10 for index, name in enumerate((*PAIR_FIGURES, *LABEL_FIGURES))}
+    recorder.record(1, 10, 0.1, {"loss": 0.6, **given})
+    recorder.record(1, 10, 0.1, {f"eval_{name}": value for name, value in given.items()})
+    training, held_out = read_metrics(tmp_path / "metrics.jsonl")
+    names = ("rewardMargin", "rewardAccuracy", "rewardDesirable", "rewardUndesirable")
+    assert [training[name] for name in names] == [0.0, 0.1, 0.2, 0.3]
+    assert [held_out[f"evalR{name[1:]}"] for name in names] == [0.0, 0.1, 0.2, 0.3]
 
 
 def test_progress_keeps_the_last_held_out_loss(tmp_path: Path, recorder: Recorder) -> None:
@@ -120,16 +133,18 @@ def test_time_left_goes_by_recent_steps(tmp_path: Path, recorder: Recorder, cloc
     assert (metrics[0]["etaSeconds"], metrics[-1]["etaSeconds"]) == (199_000.0, 200.0)
 
 
-def test_a_checkpoint_tells_how_long_it_took(tmp_path: Path, recorder: Recorder) -> None:
-    """The operator sizes the grace period by it, and sees it in any of the last lines; the record holds it not."""
+def test_a_checkpoint_tells_how_long_it_took(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:
+    """The operator sizes the grace period by it and the step before it, and sees it in any of the last lines alone."""
     recorder.begin(0, None)
     recorder.record(1, 10, 0.1, {"loss": 3.0})
-    recorder.saved(1, 10, 1.23456)
+    clock.now += 60
     recorder.record(2, 10, 0.2, {"loss": 2.0})
-    first, saved, last = (event["metrics"] for event in told(tmp_path))
+    recorder.saved(2, 10, 1.23456)
+    recorder.record(3, 10, 0.3, {"loss": 2.0})
+    first, _, saved, last = (event["metrics"] for event in told(tmp_path))
     assert isinstance(first, dict)
     assert isinstance(saved, dict)
     assert isinstance(last, dict)
     assert "checkpointSeconds" not in first
-    assert saved["checkpointSeconds"] == last["checkpointSeconds"] == 1.235
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert saved["checkpointSeconds"] == last["checkpointSeconds"] == 31.235
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3

@@ -61,26 +61,48 @@ def _datasets(report: Mapping[str, Any]) -> Iterator[Block]:
         yield Items("Bad rows, which were skipped", shown_bad, max(0, total - len(shown_bad)))
 
 
+_NAMES = {
+    "rows": "rows to train on",
+    "validationRows": "rows held back to evaluate",
+    "duplicateRows": "rows that equal an earlier one: trained on together, or held back together",
+    "validationRowsTrainedOn": "rows to evaluate with that are trained on, too",
+    "samples": "samples",
+    "tokens": "tokens",
+    "labelledTokens": "tokens that are learnt",
+    "longest": "tokens of the longest sample",
+    "longestRow": "tokens of the longest sample",
+    "rowsLeftOut": "rows left out: longer than sequenceLength",
+    "rowsCutAtTurns": "conversations cut short at a turn",
+    "rowsWithControlText": "rows with text like a control token, taken as text",
+}
+"""Figures, in words."""
+_OF_PREFERENCES = {
+    "duplicateRows": "rows with the prompt of an earlier one: trained on together, or held back together",
+    "validationRowsTrainedOn": "rows to evaluate with whose prompt is trained on, too",
+}
+_OF_PAIRS = {
+    **_OF_PREFERENCES,
+    "rows": "pairs of answers to train on",
+    "validationRows": "pairs held back to evaluate",
+    "samples": "pairs",
+    "labelledTokens": "tokens of the answers",
+    "rowsLeftOut": "pairs left out: one of the two is longer than sequenceLength",
+}
+"""The same where rows say what people prefer."""
+
+
 def _totals(unit: Unit, report: Mapping[str, Any]) -> Iterator[Block]:
     figures = {**unit.figures, **report}
-    names = {
-        "rows": "rows to train on",
-        "validationRows": "rows held back to evaluate",
-        "duplicateRows": "rows that equal an earlier one: trained on together, or held back together",
-        "validationRowsTrainedOn": "rows to evaluate with that are trained on, too",
-        "samples": "samples",
-        "tokens": "tokens",
-        "labelledTokens": "tokens that are learnt",
-        "longest": "tokens of the longest sample",
-        "longestRow": "tokens of the longest sample",
-        "rowsLeftOut": "rows left out: longer than sequenceLength",
-        "rowsCutAtTurns": "conversations cut short at a turn",
-        "rowsWithControlText": "rows with text like a control token, taken as text",
-    }
+    preferences = mapping(report.get("preferences"))
+    others = {"Pairs": _OF_PAIRS, "Labels": _OF_PREFERENCES}.get(text(preferences.get("kind")), {})
+    names = {**_NAMES, **others}
     rows = {words: count(value) for name, words in names.items() if (value := number(figures.get(name))) is not None}
+    for name in ("desirable", "undesirable"):
+        if (value := number(preferences.get(name))) is not None:
+            rows[f"rows to train on with an answer that is {name}"] = count(value)
     tokens, learnt = number(figures.get("tokens")), number(figures.get("labelledTokens"))
     if tokens and learnt is not None:
-        rows["tokens that are learnt"] += f" ({learnt / tokens:.0%})"
+        rows[names["labelledTokens"]] += f" ({learnt / tokens:.0%})"
     length = number(unit.config.params.get("sequenceLength"))
     if length is not None:
         rows["sequenceLength"] = count(length)
@@ -99,10 +121,12 @@ def _histogram(report: Mapping[str, Any]) -> Iterator[Block]:
     while bins and not bins[-1][1]:
         bins.pop()
     if bins:
+        of_pairs = mapping(report.get("preferences")).get("kind") == "Pairs"
+        what, of = ("Pairs", "the longer one's number") if of_pairs else ("Samples", "their number")
         most = max(bins, key=lambda item: item[1])
-        alt = f"Samples by tokens: most, {count(most[1])}, have up to {count(most[0])} tokens."
+        alt = f"{what} by tokens: most, {count(most[1])}, have up to {count(most[0])} tokens."
         bars = [(f"up to {count(up_to)}", samples, count(samples)) for up_to, samples in bins]
-        yield Bars("Samples by their number of tokens", alt, bars)
+        yield Bars(f"{what} by {of} of tokens", alt, bars)
 
 
 _TEMPLATES = {"tokenizer": "the base tokenizer's own", "jinja": "given in the job"}
@@ -124,9 +148,21 @@ def _template(unit: Unit, report: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def _sample(report: Mapping[str, Any]) -> Iterator[Block]:
+    runs, rejected = _runs(report.get("firstRow")), _runs(report.get("firstRejected"))
+    if runs and rejected:
+        yield Sample("The first pair, as the model is given it: the chosen answer", runs, "the answer to prefer")
+        yield Sample("The first pair: the rejected answer", rejected, "the answer that the other is preferred to")
+    elif runs:
+        labelled = mapping(report.get("preferences")).get("kind") == "Labels"
+        marked = "the answer that the label is about" if labelled else "what is learnt"
+        yield Sample("The first sample, as the model is given it", runs, marked)
+
+
+def _runs(value: object) -> list[tuple[bool, str]]:
+    """Return the pieces of a sample, each with whether it is learnt, as far as they are shown."""
     runs = []
     room = _SAMPLE
-    for item in listed(report.get("firstRow")):
+    for item in listed(value):
         run = mapping(item)
         if room <= 0:
             runs.append((False, "…"))
@@ -136,5 +172,4 @@ def _sample(report: Mapping[str, Any]) -> Iterator[Block]:
         room -= len(piece)
         if len(runs) >= 400:
             break
-    if runs:
-        yield Sample("The first sample, as the model is given it", runs)
+    return runs

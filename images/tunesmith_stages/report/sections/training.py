@@ -9,11 +9,17 @@ from typing import Any
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report.blocks import NOTE, Block, Folded, Lines, Says, Section, Table
 from tunesmith_stages.report.facts import Facts, Unit
-from tunesmith_stages.report.reading import mapping, number, read_json_lines, text
-from tunesmith_stages.report.shown import count, duration, figure, line
+from tunesmith_stages.report.reading import listed, mapping, number, read_json_lines, text
+from tunesmith_stages.report.shown import count, duration, figure, line, size
 
 _LARGEST = 1e30
 """What is more than this is no loss that a curve could show."""
+_REWARDS = {
+    "rewardMargin": "margin between the rewards of chosen and rejected answers",
+    "rewardDesirable": "reward of desirable answers",
+    "rewardUndesirable": "reward of undesirable answers",
+}
+"""What methods that learn from preferences record besides the loss."""
 Series = Sequence[tuple[float, float]]
 
 
@@ -51,7 +57,11 @@ def _curves(events: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     alt = f"{first.capitalize()} by step: from {figure(points[0][1])} to {figure(points[-1][1])}."
     if loss and held:
         alt += f" On held-out rows it ends at {figure(held[-1][1])}; the lowest is {figure(min(y for _, y in held))}."
-    yield Lines("Loss by step, in nats per token", alt, "step", series)
+    rewards = [(words, points) for name, words in _REWARDS.items() if (points := _series(events, name))]
+    yield Lines("Loss by step" if rewards else "Loss by step, in nats per token", alt, "step", series)
+    if rewards:
+        ends = "; ".join(f"the {words} ends at {figure(points[-1][1])}" for words, points in rewards)
+        yield Lines("Rewards by step", f"{ends[:1].upper()}{ends[1:]}.", "step", rewards)
 
 
 def _figures(unit: Unit, events: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
@@ -64,6 +74,9 @@ def _figures(unit: Unit, events: Sequence[Mapping[str, Any]]) -> Iterator[Block]
         if points:
             step, lowest = min(points, key=lambda point: point[1])
             rows.append((f"lowest {words}", f"{figure(lowest)} at step {count(step)}"))
+    rows += [(f"{words} at the end", figure(numbers[name])) for name, words in _REWARDS.items() if name in numbers]
+    if "rewardAccuracy" in numbers:
+        rows.append(("share of pairs with a margin above 0 at the end", figure(numbers["rewardAccuracy"])))
     rows += [(words, count(number(numbers[name]))) for name, words in (("steps", "steps"),) if name in numbers]
     rows += [("epochs", figure(numbers["epochs"]))] if "epochs" in numbers else []
     taken = _series(events, "tokens")
@@ -71,6 +84,11 @@ def _figures(unit: Unit, events: Sequence[Mapping[str, Any]]) -> Iterator[Block]
     rates = [rate for _, rate in _series(events, "tokensPerSecond")]
     rate = numbers.get("tokensPerSecond", statistics.median(rates) if rates else None)
     rows += [("tokens per second", count(rate))] if rate is not None else []
+    if (peak := number(numbers.get("peakGpuMemory"))) is not None:
+        rows.append(("most memory taken on a GPU", size(peak)))
+    outputs = unit.result.outputs if unit.result else {}
+    if kernels := [line(name, 40) for name in listed(outputs.get("kernels")) if isinstance(name, str)]:
+        rows.append(("computed with", ", ".join(kernels[:8])))
     for name, words in (("trainSeconds", "time of the steps"), ("seconds", "time in all")):
         rows += [(words, duration(numbers[name]))] if name in numbers else []
     if rows:

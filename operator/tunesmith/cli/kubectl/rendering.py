@@ -83,10 +83,12 @@ def progress_in_words(progress: Mapping[str, Any]) -> str:
     parts = [str(progress.get("text", ""))]
     if progress.get("total"):
         parts.append(f"({progress.get('done', 0):,}/{progress['total']:,} {progress.get('of', '')})".replace(" )", ")"))
-    figures = {"loss": "loss", "evalLoss": "eval loss", "learningRate": "lr"}
+    figures = {"loss": "loss", "evalLoss": "eval loss", "gradNorm": "grad norm", "learningRate": "lr"}
     parts += [f"{word} {progress[name]}" for name, word in figures.items() if progress.get(name)]
     if progress.get("tokensPerSecond"):
         parts.append(f"{progress['tokensPerSecond']} tok/s")
+    if progress.get("peakGpuMemoryBytes"):
+        parts.append(f"{size(progress['peakGpuMemoryBytes'])} on the GPU")
     if progress.get("eta"):
         parts.append(f"ETA {progress['eta']}")
     return printable("  ".join(filter(None, parts)))

@@ -10,6 +10,7 @@ from tunesmith.core.manifests.layers import ManifestError
 from tunesmith.core.manifests.places import CA_FILE, STAGE_FILE, VOLUME
 from tunesmith.core.manifests.quantity import parse_quantity
 from tunesmith.core.manifests.sources import source_runtime
+from tunesmith.core.manifests.tracking import tracker_runtime, tracker_url
 from tunesmith_stages.contract import StageConfig, StageName
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -26,8 +27,9 @@ def config_map(child: Child, settings: Settings, *, grace: int) -> dict[str, Any
         grace: seconds between SIGTERM and SIGKILL.
 
     Raises:
-        ManifestError: the job's texts are too large for one.
+        ManifestError: the job's texts are too large for one, or it names what the administrator has not set up.
     """
+    tracker_url(child, settings)  # what cannot be tracked is refused before anything is fetched for it
     data = {STAGE_FILE: stage_config(child, settings, grace=grace).to_json()}
     if settings.network.ca_bundle:
         data[CA_FILE] = settings.network.ca_bundle
@@ -64,7 +66,7 @@ def _runtime(child: Child, settings: Settings, grace: int) -> dict[str, Any]:
         case StageName.FETCH:
             return {"resolve": True, **source_runtime(child)}
         case StageName.TRAIN:
-            return {"graceSeconds": grace}
+            return {"graceSeconds": grace, **tracker_runtime(child, settings)}
         case StageName.REHEARSE:
             memory = settings.gpu_memory
             estimate = {

@@ -10,6 +10,7 @@ from tunesmith.core.manifests.child import Child, child_name
 from tunesmith.core.manifests.places import CA_FILE, CONFIG, SCRATCH
 from tunesmith.core.manifests.quantity import parse_quantity
 from tunesmith.core.manifests.sources import token_variables
+from tunesmith.core.manifests.tracking import tracker_variables
 from tunesmith.core.manifests.training import MASTER_PORT, master_address
 from tunesmith_stages.contract import StageName
 
@@ -26,7 +27,8 @@ def environment(child: Child, settings: Settings, options: dict[str, Any]) -> Va
         needed |= {"TUNESMITH_MASTER_ADDR": master_address(child), "TUNESMITH_MASTER_PORT": str(MASTER_PORT)}
     threads = {"OMP_NUM_THREADS": str(_threads(child, options["resources"]["limits"]["cpu"]))}
     attempt = [] if child.lookup else [_attempt(child)]
-    variables = [*_listed(threads), *options.get("env", ()), *attempt, *_listed(needed), *token_variables(child)]
+    given = [*token_variables(child), *tracker_variables(child, settings)]
+    variables = [*_listed(threads), *options.get("env", ()), *attempt, *_listed(needed), *given]
     return list({item["name"]: item for item in variables}.values())
 
 

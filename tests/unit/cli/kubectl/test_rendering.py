@@ -29,7 +29,9 @@ TRAINING: dict[str, Any] = {
         "loss": "1.204",
         "evalLoss": "1.3",
         "learningRate": "0.0002",
+        "gradNorm": "0.8",
         "tokensPerSecond": "5120",
+        "peakGpuMemoryBytes": 61_200_000_000,
         "eta": "1h12m",
     },
     "sources": [{"name": "base", "version": "a" * 64, "spec": DIGEST}],
@@ -92,7 +94,10 @@ def test_what_others_wrote_does_not_control_the_terminal(capsys: pytest.CaptureF
 LINES: dict[str, tuple[dict[str, Any], str]] = {
     "how far it is": (
         TRAINING,
-        "Training: train 37 %  (1,110/3,000 steps)  loss 1.204  eval loss 1.3  lr 0.0002  5120 tok/s  ETA 1h12m",
+        (
+            "Training: train 37 %  (1,110/3,000 steps)  loss 1.204  eval loss 1.3  grad norm 0.8  "
+            "lr 0.0002  5120 tok/s  61.2 GB on the GPU  ETA 1h12m"
+        ),
     ),
     "why it waits": (ready("Unschedulable", "no node\nhas a GPU"), "Unschedulable: no node has a GPU"),
     "the end": (

@@ -15,13 +15,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from integration.convert.test_merge import tiny_llama, with_adapter
 from support.builders import stage_config, write_tokenizer
 from tunesmith_stages.contract import ExitCode, Input, StageConfig, StageName, StageResult
 from tunesmith_stages.fetch.stage import fetch, resolved
 from tunesmith_stages.fetch.trained_job import wait_for
 from tunesmith_stages.program import Made, Work, carry_out
 from tunesmith_stages.volume import Volume
-from unit.convert.test_merge import tiny_llama, with_adapter
 
 TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}"
 
