@@ -47,8 +47,8 @@ _PROGRESS = {
     "done": ("steps", "Steps that are done."),
     "total": ("steps_planned", "Steps that there are."),
     "etaSeconds": ("eta_seconds", "Time that is left."),
-    "loss": ("loss", "Newest training loss, in nats per token."),
-    "evalLoss": ("eval_loss", "Newest loss on rows held out, in nats per token."),
+    "loss": ("loss", "Newest training loss."),
+    "evalLoss": ("eval_loss", "Newest loss on rows held out."),
     "gradNorm": ("grad_norm", "Newest length of the gradient, before it is clipped."),
     "learningRate": ("learning_rate", "Newest learning rate."),
     "tokensPerSecond": ("tokens_per_second", "Newest speed, over all processes."),
@@ -57,11 +57,14 @@ _PROGRESS = {
 }
 TRAININGS = {
     name: Gauge(
-        f"tunesmith_training_{metric}", f"{words} Of trainings that run.", ["namespace", "job"], registry=REGISTRY
+        f"tunesmith_training_{metric}",
+        f"{words} Of trainings that run.",
+        ["namespace", "finetunejob"],
+        registry=REGISTRY,
     )
     for name, (metric, words) in _PROGRESS.items()
 }
-"""What the status of a FineTuneJob tells of a training that runs."""
+"""What the status of a FineTuneJob tells of a training that runs. A label `job` would be Prometheus's own."""
 
 
 def show_training(namespace: str, name: str, item: Mapping[str, Any] | None) -> None:

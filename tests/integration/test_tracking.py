@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 
 import psutil
 import pytest
@@ -15,10 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from support.https_server import own_authority
 from support.tracker_servers import MlflowServer, TrackerServer, WandbServer
-from support.tracking import TOKEN, asked, followed, numbers, tokens_below
+from support.tracking import PATIENCE, TOKEN, asked, followed, numbers, tokens_below
 from support.training import children
+from tunesmith_stages.failures import InterruptedStage
 from tunesmith_stages.track.asked import TOKEN_VARIABLE, Ended, TrackerType
 from tunesmith_stages.track.wandb_file import history, last_step
+from tunesmith_stages.train.tracking import Tracking
 
 MLFLOW, WANDB = TrackerType.MLFLOW, TrackerType.WEIGHTS_AND_BIASES
 STEPS_WITH_EVALUATION = [*range(1, 11)]
@@ -265,6 +270,48 @@ def test_a_process_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
     assert below
     assert not any(other.is_running() and other.status() != psutil.STATUS_ZOMBIE for other in [process, *below])
     assert "did not take everything within 1 s" in run.notes[-1]
+
+
+def test_who_is_asked_to_end_waits_for_no_tracker(tmp_path: Path) -> None:
+    """The training has come to its end by then: what it came to must not be lost for a tracker's sake."""
+
+    def stopped(_number: int, _frame: FrameType | None) -> None:
+        raise InterruptedStage("stopped by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stopped)
+    began = time.monotonic()
+    try:
+        with followed(asked(tmp_path, TrackerType.TENSORBOARD)) as run:
+            run.wait_for_note("tensorboard")
+            psutil.Process(children(os.getpid())[-1]).suspend()
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            began = time.monotonic()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert time.monotonic() - began < PATIENCE / 2
+    assert not children(os.getpid())
+    assert "asked to end" in run.notes[-1]
+
+
+def test_a_note_that_cannot_be_kept_ends_no_training(tmp_path: Path) -> None:
+    """A full volume is told of by those whose work needs room on it."""
+    told: list[str] = []
+
+    def full(text: str) -> None:
+        told.append(text)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    given = asked(tmp_path, TrackerType.TENSORBOARD)
+    given.metrics.touch()
+    tracking = Tracking(full)
+    tracking.begin(given)
+    end = time.monotonic() + PATIENCE
+    while not told:
+        assert time.monotonic() < end
+        tracking.hear()
+        time.sleep(0.02)
+    tracking.end(Ended.WELL, PATIENCE)
+    assert not children(os.getpid())
 
 
 def test_nothing_of_the_token_can_be_seen_from_outside(tmp_path: Path) -> None:

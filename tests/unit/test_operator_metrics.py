@@ -28,7 +28,7 @@ def shown(progress: dict[str, Any] | None) -> dict[str, float]:
         sample.name.removeprefix("tunesmith_training_"): sample.value
         for metric in REGISTRY.collect()
         for sample in metric.samples
-        if sample.labels == {"namespace": "team-a", "job": "bot"}
+        if sample.labels == {"namespace": "team-a", "finetunejob": "bot"}
     }
 
 

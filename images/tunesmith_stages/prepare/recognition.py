@@ -94,7 +94,7 @@ def reader_of(
     _require_different(dataset, _given(dataset, "tags"))
     first = rows[0]
     if not preferences:
-        _refuse_preferences(dataset, first, columns)
+        _refuse_preferences(dataset, first, columns, described)
     recognised, missing = _recognised(dataset, first, rows, described, preferences)
     if missing is not None and dataset.get("onBadRow") == "Skip":  # the first row may be one of the bad ones
         others = (_recognised(dataset, row, rows, described, preferences) for row in rows[1:])
@@ -162,12 +162,16 @@ def _not_used(recognised: Recognised, rows: Sequence[Row]) -> str:
     return f" Not used: {listed(dict.fromkeys(list(names)[:10]))}{more}." if names else ""
 
 
-def _refuse_preferences(dataset: Mapping[str, Any], first: Row, columns: Mapping[str, str]) -> None:
-    """Refuse rows that compare answers, unless the job says which of them to learn."""
+def _refuse_preferences(
+    dataset: Mapping[str, Any], first: Row, columns: Mapping[str, str], described: Recognised | None
+) -> None:
+    """Refuse rows that compare answers, unless the job, or the entry that it names, says which of them to learn."""
     answers = "completion" in first.data or "messages" in first.data or "conversations" in first.data
-    judged = dataset["format"] == "Auto" and answers and isinstance(first.data.get("label"), bool)
+    guessed = dataset["format"] == "Auto" and not described
+    judged = guessed and answers and isinstance(first.data.get("label"), bool)
     found = preferences_in(first.data)
-    if (found and not {"chosen", "chosen_messages"} & set(columns.values())) or judged:
+    named = {*columns.values(), *(described.named if described else ())}
+    if (found and not {"chosen", "chosen_messages"} & named) or judged:
         columns_shown = listed(first.data)
         message = f"dataset `{dataset['name']}` ({first.place}) is preference data (ranking): it has {columns_shown}"
         hint = _HINTS[found] if found else f"{LABELS_HINT} If `label` says something else, name the `format`."

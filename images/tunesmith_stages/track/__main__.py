@@ -50,11 +50,17 @@ def _notes() -> Callable[[str], None]:
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
 
     def note(text: str) -> None:
+        text = one_line(text)
         if text:
             logging.getLogger(__name__).info("%s", text)
             print(json.dumps({"note": f"tracking: {text}"}, ensure_ascii=False), file=told, flush=True)
 
     return note
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that can do nothing to a terminal: part of it may be a server's."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def take_token(environ: dict[str, str] | os._Environ[str], type_: TrackerType) -> str:

@@ -34,12 +34,12 @@ class MlflowRun:
         self._now = now
         self._record = RunRecord.of(asked)
         self._last: dict[str, int] = {}
-        self._client = httpx2.Client(
-            base_url=f"{asked.url.rstrip('/')}/api/2.0/mlflow/", headers=authorization(token), timeout=TIMEOUT
-        )
+        self._token = token
+        self._client = httpx2.Client(base_url=f"{asked.url.rstrip('/')}/api/2.0/mlflow/", timeout=TIMEOUT)
 
     def open(self) -> str:
         """See :class:`.asked.Tracker`."""
+        self._client.headers.update(authorization(self._token))
         experiment = self._experiment()
         run = self._found()
         if run is None:
@@ -144,11 +144,20 @@ class MlflowRun:
 
 
 def authorization(token: str) -> dict[str, str]:
-    """Return the header for a token: ``user:password``, which a bearer token cannot look like, or a bearer token."""
+    """Return the header for a token: ``user:password``, which a bearer token cannot look like, or a bearer token.
+
+    Raises:
+        TrackerRefusesError: it can be neither. The HTTP library would refuse it, too, and quote it.
+    """
     if not token:
         return {}
     if ":" in token:
         return {"Authorization": f"Basic {base64.b64encode(token.encode()).decode()}"}
+    if not (token.isascii() and token.isprintable()):
+        raise TrackerRefusesError(
+            "the token for MLflow is not one line of printable ASCII, and is not sent",
+            "Put the token, and nothing else, into the Secret of `training.tracking.tokenSecretRef`.",
+        )
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -27,7 +27,11 @@ _LOST_PEER = (
     "Timed out waiting",
 )
 
+_KILLED_READER = "is killed by signal: Killed"
+"""What PyTorch says of a process that reads rows for a rank (`dataloaderWorkers`)."""
+
 _NOBODY: Mapping[int, str] = MappingProxyType({})
+_UNTOLD: Mapping[int, bool | None] = MappingProxyType({})
 
 _ASKED_TO_END = (signal.SIGTERM, signal.SIGINT)
 
@@ -41,6 +45,7 @@ def root_cause(
     elsewhere: Mapping[int, str] = _NOBODY,
     lost: Sequence[str] = (),
     no_memory: bool | None = None,
+    starved: Mapping[int, bool | None] = _UNTOLD,
 ) -> Failure:
     """Return the failure to report.
 
@@ -52,16 +57,18 @@ def root_cause(
         elsewhere: what to call the ranks of other nodes.
         lost: names of nodes that are gone without a word.
         no_memory: whether the kernel ended processes of this node for want of memory; None: nobody can tell.
+        starved: the same of the nodes of ranks elsewhere.
     """
     exits = [_placed(left, elsewhere.get(left.rank)) for left in exits]
     for left in exits:
         if left.failure.code is not ExitCode.INTERNAL:
             return left.failure
-    silent = {rank: code for rank, code in codes.items() if rank not in {left.rank for left in exits}}
-    killed = {rank: -code for rank, code in silent.items() if code < 0}
-    if killed:  # torchrun asks the others to end when one was killed
-        rank = min(killed, key=lambda rank: (killed[rank] in _ASKED_TO_END, rank))
-        return _killed(elsewhere.get(rank, f"rank {rank}"), killed[rank], None if rank in elsewhere else no_memory)
+    killed = _who_was_killed(exits, codes)
+    if killed is not None:
+        who, rank, number = killed
+        return _killed(
+            who + elsewhere.get(rank, f"rank {rank}"), number, starved.get(rank) if rank in elsewhere else no_memory
+        )
     if lost:
         return lost_nodes(lost)
     for left in exits:
@@ -76,6 +83,19 @@ def root_cause(
     return StageError(
         ExitCode.INTERNAL, f"the ranks ended without saying why (exit code {launcher}):\n{tail}"
     ).failure()
+
+
+def _who_was_killed(exits: Sequence[RankExit], codes: Mapping[int, int]) -> tuple[str, int, int] | None:
+    """Return what was killed, of which rank, and by which signal; None: nothing was."""
+    for left in exits:
+        if _KILLED_READER in left.failure.message:
+            return "a process that reads rows for ", left.rank, signal.SIGKILL
+    silent = {rank: code for rank, code in codes.items() if rank not in {left.rank for left in exits}}
+    killed = {rank: -code for rank, code in silent.items() if code < 0}
+    if not killed:
+        return None
+    rank = min(killed, key=lambda rank: (killed[rank] in _ASKED_TO_END, rank))  # torchrun asks the others to end
+    return "", rank, killed[rank]
 
 
 def _placed(left: RankExit, where: str | None) -> RankExit:

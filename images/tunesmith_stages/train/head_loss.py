@@ -23,6 +23,9 @@ from tunesmith_stages.train.rows import IGNORED
 _AT_ONCE_ON_CPU = 2**24
 """Logits that are made at once on a CPU where the weight is not trained: there a product of few rows is as fast."""
 _FEWEST_TOKENS = 64
+_SMALLER = 64
+"""So many times smaller are hidden states taken in float16: its highest number is 65,504, and a sum over thousands of
+tokens, which the factor of the loss has not made small yet, would be infinite."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -75,7 +78,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _with_product(grad: torch.Tensor | None, slope: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of the weight with a part more, in float32 from the second part on."""
+    """Return the gradient of the weight with a part more, in float32 from the second part on (float16: the first)."""
+    if hidden.dtype is torch.float16:
+        product = (slope.t() @ (hidden / _SMALLER)).float().mul_(_SMALLER)
+        return product if grad is None else grad.add_(product)
     if grad is None:
         return slope.t() @ hidden
     if hidden.dtype is torch.float32:
@@ -134,6 +140,8 @@ class HeadLoss:
         weight, bias = self._head.weight, self._head.bias
         if self._labels is None:
             return functional.linear(hidden, weight, bias)
+        if not torch.is_grad_enabled():  # inside an autograd.Function parameters seem to need gradients even then
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
         targets = self._labels[:, 1:]
         learnt = targets != IGNORED
         total: torch.Tensor = _LinearCrossEntropy.apply(hidden[:, :-1][learnt], weight, bias, targets[learnt])

@@ -28,6 +28,7 @@ from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.gathering import greeting, not_ready
 from tunesmith_stages.train.launch import Meeting
 from tunesmith_stages.train.link import Link
+from tunesmith_stages.train.memory_events import KernelKills
 from tunesmith_stages.train.parent import last_words
 from tunesmith_stages.train.place import INDEX, Place, read_place
 from tunesmith_stages.train.ranks import let_ranks_end, running_ranks
@@ -75,7 +76,7 @@ def _run(work: Work, link: Link, settings: Settings, meeting: Meeting) -> None:
         StageError: they failed, or others.
     """
     log.info("starting %d process(es) as node %d of %d", settings.processes, meeting.node, meeting.nodes)
-    exchange = Exchange(work.folder)
+    exchange, kills = Exchange(work.folder), KernelKills()
     with running_ranks(work.folder, settings, meeting) as process, _told(link):
         try:
             if _watch(process, link):
@@ -83,7 +84,8 @@ def _run(work: Work, link: Link, settings: Settings, meeting: Meeting) -> None:
         except InterruptedStage:
             let_ranks_end(process, exchange, meeting.node, settings.shutdown, lambda: not (link.receive() or link.gone))
             raise
-    _answer(process.returncode, link, work.folder, settings, meeting.node)
+    own = _end_of(process.returncode, exchange, settings, meeting.node, no_memory=kills.happened())
+    _answer(own, link, work.folder, settings, meeting.node)
 
 
 def _within(work: Work, attempt: str) -> Work:
@@ -209,15 +211,23 @@ def _watch(process: subprocess.Popen[bytes], link: Link) -> bool:
     return False
 
 
-def _answer(code: int, link: Link, folder: Path, settings: Settings, node: int) -> None:
+def _ranks(settings: Settings, node: int) -> range:
+    return range(node * settings.processes, (node + 1) * settings.processes)
+
+
+def _end_of(code: int, exchange: Exchange, settings: Settings, node: int, *, no_memory: bool | None) -> NodeEnd:
+    """Return how this node's ranks ended, by what they have left; `code` is torchrun's exit code."""
+    ranks = _ranks(settings, node)
+    exits = tuple(left for left in exchange.exits() if left.rank in ranks)
+    return NodeEnd(code, exits, exchange.codes(node), no_memory=no_memory)
+
+
+def _answer(own: NodeEnd, link: Link, folder: Path, settings: Settings, node: int) -> None:
     """Tell node 0 how this node's ranks ended, and learn from it what ended them if they failed.
 
     Raises:
         StageError: they failed.
     """
-    exchange = Exchange(folder)
-    ranks = range(node * settings.processes, (node + 1) * settings.processes)
-    own = NodeEnd(code, tuple(left for left in exchange.exits() if left.rank in ranks), exchange.codes(node))
     link.send(own.to_message())
     if own.well:
         return
@@ -226,7 +236,8 @@ def _answer(code: int, link: Link, folder: Path, settings: Settings, node: int) 
         for message in link.receive(_RETRY_SECONDS):
             if _heed(message):
                 return
-    raise _error(root_cause(own.exits, own.codes, code, last_words(folder, node, ranks[0])))
+    tail = last_words(folder, node, _ranks(settings, node)[0])
+    raise _error(root_cause(own.exits, own.codes, own.launcher, tail, no_memory=own.no_memory))
 
 
 def _heed(message: dict[str, Any]) -> bool:

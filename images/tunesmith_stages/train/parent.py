@@ -195,18 +195,20 @@ def _cause(
     exits = {left.rank: left for left in exchange.exits()}
     codes = exchange.codes(0)
     elsewhere: dict[int, str] = {}
+    starved: dict[int, bool | None] = {}
     for node, member in team.members.items():
         first = node * settings.processes
         elsewhere |= {rank: f"rank {rank} on {team.name(node)}" for rank in range(first, first + settings.processes)}
         if member.end:
             exits |= {left.rank: left for left in member.end.exits}
             codes |= member.end.codes
+            starved |= dict.fromkeys(range(first, first + settings.processes), member.end.no_memory)
             code = code or member.end.launcher
     said = [RankExit(NO_RANK, 0.0, failure) for failure in team.failures()]
     said += sorted(exits.values(), key=lambda left: left.time)
     lost = [team.name(node) for node, member in team.members.items() if member.lost]
-    told, no_memory = last_words(folder, 0), kills.happened()
-    failure = root_cause(said, codes, code, told, elsewhere=elsewhere, lost=lost, no_memory=no_memory)
+    told, own = last_words(folder, 0), kills.happened()
+    failure = root_cause(said, codes, code, told, elsewhere=elsewhere, lost=lost, no_memory=own, starved=starved)
     return StageError(failure.code, failure.message, reason=failure.reason, hint=failure.hint)
 
 

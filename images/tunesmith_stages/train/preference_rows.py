@@ -98,16 +98,29 @@ class JudgedRows:
         return Judged(index, self._own[index], self._mismatched(index), bool(self._desirable[index]))
 
     def _mismatched(self, index: int) -> Row:
-        """Return a prompt with the answer of the row that is half of all rows away.
+        """Return a prompt with the answer of the row that is about half of all rows away.
 
         The row is always the same one, so that what the base makes of it need be found out only once. It is cut to
         what the model is given anyway.
         """
-        prompt, other = self._own[index], self._own[(index + len(self) // 2) % len(self)]
+        prompt, other = self._own[index], self._own[self._with_other_prompt(index)]
         asked, answered = _answer_begins(prompt), _answer_begins(other)
         ids = np.concatenate([prompt.ids[:asked], other.ids[answered:]])
         labels = np.concatenate([np.full(asked, IGNORED, np.int32), other.labels[answered:]])
         return Row(ids[: self._longest], labels[: self._longest])
+
+    def _with_other_prompt(self, index: int) -> int:
+        """Return the row half of all rows away; if it has the same prompt, one farther on that has another.
+
+        That one often has: rows that are used twice stand twice in the same order, and sets of pairs that were taken
+        apart hold all chosen answers before all rejected ones. The steps double, so few rows are looked at, however
+        many with the same prompt stand together. Where none of those has another prompt, it is half of all rows away.
+        """
+        count, asked = len(self), _prompt(self._own[index])
+        half = index + count // 2
+        steps = [0, *(1 << power for power in range(count.bit_length()))]
+        looked_at = ((half + step) % count for step in steps)
+        return next((row for row in looked_at if not np.array_equal(_prompt(self._own[row]), asked)), half % count)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -151,6 +164,10 @@ def require_enough(rows: AnyRows) -> None:
 
 def _answer_begins(row: Row) -> int:
     return int(np.argmax(row.labels != IGNORED))
+
+
+def _prompt(row: Row) -> npt.NDArray[np.int32]:
+    return row.ids[: _answer_begins(row)]
 
 
 def _require_column(path: Path, name: str, what: str, method: Method) -> None:

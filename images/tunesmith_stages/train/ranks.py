@@ -27,7 +27,7 @@ _KEEP_MEMORY: Mapping[str, str] = {
     "MALLOC_ARENA_MAX": "1",
 }
 """What has glibc keep memory that a pass on the CPU gives back, for the next pass (mallopt(3)). Left to itself it hands
-large tensors back to the kernel and gets them anew, each page zeroed, which can be a tenth of a step and more. With one
+large tensors back to the kernel and gets them anew, each page zeroed: a tenth of a step and more. With one
 arena no thread has a heap of its own, which would be too small for them. Other C libraries pass over these variables.
 """
 

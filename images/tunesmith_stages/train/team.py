@@ -43,6 +43,8 @@ class NodeEnd:
     """Exit codes of ranks that failed, as its torchrun saw them."""
     failure: Failure | None = None
     """Why the stage program itself gave up, if it was not for its ranks."""
+    no_memory: bool | None = None
+    """Whether the kernel ended processes there for want of memory; None: nobody can tell."""
 
     @property
     def well(self) -> bool:
@@ -56,6 +58,7 @@ class NodeEnd:
             "exits": [left.to_dict() for left in self.exits],
             "codes": {str(rank): code for rank, code in self.codes.items()},
             "failure": failure_message(self.failure),
+            "noMemory": self.no_memory,
         }
 
     @classmethod
@@ -66,6 +69,7 @@ class NodeEnd:
             tuple(RankExit.from_dict(left) for left in message["exits"]),
             {int(rank): int(code) for rank, code in message["codes"].items()},
             failure_of_message(message["failure"]),
+            message["noMemory"],
         )
 
 

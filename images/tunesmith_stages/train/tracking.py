@@ -71,9 +71,13 @@ class Tracking:
     """The process that follows a training; none, before :meth:`begin`."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+        self._tell = note
         self._process: subprocess.Popen[bytes] | None = None
         self._heard = b""
+
+    def _note(self, text: str) -> None:
+        with suppress(OSError):  # a volume that takes no note is told of by those whose work needs it
+            self._tell(text)
 
     def begin(self, asked: Asked) -> None:
         """Start the process."""
@@ -117,7 +121,10 @@ class Tracking:
                 self._note(json.loads(line)["note"])
 
     def end(self, ended: Ended, seconds: float) -> None:
-        """Tell the process how the training ended and give it `seconds`; then it is killed, and what it started."""
+        """Tell the process how the training ended and give it `seconds`; then it is killed, and what it started.
+
+        Who is asked to end meanwhile no longer waits, and goes on: what the training came to stands already.
+        """
         process = self._process
         if process is None:
             return
@@ -136,6 +143,8 @@ class Tracking:
                     f"tracking: the tracker did not take everything within {seconds:.0f} s; all of it stays in "
                     "metrics.jsonl"
                 )
+        except InterruptedStage:
+            self._note("tracking: asked to end; the tracker may not have everything, all of it stays in metrics.jsonl")
         finally:
             self._process = None
             _kill(process, below)

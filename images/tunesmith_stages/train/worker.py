@@ -19,7 +19,12 @@ from tunesmith_stages.train.lifeline import die_with
 from tunesmith_stages.train.stillness import TELL_WHERE
 from tunesmith_stages.volume import Volume
 
-_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc")
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc"
+    r"|(?i:cuda)[^\n]*out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED|Failed to CUDA (?:m|c)alloc"
+)
+"""PyTorch's own allocators, and CUDA, cuBLAS, cuDNN, Triton and NCCL, which take memory beside them."""
+_LOST_READER = re.compile(r"DataLoader worker \(pid.*exited unexpectedly")
 _NO_SPACE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc|No space left on device")
 """torch.save reports a full disk as a RuntimeError of its own that does not name the cause."""
 
@@ -67,6 +72,8 @@ def _work(folder: Path) -> Work:
 
 def failure_of(error: BaseException) -> Failure:
     """Return what an error in a rank means, with the libraries' own ways to say "no memory" and "disk full"."""
+    if error.__cause__ is not None and _LOST_READER.search(str(error)):
+        error = error.__cause__  # how it ended
     text = f"{type(error).__name__}: {error}"
     if _OUT_OF_MEMORY.search(text):
         return StageError(ExitCode.OUT_OF_MEMORY, text).failure()

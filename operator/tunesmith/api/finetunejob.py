@@ -355,9 +355,9 @@ _TRAINS_NOTHING_IN_CEL = (
 
 _UNUSED_BY = {
     Method.SFT: {"chosen", "rejected", "desirable"},
-    Method.DPO: {"response", "desirable"},
-    Method.ORPO: {"response", "desirable"},
-    Method.KTO: {"chosen", "rejected"},
+    Method.DPO: {"response", "text", "desirable"},
+    Method.ORPO: {"response", "text", "desirable"},
+    Method.KTO: {"text", "chosen", "rejected"},
 }
 """Columns that do not go with a method."""
 
@@ -421,7 +421,7 @@ class FineTuneJobSpec(ApiModel):
         ),
         Rule(
             "must name no columns that the job's `training.method` does not learn from: DPO and ORPO take `chosen` and "
-            "`rejected` and no `response`, KTO takes `response` and `desirable`, SFT `response` alone",
+            "`rejected` and no `response`, KTO takes `response` and `desirable`, SFT `response` alone; `text` is SFT's",
             _columns_fit_method,
             _columns_fit_method_in_cel(),
             ("datasets",),

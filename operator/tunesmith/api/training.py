@@ -66,7 +66,7 @@ _NUMBERS_OF: Mapping[str, Method] = {
 
 def _numbers_fit(training: Training) -> bool:
     """Tell whether only numbers of the method are given."""
-    given = training.preference.model_fields_set if training.preference else set()
+    given = training.preference.model_dump(exclude_none=True) if training.preference else {}
     return all(_NUMBERS_OF.get(field, training.method) is training.method for field in given)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from support.prepared import tiny_llama
 from tunesmith_stages.train import head_loss
@@ -84,6 +85,21 @@ def test_half_precision() -> None:
         assert float(distance) > 0.999, name
 
 
+def test_float16_does_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tokens sum up to more than float16 can hold, before the loss is divided by their number."""
+    monkeypatch.setattr(head_loss, "_FEWEST_TOKENS", 3000)
+    layer = nn.Linear(16, 32, bias=False)
+    hidden, targets = torch.randn(4096, 16), torch.zeros(4096, dtype=torch.long)
+    hidden[:, 0] = 60.0  # as the states before an output layer have it in some places
+    (functional.cross_entropy(layer(hidden), targets, reduction="sum") / 4096).backward()
+    expected = layer.weight.grad
+    layer.weight.grad = None
+    layer.half()
+    (head_loss._LinearCrossEntropy.apply(hidden.half(), layer.weight, None, targets) / 4096).backward()
+    assert layer.weight.grad.dtype is torch.float16
+    torch.testing.assert_close(layer.weight.grad.float(), expected, rtol=0.02, atol=0.02)
+
+
 def test_a_layer_with_a_bias() -> None:
     """A bias takes part, and is trained."""
     model = tiny_llama(initializer_range=0.3, tie_word_embeddings=False)
@@ -104,6 +120,19 @@ def test_logits_are_there_where_no_labels_are_given() -> None:
     before = model(input_ids=ids)["logits"]
     in_use(model)
     assert torch.equal(model(input_ids=ids)["logits"], before)
+
+
+def test_an_evaluation_makes_no_gradients() -> None:
+    """Where the loss alone is wanted, less is computed than for the logits: the last token of a row has no next one."""
+    model = tiny_llama(tie_word_embeddings=False)
+    ids, labels = a_batch(model.config.vocab_size, 1.0)
+    operations = []
+    for head in (HeadLoss(model), in_use(model)):
+        with torch.no_grad(), head.taken_on(labels), FlopCounterMode(display=False) as counter:
+            token_loss(model(input_ids=ids), labels)
+        operations.append(counter.get_total_flops())
+    plain, fused = operations
+    assert 0 < fused < plain
 
 
 class _Capped(nn.Module):  # type: ignore[misc]

@@ -443,6 +443,16 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.datasets",
         "must name no columns that the job's `training.method` does not learn from",
     ),
+    "a column of plain texts with DPO": (
+        {f"{DATASET}.columns": {"text": "story"}, f"{TRAINING}.method": "DPO"},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from",
+    ),
+    "a column of plain texts with KTO": (
+        {f"{DATASET}.columns": {"text": "story"}, f"{TRAINING}.method": "KTO"},
+        "spec.datasets",
+        "must name no columns that the job's `training.method` does not learn from",
+    ),
     "plain texts with DPO": (
         {f"{DATASET}.format": "Text", f"{TRAINING}.method": "DPO"},
         "spec.datasets",
@@ -951,6 +961,14 @@ def test_smallest_job() -> None:
     assert spec.export.quantizations == ("Q4_K_M",)
     assert spec.datasets[0].format is DatasetFormat.AUTO
     assert spec.ollama.smoke_tests == ()
+
+
+def test_a_number_of_another_method_that_is_null() -> None:
+    """Null is as good as nothing, as it is to the API server, which takes it out before it checks."""
+    given = {"spec.training": {"method": "KTO", "preference": {"sftWeight": None, "desirableWeight": "2"}}}
+    preference = parse_job(job_text(given)).spec.training.preference
+    assert preference is not None
+    assert (preference.sft_weight, preference.desirable_weight) == (None, "2")
 
 
 FULL = """\

@@ -556,6 +556,25 @@ def test_entries(tmp_path: Path, name: str) -> None:
     assert (found.desirable, found.rejected is None) == ((None, False) if kind == PAIRS else (True, True))
 
 
+CHOSEN_BY_ENTRY: dict[str, tuple[Data, Data]] = {
+    "the chosen answer": ({"columns": {"prompt": "instruction", "response": "chosen"}}, ALPACA),
+    "a label that says something else": (
+        {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
+        {"conversations": [*SHARED, SHARED_BETTER], "label": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN_BY_ENTRY)
+def test_an_entry_says_what_is_learnt_of_preferences(tmp_path: Path, name: str) -> None:
+    """Supervised fine-tuning takes the answers that an entry names: a job with one can say it in no other way."""
+    entry, row = CHOSEN_BY_ENTRY[name]
+    described(tmp_path, entry, row)
+    (found,) = read_all(tmp_path, datasetInfo="shop")
+    assert isinstance(found, Conversation)
+    assert said(found) == [("user", "Hi"), ("assistant", "Hello")]
+
+
 UNFIT_ENTRIES: dict[str, tuple[str, Data, str, str, str]] = {
     "not for ranking": (PAIRS, {}, "NoPreferences", "its `ranking` is not true", "SFT"),
     "a label for pairs": (

@@ -8,7 +8,7 @@ import pytest
 
 from support.tracker_servers import MlflowServer
 from support.tracking import asked
-from tunesmith_stages.track.__main__ import take_token
+from tunesmith_stages.track.__main__ import one_line, take_token
 from tunesmith_stages.track.asked import Asked, Ended, Event, TrackerDownError, TrackerRefusesError, TrackerType
 from tunesmith_stages.track.mlflow import MlflowRun, authorization
 from tunesmith_stages.track.run_record import RunRecord
@@ -73,6 +73,23 @@ def test_the_token(type_: TrackerType, environ: dict[str, str], token: str) -> N
 def test_how_mlflow_is_told_who_asks(token: str, header: dict[str, str]) -> None:
     """A token is a bearer token; user and password are what they are."""
     assert authorization(token) == header
+
+
+def test_what_a_server_says_is_one_harmless_line() -> None:
+    """A note is read in terminals."""
+    assert one_line("MLflow does not take it: \x1b]0;gone\x07\r\n  no \u00e4 in it\n") == (
+        "MLflow does not take it: ]0;gone no \u00e4 in it"
+    )
+
+
+@pytest.mark.parametrize("token", ["se1\ncret", "se1\0cret", "se1cr\u00e9t"])
+def test_a_token_that_fits_no_header_is_told_of_and_not_quoted(tmp_path: Path, token: str) -> None:
+    """The HTTP library would quote it in its error, and so in a note, the log and the status."""
+    server = MlflowServer()
+    with server.running(), pytest.raises(TrackerRefusesError, match="not one line of printable ASCII") as refused:
+        MlflowRun(asked(tmp_path, MLFLOW, server.url), token).open()
+    assert token[:3] not in f"{refused.value} {refused.value.hint}"
+    assert not server.asked
 
 
 # --- MLflow ----------------------------------------------------------------------------------------------------------

@@ -64,9 +64,20 @@ def test_an_exit_code_is_enough_on_a_full_disk() -> None:
     ],
 )
 def test_who_killed_a_rank(no_memory: bool | None, expected: ExitCode) -> None:
-    """A kill is taken for want of memory unless the kernel counts none; of another node nothing is known."""
+    """A kill is taken for want of memory unless the kernel counts none: that of the rank's own node."""
     assert root_cause([], {1: -9}, 1, "", no_memory=no_memory).code is expected
-    assert root_cause([], {1: -9}, 1, "", no_memory=no_memory, elsewhere={1: "there"}).code is ExitCode.OUT_OF_MEMORY
+    for here in (True, False):
+        there = root_cause([], {1: -9}, 1, "", elsewhere={1: "there"}, no_memory=here, starved={1: no_memory})
+        assert there.code is expected
+
+
+@pytest.mark.parametrize(("no_memory", "expected"), [(True, ExitCode.OUT_OF_MEMORY), (False, ExitCode.TEMPORARY)])
+def test_who_killed_a_process_that_reads_rows(no_memory: bool, expected: ExitCode) -> None:
+    """The kernel may end a rank's helper instead of the rank, which then tells of it as PyTorch does."""
+    said = [left(0, ExitCode.INTERNAL, "RuntimeError: DataLoader worker (pid 7275) is killed by signal: Killed. ")]
+    failure = root_cause([*said, left(1, ExitCode.INTERNAL, LOST)], {0: 70, 1: -15}, 70, "", no_memory=no_memory)
+    assert failure.code is expected
+    assert "a process that reads rows for rank 0 was killed" in failure.message
 
 
 def test_a_killed_launcher_is_told() -> None:

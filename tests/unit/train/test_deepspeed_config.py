@@ -17,6 +17,20 @@ def test_follows_stage_and_precision(stage: int, precision: str, bf16: bool, fp1
     assert config["zero_optimization"]["stage"] == stage
 
 
+@pytest.mark.parametrize(
+    ("runtime", "told"),
+    [({}, 1), ({"processesPerNode": 2}, 2), ({"gpusPerNode": 1}, 2)],
+    ids=["alone on the processor", "two processes", "one GPU"],
+)
+def test_alone_on_the_processor_no_gradients_are_shared_out(runtime: dict[str, int], told: int) -> None:
+    """ZeRO 2 would copy each gradient as it comes, for a process that has nobody to share them with."""
+    split = {"perDeviceTrainBatchSize": 1, "gradientAccumulationSteps": 1}
+    ranks = runtime.get("processesPerNode", 1)
+    params = {**PARAMS, "zeroStage": 2, "globalBatchSize": ranks}
+    settings = read_settings(params, {**RUNTIME, "processesPerNode": 1, **split, **runtime})
+    assert deepspeed_config(settings)["zero_optimization"]["stage"] == told
+
+
 def test_only_stage_3_gathers_weights_to_save_them() -> None:
     """Without it a ZeRO-3 model would be saved in pieces of size zero."""
     stages = {stage: deepspeed_config(read_settings({**PARAMS, "zeroStage": stage}, RUNTIME)) for stage in (0, 2, 3)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -77,6 +78,46 @@ def test_mismatched_answers_are_those_of_rows_half_of_all_away(judged: JudgedRow
         [35, 16, 17],
     ]
     assert judged[2].mismatched.labels.tolist() == [-100, -100, -100, 7, 8]
+
+
+SAME_PROMPTS: dict[str, Callable[[list[tuple[Any, Any]]], list[tuple[Any, bool]]]] = {
+    "pairs taken apart, all chosen ones first": lambda pairs: [
+        *((chosen, True) for chosen, _ in pairs),
+        *((rejected, False) for _, rejected in pairs),
+    ],
+    "rows that are used twice": lambda pairs: [(pair[at % 2], at % 2 == 0) for at, pair in enumerate(pairs)] * 2,
+    "pairs taken apart, used twice": lambda pairs: (
+        [(side, wanted) for pair in pairs for side, wanted in zip(pair, (True, False), strict=True)] * 2
+    ),
+    "one prompt in most rows": lambda pairs: [*((pairs[0][0], True) for _ in range(50)), (pairs[1][0], False)],
+}
+
+
+@pytest.mark.parametrize("name", SAME_PROMPTS)
+def test_mismatched_answers_are_those_to_other_prompts(tmp_path: Path, name: str) -> None:
+    """An answer to the same prompt would not be mismatched, and z0 would follow the rewards instead of the drift."""
+    rows = SAME_PROMPTS[name](PAIRS)
+    write_judged(tmp_path / "train.arrow", rows)
+    judged = JudgedRows(tmp_path / "train.arrow")
+    answers: dict[tuple[int, ...], list[list[int]]] = {}
+    for (ids, labels), _ in rows:
+        asked = labels.count(-100)
+        answers.setdefault(tuple(ids[:asked]), []).append(ids[asked:])
+    looked_at = range(len(rows)) if name != "one prompt in most rows" else [50]
+    for index in looked_at:
+        (_, labels), _ = rows[index]
+        asked = labels.count(-100)
+        found = judged[index].mismatched
+        assert found.ids[asked:].tolist() not in answers[tuple(found.ids[:asked].tolist())], index
+
+
+def test_rows_that_all_have_one_prompt(tmp_path: Path) -> None:
+    """Where there is no other prompt, another row's answer is taken all the same."""
+    write_judged(tmp_path / "train.arrow", [(([1, 2, answer], [-100, -100, answer]), answer > 4) for answer in (3, 5)])
+    assert [JudgedRows(tmp_path / "train.arrow")[row].mismatched.ids.tolist() for row in (0, 1)] == [
+        [1, 2, 5],
+        [1, 2, 3],
+    ]
 
 
 def test_a_mismatched_answer_is_cut_to_the_longest_row(tmp_path: Path) -> None:

@@ -182,6 +182,7 @@ ENDS = [
     pytest.param(NodeEnd(0), False, id="well"),
     pytest.param(NodeEnd(74, (RankExit(3, 1.5, DISK_FULL),), {2: -9, 3: 74}), True, id="its ranks failed"),
     pytest.param(NodeEnd(0, failure=DISK_FULL), True, id="its program failed"),
+    pytest.param(NodeEnd(1, (), {3: -9}, no_memory=False), True, id="a rank was killed, and not by the kernel"),
 ]
 
 
