@@ -72,7 +72,7 @@ def test_install_upgrade_uninstall(helm: Helm, server: ApiServer) -> None:
     assert "Ollama servers it may name: main" in told
     wait_until("pods of the operator and of Ollama", lambda: len(server.get("pods", "-n", "tunesmith")["items"]) == 2)
     deployment = server.get("deployment", "tunesmith", "-n", "tunesmith")
-    server.kubectl("wait", "--for=condition=Established", f"crd/{CRD}")
+    wait_until("FineTuneJobs are served", lambda: server.serves(CRD))
     server.kubectl("create", "--filename=-", objects=[_job("kept", "team-a")])
 
     install(helm, {**EXEC, **NFS}, command="upgrade")

@@ -104,7 +104,6 @@ def user(bare: User, without_crd: Done) -> User:
     assert without_crd.code
     add_namespaces(bare.server, OURS, THEIRS, EMPTY)
     bare.server.kubectl("apply", "--server-side", "--filename=-", objects=custom_resource_definition())
-    bare.server.kubectl("wait", "--for=condition=Established", "crd/finetunejobs.tunesmith.dev")
     wait_until("FineTuneJobs are served", lambda: bare.run("status", "bot").err.startswith("✗ There is no"))
     wait_until("pods can be made", lambda: bare.server.get("serviceaccounts", "-n", OURS)["items"])
     return bare

@@ -52,16 +52,31 @@ class Cluster:
             objects: what it reads from its standard input (``--filename=-``): one object or a list of them.
 
         Raises:
-            subprocess.CalledProcessError: it failed; `stderr` says why.
+            subprocess.CalledProcessError: it failed; `stderr` and a note say why.
         """
         command = [_kubectl(), f"--kubeconfig={self.kubeconfig}", *arguments]
         several = {"apiVersion": "v1", "kind": "List", "items": objects}
         given = None if objects is None else json.dumps(several if isinstance(objects, list) else objects)
-        return subprocess.run(command, check=True, capture_output=True, text=True, input=given).stdout
+        try:
+            return subprocess.run(command, check=True, capture_output=True, text=True, input=given).stdout
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
 
     def get(self, *arguments: str) -> Any:
         """Return what ``kubectl get ARGUMENTS`` finds: one object, or a list object with `items`."""
         return json.loads(self.kubectl("get", "--output=json", *arguments))
+
+    def serves(self, resource: str) -> bool:
+        """Tell whether the API server serves a resource, as ``finetunejobs``: not at once when its definition is new.
+
+        ``kubectl wait --for=condition=Established`` fails on a definition so new that it has no conditions at all.
+        """
+        try:
+            self.kubectl("get", resource, "--all-namespaces")
+        except subprocess.CalledProcessError:
+            return False
+        return True
 
 
 # --- without nodes ---------------------------------------------------------------------------------------------------
