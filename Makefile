@@ -30,7 +30,7 @@ demo: env toolchain ## Fine-tune a toy model on this machine and let it answer i
 	@$(PYTHON) examples/01-quickstart/demo.py --name "$(NAME)"
 
 .PHONY: test
-test: check verify integration e2e ## Run every test: style, types, unit tests, and the real chain, on this machine and on a cluster
+test: check verify faults integration e2e ## Run every test: style, types, unit tests, and the real chain, on this machine and on a cluster
 
 # --- for developers --------------------------------------------------------------------------------------------------
 
@@ -101,6 +101,11 @@ SOME_TESTS = $(if $(PYTEST_ARGS),$(PYTEST_ARGS) || test $$? = 5)
 e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the tests of the real chain only, on this machine and on a cluster (KUBECONFIG=... on yours)
 	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --durations=10 tests/preflight tests/e2e --ignore=tests/e2e/cluster $(SOME_TESTS)
 	@$(PYTHON) -m pytest --durations=10 tests/e2e/cluster $(SOME_TESTS)
+
+N ?= 300
+.PHONY: faults
+faults: env ## Let calls, events, clocks and operators fail in N histories (300: always the same ones; more: new ones, all night)
+	@TUNESMITH_FAULT_HISTORIES=$(N) $(PYTHON) -m pytest --quiet --numprocesses=auto tests/faults $(SOME_TESTS)
 
 .PHONY: integration
 integration: test-toolchain ## Run the slower tests of parts only: a real API server (CRD, chart, rights, kubectl plugin), programs, PyTorch

@@ -69,7 +69,21 @@ def _ended(draft: Draft) -> set[str]:
             ended |= {was.job, *_lookups_of(draft, was)}
         if record.job != was.job and record.state not in ACTIVE:
             ended.add(record.job)
+        if record.job != was.job:
+            ended |= _unheard_of(draft, was, record)
     return ended - {""}
+
+
+def _unheard_of(draft: Draft, was: StageRecord, record: StageRecord) -> set[str]:
+    """Return the Jobs that ended before the status could tell of them, and that a new attempt takes the place of."""
+    told = was.attempts if was.keys == record.keys else 0
+    return {
+        job.name
+        for job in draft.world.jobs
+        if (job.stage, job.keys) == (record.name, record.keys)
+        and told < job.attempt < record.attempts
+        and job.phase in {Phase.SUCCEEDED, Phase.FAILED}
+    }
 
 
 def _lookups_of(draft: Draft, record: StageRecord) -> set[str]:

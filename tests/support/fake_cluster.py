@@ -157,7 +157,7 @@ class FakeCluster:
         self.listener(kind, copy_of(item))
         return copy_of(item)
 
-    def edit(self, name: str, change: Callable[[Object], None], namespace: str = "default") -> None:
+    def edit(self, name: str, change: Callable[[Object], object], namespace: str = "default") -> None:
         """Change a FineTuneJob as a user does."""
         item = self.objects[("FineTuneJob", namespace, name)]
         before = json.dumps(item["spec"])
