@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Let the programs that tests start hear signals, also where whoever started the tests lets them be ignored.
+
+    A shell does so for what runs in the background, `nohup` too; a program begins with what its starter ignores. What
+    its starter handles, as is done here, it begins with as usual.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.hookimpl(trylast=True)

@@ -23,6 +23,13 @@ API_PORT = 6443
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 
 
+def scripts_digest() -> str:
+    """Return a digest of all that a cluster is made by: another one means that it would be made otherwise now."""
+    here = Path(__file__).parent
+    files = sorted(path for kind in ("*.py", "*.yaml", "programs/*/go.mod") for path in here.glob(kind))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
 @dataclass(frozen=True)
 class Layout:
     """The paths of one cluster."""
@@ -60,13 +67,18 @@ class Layout:
         return self.state / ".lock"
 
     @property
+    def use(self) -> Path:
+        """Held by who needs the cluster to stay as it is."""
+        return self.state / ".use"
+
+    @property
     def machine(self) -> Path:
         """Who runs the cluster, while it runs: process id and start time."""
         return self.live / "machine.pid"
 
     @property
     def ready(self) -> Path:
-        """There as soon as the cluster can be used."""
+        """There as soon as the cluster can be used; holds :func:`scripts_digest` of the scripts that made it."""
         return self.live / "ready"
 
     @property

@@ -28,7 +28,7 @@ from certificates import new_authority, sign_control_plane
 from cgroups import make_cgroup
 from control_plane import ControlPlane
 from daemons import DaemonError, Daemons
-from layout import API_PORT, API_SERVICE, BRIDGE, GATEWAY, NODE, POD_NETWORK, SERVICE_NETWORK, Layout
+from layout import API_PORT, API_SERVICE, BRIDGE, GATEWAY, NODE, POD_NETWORK, SERVICE_NETWORK, Layout, scripts_digest
 from programs import kubernetes
 
 _PRIVATE = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
@@ -42,6 +42,8 @@ _KUBELET_SETTINGS = (
     "kernel/keys/root_maxbytes",
 )
 """What the kubelet sets for the whole machine; here it sets copies."""
+_PATIENCE = 180.0
+"""Seconds after which what takes one or two counts as failed, on a busy machine with a slow disk too."""
 _RESTART_SECONDS = 1.0
 _ETCD_PORTS = (2379, 2380)
 _COREDNS_RIGHTS = Path(__file__).with_name("coredns.yaml")
@@ -63,7 +65,7 @@ def main() -> int:
         except (DaemonError, subprocess.CalledProcessError) as error:
             print(_told(error), flush=True)
             return 1
-        layout.ready.touch()
+        layout.ready.write_text(scripts_digest(), encoding="utf-8")
         _keep(daemons)
     except Stopped:
         _remove_containers(layout, daemons)
@@ -94,23 +96,23 @@ def _start(layout: Layout, listener: int, daemons: Daemons) -> Iterator[str]:
     daemons.start(node.containerd(layout))
     daemons.start(control_plane.api_server(plane, node=True))
     daemons.start(node.api_forwarder(listener, plane))
-    daemons.wait_for("API server", "kube-apiserver", 90, lambda: control_plane.is_ready(plane))
+    daemons.wait_for("API server", "kube-apiserver", _PATIENCE, lambda: control_plane.is_ready(plane))
     yield "API server"
     daemons.start(control_plane.controller_manager(plane))
     daemons.start(control_plane.scheduler(plane))
-    daemons.wait_for("containerd", "containerd", 30, layout.containerd_socket.exists)
+    daemons.wait_for("containerd", "containerd", _PATIENCE, layout.containerd_socket.exists)
     daemons.start(node.kubelet(layout, plane))
     daemons.start(node.kube_proxy(layout, plane))
     _run(kubernetes("kubectl"), f"--kubeconfig={layout.inner_kubeconfig}", "apply", f"--filename={_COREDNS_RIGHTS}")
     daemons.start(node.coredns(layout, plane))
-    daemons.wait_for("ready node", "kubelet", 90, lambda: _node_is_ready(plane))
+    daemons.wait_for("ready node", "kubelet", _PATIENCE, lambda: _node_is_ready(plane))
     yield "node"
-    daemons.wait_for("DNS", "coredns", 30, lambda: _answers(node.DNS_HEALTH))
+    daemons.wait_for("DNS", "coredns", _PATIENCE, lambda: _answers(node.DNS_HEALTH))
     daemons.wait_for(
-        "service accounts", "kube-controller-manager", 30, lambda: control_plane.has_service_accounts(plane)
+        "service accounts", "kube-controller-manager", _PATIENCE, lambda: control_plane.has_service_accounts(plane)
     )
     through_service = replace(plane, address=API_SERVICE, api_port=443)
-    daemons.wait_for("service addresses", "kube-proxy", 30, lambda: control_plane.is_ready(through_service))
+    daemons.wait_for("service addresses", "kube-proxy", _PATIENCE, lambda: control_plane.is_ready(through_service))
     yield "DNS, service accounts, service addresses"
 
 

@@ -19,12 +19,25 @@ _STOP_SECONDS = 30.0
 @contextmanager
 def alone(layout: Layout) -> Iterator[None]:
     """Let nobody else bring this cluster up or down meanwhile."""
-    layout.state.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("w") as lock:
+    with _held(layout.lock, "another process brings this cluster up or down; waiting for it"):
+        yield
+
+
+@contextmanager
+def using(layout: Layout) -> Iterator[None]:
+    """Let nobody else use this cluster for tests meanwhile, nor make it anew."""
+    with _held(layout.use, "another process runs its tests on this cluster; waiting for it"):
+        yield
+
+
+@contextmanager
+def _held(path: Path, waiting: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("another process brings this cluster up or down; waiting for it")
+            tell(waiting)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -2,7 +2,8 @@
 
     python hack/testcluster/up.py [--name CLUSTER]
 
-A cluster that is up is left alone. Needs root. What it needs of other programs is installed or built first.
+A cluster that is up, made by these very scripts, is left alone. Needs root. What it needs of other programs is
+installed or built first.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ sys.path.append(str(Path(__file__).parents[1] / "toolchain"))
 import programs
 from cgroups import remove_cgroup
 from debian_packages import ensure_packages
-from layout import Layout
+from layout import Layout, scripts_digest
 from load_image import built_id, load
 from making import run_main, tell
 from node import NETWORK_PLUGINS, PAUSE_IMAGE, cni_folder
-from running import alone, is_up, record, stop
+from running import alone, is_up, record, stop, using
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
@@ -63,7 +64,11 @@ def up(layout: Layout) -> None:
         )
     with alone(layout):
         if is_up(layout):
-            return
+            if layout.ready.read_text(encoding="utf-8") == scripts_digest():
+                return
+            tell("the test cluster is up, but these scripts would make it otherwise: making it anew")
+            with using(layout):
+                clear(layout)
         plugins = () if cni_folder() else (NETWORK_PLUGINS,)
         ensure_packages("the test cluster", _PROGRAMS, plugins, hint=_ELSEWHERE)
         for program in programs.PROGRAMS.values():

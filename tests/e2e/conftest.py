@@ -28,7 +28,12 @@ def toy_base() -> Path:
         making = cache / f".{digest}.{os.getpid()}"
         shutil.rmtree(making, ignore_errors=True)
         subprocess.run([sys.executable, QUICKSTART / "make_base.py", "--out", making], check=True)
-        making.rename(folder)
+        try:
+            making.rename(folder)
+        except OSError:  # another process has made it meanwhile
+            shutil.rmtree(making)
+            if not folder.is_dir():
+                raise
     return folder
 
 

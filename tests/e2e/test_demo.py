@@ -22,7 +22,7 @@ def test_demo(tmp_path: Path) -> None:
         env={**environ, "COLUMNS": "160"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         check=False,
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr

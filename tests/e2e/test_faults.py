@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.disks import small_disk
 from support.jobs import Job, quickstart_volume
 from support.ollama_server import OllamaServer
 from tunesmith_stages.contract import ExitCode, StageName
@@ -32,28 +33,20 @@ _KEYED = [stage for stage in StageName if stage is not StageName.REHEARSE]
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of 128 MiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.fail(
-            "this test mounts a small file system: run it as root, or as "
-            "`unshare -rm .venv/bin/python -m pytest tests/e2e/test_faults.py`"
-        )
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with small_disk(tmp_path / "disk", "128m") as folder:
+        yield folder
 
 
-def test_full_disk(small_disk: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
+def test_full_disk(disk: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
     """A stage that finds no space says so by its exit code and publishes nothing; with space again it goes on."""
-    job = Job(quickstart_volume(small_disk, toy_base), newest_ollama.url, name="full-disk", training=_TRAINING)
-    ballast = small_disk / "ballast"
+    job = Job(quickstart_volume(disk, toy_base), newest_ollama.url, name="full-disk", training=_TRAINING)
+    ballast = disk / "ballast"
     for stage in _KEYED:
         before = job.results()
         assert job.file.exists()  # written while there is space
-        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         ballast.write_bytes(b"\0" * max(0, free - _SPARE.get(stage, 128 * 1024)))
         printed = job.run("--until", stage, code=ExitCode.NO_SPACE)
         assert "NoSpace" in printed or "No space left on device" in printed

@@ -54,7 +54,7 @@ def group_of(pid: int) -> dict[int, str]:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while group_of(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert group_of(pid) == {}
@@ -128,7 +128,7 @@ def caught(number, frame):
 signal.signal(signal.SIGTERM, caught)
 signal.signal(signal.SIGINT, caught)
 print(url, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -151,7 +151,7 @@ def test_exit_code_is_the_commands(built: Path, tmp_path: Path) -> None:
     """The command's exit code comes through, and the server is gone after it."""
     ask = "import os, sys; print(os.environ['OLLAMA_HOST']); sys.exit(7)"
     with command(built, tmp_path / "models", sys.executable, "-c", ask) as process:
-        url = process.communicate(timeout=60)[0].strip()
+        url = process.communicate(timeout=300)[0].strip()
         assert process.returncode == 7
     assert "Listening on " + url.removeprefix("http://") in (tmp_path / "models.log").read_text()
 
@@ -159,7 +159,7 @@ def test_exit_code_is_the_commands(built: Path, tmp_path: Path) -> None:
 def test_command_that_is_not_there(built: Path, tmp_path: Path) -> None:
     """A command that can't be run ends with the shell's code for it."""
     with command(built, tmp_path / "models", "no-such-command") as process:
-        assert process.wait(timeout=60) == 127
+        assert process.wait(timeout=300) == 127
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -172,7 +172,7 @@ def test_signals_reach_the_command(built: Path, tmp_path: Path, number: signal.S
         assert "ollama" in group_of(group).values()
         process.send_signal(number)
         assert process.stdout.readline().strip() == number.name
-        assert process.wait(timeout=30) == 40
+        assert process.wait(timeout=300) == 40
     wait_until_gone(group)
 
 
@@ -195,6 +195,6 @@ def test_own_server_is_used_and_left_running(built: Path, tmp_path: Path) -> Non
     with ollama_server(built, tmp_path / "mine") as mine:
         ask = "import json, os; print(json.dumps(os.environ['OLLAMA_HOST']))"
         with command(built, tmp_path / "models", sys.executable, "-c", ask, host=mine.url) as process:
-            assert json.loads(process.communicate(timeout=60)[0]) == mine.url
+            assert json.loads(process.communicate(timeout=300)[0]) == mine.url
         assert mine.ask("/api/version")["version"]
         assert not (tmp_path / "models").exists()

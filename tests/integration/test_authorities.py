@@ -66,7 +66,7 @@ def run(root: Path, url: str, given: Path | None = None) -> subprocess.Completed
     environ = {**kept, **more, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(root)}
     argv: list[str | Path] = [sys.executable, root / "program.py"]
     argv += ["--config", root / "stage.json", "--report", root / "report"]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=environ)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300, env=environ)
 
 
 def test_given_authorities_are_trusted_besides_the_public_ones(https: Https, tmp_path: Path) -> None:

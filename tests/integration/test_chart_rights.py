@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -72,8 +73,7 @@ def rights(server: ApiServer, account: str, namespace: str) -> Rights:
     path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
     asker = f"--as=system:serviceaccount:{account}"
     status = json.loads(server.kubectl("create", "--raw", path, "--filename=-", asker, objects=review))["status"]
-    assert not status["incomplete"]
-    found: Rights = {}
+    found: Rights = {("incomplete", str(status.get("evaluationError"))): set()} if status["incomplete"] else {}
     for rule in status["resourceRules"]:
         for group, resource in product(rule["apiGroups"], rule["resources"]):
             if (group, resource) not in EVERYBODY:
@@ -82,29 +82,37 @@ def rights(server: ApiServer, account: str, namespace: str) -> Rights:
     return found
 
 
+def check_rights(server: ApiServer, account: str, namespace: str, wanted: Rights) -> None:
+    """Check that an account may do exactly this; the API server goes by new rules a moment after it has stored them."""
+    last = time.monotonic() + 30
+    while (found := rights(server, account, namespace)) != wanted and time.monotonic() < last:
+        time.sleep(0.1)
+    assert found == wanted
+
+
 def test_rights_in_the_cluster(helm: Helm, server: ApiServer) -> None:
     """The operator may do exactly this everywhere: it reads no Secret, makes no pod and changes no job's spec."""
     install(helm, {})
-    assert rights(server, "tunesmith:tunesmith", "team-a") == OPERATOR
-    assert rights(server, "tunesmith:tunesmith", "kube-system") == OPERATOR
-    assert rights(server, "tunesmith:tunesmith", "tunesmith") == OPERATOR | LEASE
+    check_rights(server, "tunesmith:tunesmith", "team-a", OPERATOR)
+    check_rights(server, "tunesmith:tunesmith", "kube-system", OPERATOR)
+    check_rights(server, "tunesmith:tunesmith", "tunesmith", OPERATOR | LEASE)
 
 
 def test_rights_in_listed_namespaces(helm: Helm, server: ApiServer) -> None:
     """With listed namespaces the operator may do the same there, and nothing anywhere else."""
     install(helm, {"watchNamespaces": ["team-a"]})
-    assert rights(server, "tunesmith:tunesmith", "team-a") == OPERATOR
-    assert rights(server, "tunesmith:tunesmith", "team-b") == {}
-    assert rights(server, "tunesmith:tunesmith", "tunesmith") == LEASE
+    check_rights(server, "tunesmith:tunesmith", "team-a", OPERATOR)
+    check_rights(server, "tunesmith:tunesmith", "team-b", {})
+    check_rights(server, "tunesmith:tunesmith", "tunesmith", LEASE)
 
 
 def test_rights_for_exec(helm: Helm, server: ApiServer) -> None:
     """The account for Exec may run something in the one pod, and nothing else; nobody else may."""
     install(helm, EXEC)
-    assert rights(server, "team-a:tunesmith-exec", "ollama") == {("", "pods/exec:ollama-0"): {"get", "create"}}
-    assert rights(server, "team-a:tunesmith-exec", "team-a") == {}
-    assert rights(server, "tunesmith:tunesmith", "ollama") == {}
-    assert rights(server, "team-a:default", "ollama") == {}
+    check_rights(server, "team-a:tunesmith-exec", "ollama", {("", "pods/exec:ollama-0"): {"get", "create"}})
+    check_rights(server, "team-a:tunesmith-exec", "team-a", {})
+    check_rights(server, "tunesmith:tunesmith", "ollama", {})
+    check_rights(server, "team-a:default", "ollama", {})
 
 
 # --- the commands of Exec --------------------------------------------------------------------------------------------
@@ -167,7 +175,7 @@ def account(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     wait_until("pods can be made", lambda: server.get("serviceaccounts", "-n", "ollama")["items"])
     server.kubectl("create", "--filename=-", objects=[_pod("ollama-0"), _pod("ollama-1")])
     account = Account(server, server.kubectl("create", "token", "tunesmith-exec", "--namespace=team-a").strip())
-    wait_until("the policy is at work", lambda: account.run(["id"])[0] == 403)
+    wait_until("the policy is at work", lambda: "a NAME that begins with" in account.run(["id"])[1])
     yield account
     uninstall_all(helm)
 

@@ -8,7 +8,6 @@ import platform
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
@@ -194,7 +193,7 @@ def test_process_that_does_not_listen_is_killed(start: Starter) -> None:
     before = time.monotonic()
     end_process(process.pid, patience=0.2)
     assert gone(process.pid, 0.5)
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30, "what a program has to end by itself is twice as long"
 
 
 def test_what_it_started_ends_too(start: Starter) -> None:
@@ -250,6 +249,10 @@ def test_waits_for_who_holds_it(tmp_path: Path) -> None:
     told: list[AlreadyRunningError] = []
     other = Lock(lock)
     other.take()
-    threading.Timer(0.3, other.release).start()
-    with hold(lock, told.append):
+
+    def tell(error: AlreadyRunningError) -> None:
+        told.append(error)
+        other.release()  # not before: a slow disk may keep who waits from its first look
+
+    with hold(lock, tell):
         assert len(told) == 1

@@ -35,7 +35,7 @@ def operate(settings: str, folder: Path, kubeconfig: str | None, environ: Mappin
         (folder / "kubeconfig").write_text(kubeconfig)
     own = {"PATH": os.environ["PATH"], "HOME": str(folder), "KUBECONFIG": str(folder / "kubeconfig")}
     command = [sys.executable, "-m", "tunesmith", "operator", f"--settings={folder}/settings.yaml", "--port=0"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**own, **environ}, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**own, **environ}, timeout=300)
     return done.returncode, done.stderr
 
 

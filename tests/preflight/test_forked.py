@@ -98,6 +98,6 @@ def test_fork_can_compute_though_this_process_has(tmp_path: Path) -> None:
     started = time.monotonic()
 
     def watch() -> None:
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 300
 
     run_forked(_compute, tmp_path, tmp_path / "log", what="x", watch=watch)

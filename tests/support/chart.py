@@ -108,7 +108,7 @@ def add_namespaces(server: Cluster, *names: str) -> None:
     server.kubectl("apply", "--filename=-", objects=objects)
 
 
-def wait_until(what: str, done: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(what: str, done: Callable[[], object], seconds: float = 120) -> None:
     """Wait for something that the cluster does by itself."""
     last = time.monotonic() + seconds
     while not done():

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ from control_plane import ControlPlane
 from daemons import Daemons
 from layout import Layout
 from node import PAUSE_IMAGE
-from running import is_up
+from running import is_up, using
 
-from support.ollama_server import free_port
+from support.ports import free_port
 
 _LOOPBACK = "127.0.0.1"
 _SERVICE_NETWORK = "10.97.0.0/16"
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,12 @@ class NodeCluster(Cluster):
         if self.ours:
             for image in (PAUSE_IMAGE, *images):
                 load_image.load(self.ours, image)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let no other run of these tests use our cluster meanwhile: what they install there has fixed names."""
+        with using(self.ours) if self.ours else nullcontext():
+            yield
 
 
 def cluster_with_nodes(environ: Mapping[str, str] | None = None) -> NodeCluster:

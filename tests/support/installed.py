@@ -101,7 +101,7 @@ class Team:
                 return item["status"], item["reason"], item["message"]
         return "", "", ""
 
-    def wait_for(self, name: str, *reasons: str, timeout: float = 900) -> str:
+    def wait_for(self, name: str, *reasons: str, timeout: float = 2400) -> str:
         """Wait until the job stands at one of `reasons` and return the sentence; other ends fail the test."""
 
         def there() -> str | None:
@@ -124,7 +124,7 @@ class Team:
         stages = self.job(name).get("status", {}).get("stages", ())
         return next((dict(item) for item in stages if item["name"] == stage), {})
 
-    def wait_running(self, name: str, stage: str, timeout: float = 300) -> Manifest:
+    def wait_running(self, name: str, stage: str, timeout: float = 1200) -> Manifest:
         """Wait until the program of a stage runs, and return its first Pod."""
 
         def there() -> Manifest | None:
@@ -168,6 +168,7 @@ def install(cluster: NodeCluster, folder: Path, base: Path, namespaces: Sequence
     """Install Tunesmith with a team for each of `namespaces`."""
     cluster.bring(IMAGES)
     made = Installed(cluster, Helm("helm4", folder, cluster.kubeconfig), folder / "volumes")
+    remove(made, namespaces)  # what a run has left that was interrupted
     (folder / "helm").mkdir()
     for name in (RELEASE, *namespaces):
         labels = _RESTRICTED if name != RELEASE else {}
@@ -183,7 +184,7 @@ def install(cluster: NodeCluster, folder: Path, base: Path, namespaces: Sequence
     cluster.kubectl("apply", "--filename=-", objects=volume_of(RELEASE, "all-teams", made.folder))
     given = values(namespaces)
     done = made.helm.run(
-        "install", "tunesmith", CHART, "--namespace", RELEASE, "--wait", "--timeout=300s", values=given
+        "install", "tunesmith", CHART, "--namespace", RELEASE, "--wait", "--timeout=600s", values=given
     )
     assert done.code == 0, f"{done.err}\n{_what_there_is(cluster)}"
     return made
@@ -201,14 +202,19 @@ def _what_there_is(cluster: NodeCluster) -> str:
 
 def uninstall(installed: Installed) -> None:
     """Remove the release, the teams and their volumes."""
-    cluster, names = installed.cluster, [RELEASE, *installed.teams]
-    for name in installed.teams:
-        cluster.kubectl("delete", "finetunejobs", "--all", "--namespace", name, "--ignore-not-found")
-    installed.helm.must("uninstall", "tunesmith", "--namespace", RELEASE, "--wait")
-    cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")  # Helm keeps it, and no other release may take it over
-    cluster.kubectl("delete", "namespace", *names, "--ignore-not-found", "--timeout=180s")
-    cluster.kubectl("delete", "persistentvolume", *(f"{name}-volume" for name in names), "--ignore-not-found")
+    remove(installed, tuple(installed.teams))
     shutil.rmtree(installed.folder, ignore_errors=True)
+
+
+def remove(installed: Installed, namespaces: Sequence[str]) -> None:
+    """Remove the release, the teams and their volumes from the cluster, as far as they are there."""
+    cluster, names = installed.cluster, [RELEASE, *namespaces]
+    for name in namespaces if cluster.serves(CRD) else ():
+        cluster.kubectl("delete", "finetunejobs", "--all", "--namespace", name)
+    installed.helm.must("uninstall", "tunesmith", "--namespace", RELEASE, "--ignore-not-found", "--wait")
+    cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")  # Helm keeps it, and no other release may take it over
+    cluster.kubectl("delete", "namespace", *names, "--ignore-not-found", "--timeout=600s")
+    cluster.kubectl("delete", "persistentvolume", *(f"{name}-volume" for name in names), "--ignore-not-found")
 
 
 def own(root: Path) -> None:
@@ -269,7 +275,7 @@ def kubectl_tunesmith(cluster: NodeCluster, *arguments: str) -> str:
         capture_output=True,
         text=True,
         env=environ,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from urllib.parse import urlencode
 
 import psutil
 
-from support.training import free_port
+from support.ports import free_port
 
 sys.path.append(str(Path(__file__).parents[2] / "hack" / "toolchain"))  # scripts, not a package that is installed
 
 import mlflow_server
 
-_PATIENCE = 180.0
+_PATIENCE = 600.0
 """Seconds: its tables are made first, one change of their history after the other."""
 
 
@@ -64,8 +64,10 @@ def real_mlflow(folder: Path) -> Iterator[RealMlflow]:
         _wait_until_up(server, process, folder / "server.log")
         yield server
     finally:
-        for other in psutil.Process(process.pid).children(recursive=True):
-            other.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself, or one of them has, together with another
+            for other in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    other.kill()
         process.kill()
         process.wait()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,8 @@ sys.path.append(str(Path(__file__).parents[2] / "hack" / "toolchain"))  # script
 
 import ollama
 import serve_ollama
+
+from support.ports import free_port as free_port  # noqa: PLC0414 - benchmarks take it from here
 
 
 def ollama_programs() -> list[Path]:
@@ -40,7 +41,7 @@ class OllamaServer:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)  # noqa: S310 - our own server
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(request, timeout=60) as answer:
+        with direct.open(request, timeout=300) as answer:
             content = answer.read()
         return json.loads(content) if content else None
 
@@ -61,13 +62,6 @@ class OllamaServer:
         """End the server at once, as a crash would."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

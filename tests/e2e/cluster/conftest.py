@@ -7,16 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster import cluster_with_nodes
+from support.cluster import NodeCluster, cluster_with_nodes
 from support.installed import Installed, Team, install, uninstall
 
 TEAMS = ("team-quickstart", "team-faults", "team-inputs", "team-quota")
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory, toy_base: Path) -> Iterator[Installed]:
+def node_cluster() -> Iterator[NodeCluster]:
+    """Yield the cluster; no other run uses it meanwhile."""
+    found = cluster_with_nodes()
+    with found.used():
+        yield found
+
+
+@pytest.fixture(scope="session")
+def installed(
+    node_cluster: NodeCluster, tmp_path_factory: pytest.TempPathFactory, toy_base: Path
+) -> Iterator[Installed]:
     """Yield the release; it and everything that belongs to it is removed afterwards."""
-    made = install(cluster_with_nodes(), tmp_path_factory.mktemp("cluster"), toy_base, TEAMS)
+    made = install(node_cluster, tmp_path_factory.mktemp("cluster"), toy_base, TEAMS)
     yield made
     uninstall(made)
 

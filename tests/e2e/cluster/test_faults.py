@@ -22,29 +22,37 @@ def test_an_evicted_training_goes_on_where_it_was(faults: Team) -> None:
     """The Eviction API ends the training's Pod: it saves a checkpoint, and the next one goes on from that step."""
     faults.apply(small_job("evicted", {"maxSteps": 60, "loggingSteps": 1, "checkpoint": {"saveSteps": 1000}}))
     name = faults.wait_running("evicted", "train")["metadata"]["name"]
-    until(lambda: steps_done(faults) >= 5, 200, lambda: "no step was done")
+    until(lambda: steps_done(faults, "evicted") >= 5, 1200, lambda: "no step was done")
     evict(faults, name)
-    until(lambda: other_than(faults, "evicted", name), 120, lambda: "no Pod took its place")
+    until(lambda: other_than(faults, "evicted", name), 600, lambda: "no Pod took its place")
     faults.wait_for("evicted", "Succeeded")
-    first, second = (
-        path.read_text() for path in sorted((faults.volume / "runs/evicted/logs").glob("train.*"), key=age)
-    )
+    first, second = training_logs(faults, "evicted")
     assert "asked to end: saving a checkpoint after step" in first
     (resumed,) = re.findall(r"going on from step (\d+)", second)
     assert int(resumed) >= 5
     assert "failures" not in faults.stage("evicted", "train")
 
 
-def steps_done(team: Team) -> int:
-    """Return how many steps the newest attempt at any training of the team has done."""
-    files = sorted((team.volume / "stages" / "train").glob("*/progress.jsonl"), key=age)
-    lines = files[-1].read_text(encoding="utf-8").splitlines() if files else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]
-    return max((event["done"] for event in events if event.get("of") == "steps"), default=0)
+def training_logs(team: Team, job: str) -> list[str]:
+    """Return what the attempts at a job's training have printed so far, the oldest first; of nodes, the first one."""
+    logs = (team.volume / "runs" / job / "logs").glob("train.*.log")
+    return [path.read_text() for path in sorted(logs, key=age) if ".node-" not in path.name]
 
 
 def age(path: Path) -> float:
     return path.stat().st_mtime
+
+
+def steps_done(team: Team, job: str) -> int:
+    """Return how many steps the newest attempt at a job's training has done."""
+    logs = training_logs(team, job)
+    return steps_in(logs[-1]) if logs else 0
+
+
+def steps_in(log: str) -> int:
+    """Return how many steps a training was told to have done, by what it has printed."""
+    events = [json.loads(line) for line in log.split("\n")[:-1] if line.startswith("{")]
+    return max((event["done"] for event in events if event.get("of") == "steps"), default=0)
 
 
 def evict(team: Team, pod: str) -> None:
@@ -73,7 +81,7 @@ def test_an_operator_killed_ten_times_makes_everything_once(faults: Team, instal
     faults.apply(small_job("killed"))
     for number in range(10):
         name = kill_operator(faults, installed)
-        until(lambda dead=name: leads(faults, dead), 90, lambda: "no other operator took over")  # type: ignore[misc]
+        until(lambda dead=name: leads(faults, dead), 300, lambda: "no other operator took over")  # type: ignore[misc]
         if number % 3 == 0:
             time.sleep(4)  # some of them get to do something
     faults.wait_for("killed", "Succeeded")
@@ -128,18 +136,24 @@ def test_deleted_in_the_middle_nothing_is_left(faults: Team) -> None:
         selector = "--selector=tunesmith.dev/job=deleted"
         return not faults.get("jobs,pods,configmaps,services", selector)["items"]
 
-    until(gone, 120, lambda: "objects of the deleted job are left")
+    until(gone, 600, lambda: "objects of the deleted job are left")
 
 
 def test_suspended_and_resumed(faults: Team) -> None:
     """`suspend` stops the training and gives its place back; resumed, it goes on from its checkpoint."""
-    job = small_job("paused", {"maxSteps": 40, "loggingSteps": 1, "checkpoint": {"saveSteps": 5}, "seed": 7})
+    job = small_job("paused", {"maxSteps": 100, "loggingSteps": 1, "checkpoint": {"saveSteps": 5}, "seed": 7})
     faults.apply(job)
     faults.wait_running("paused", "train")
+    until(lambda: steps_done(faults, "paused") >= 5, 1200, lambda: "no step was done")
     job["spec"]["suspend"] = True
     faults.apply(job)
-    faults.wait_for("paused", "Suspended", timeout=120)
-    until(lambda: not faults.pods("paused", "train"), 120, lambda: "the training's Pod is still there")
+    faults.wait_for("paused", "Suspended", timeout=600)
+    until(lambda: not faults.pods("paused", "train"), 600, lambda: "the training's Pod is still there")
     job["spec"]["suspend"] = False
     faults.apply(job)
     faults.wait_for("paused", "Succeeded")
+    first, second = training_logs(faults, "paused")
+    (saved,) = set(re.findall(r"asked to end: saving a checkpoint after step (\d+)", first))
+    (resumed,) = re.findall(r"going on from step (\d+)", second)
+    assert int(resumed) == int(saved) >= 5
+    assert steps_in(second) == 100

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.cluster import NodeCluster, cluster_with_nodes
+from support.cluster import NodeCluster
 from support.installed import IMAGES, until
 
 NAMESPACE = "tunesmith-images"
@@ -40,18 +40,21 @@ print(json.dumps({"user": os.getuid(), "twice": twice.twice(21), "places": list(
 
 
 @pytest.fixture
-def cluster() -> Iterator[NodeCluster]:
+def cluster(node_cluster: NodeCluster) -> Iterator[NodeCluster]:
     """Yield a cluster that has the image, with a namespace that takes restricted pods only."""
-    found = cluster_with_nodes()
+    found = node_cluster
     found.bring([STAGES])
+    found.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=600s")  # of an interrupted run
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     found.kubectl(
         "apply",
         "--filename=-",
         objects={"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}},
     )
+    # A pod is refused without it; the API server waits for it, but only for a second.
+    until(lambda: found.get("serviceaccounts", "--namespace", NAMESPACE)["items"], 120, lambda: "no service account")
     yield found
-    found.kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")
+    found.kubectl("delete", "namespace", NAMESPACE, "--timeout=600s")
 
 
 def pod() -> dict[str, Any]:
@@ -95,7 +98,7 @@ def test_compiles_below_scratch_as_anybody(cluster: NodeCluster) -> None:
         phase: str = cluster.get("pod", "compiler", "--namespace", NAMESPACE)["status"].get("phase", "")
         return phase if phase in ("Succeeded", "Failed") else ""
 
-    until(over, 300, lambda: cluster.kubectl("describe", "pod", "compiler", "--namespace", NAMESPACE))
+    until(over, 1200, lambda: cluster.kubectl("describe", "pod", "compiler", "--namespace", NAMESPACE))
     said = cluster.kubectl("logs", "compiler", "--namespace", NAMESPACE).strip()
     told = json.loads(said.splitlines()[-1])
     assert (told["user"], told["twice"], told["writes"]) == (ANY_USER, 42, False)

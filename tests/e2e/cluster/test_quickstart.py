@@ -14,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import load_kube_config
 from kubernetes.stream import stream
 
-from support.installed import EXEC_ACCOUNT, RELEASE, SERVER_POD, Installed, Team, kubectl_tunesmith
+from support.installed import EXEC_ACCOUNT, RELEASE, SERVER_POD, Installed, Team, kubectl_tunesmith, until
 from support.jobs import QUICKSTART
 from tunesmith.api.yaml_file import read_yaml
 
@@ -68,7 +68,7 @@ def test_logs_outlive_the_pods(quickstart: Team) -> None:
     from_the_pod = kubectl_tunesmith(quickstart.cluster, *asked)
     assert "convert" in from_the_pod
     quickstart.cluster.kubectl("delete", "jobs", "--all", "--namespace", quickstart.namespace)
-    assert quickstart.pods("quickstart", "convert") == []
+    until(lambda: not quickstart.pods("quickstart", "convert"), 120, lambda: "the Jobs are gone, but not their Pods")
     assert kubectl_tunesmith(quickstart.cluster, *asked) == from_the_pod
     listed = kubectl_tunesmith(quickstart.cluster, *asked[:4], "--list")
     assert all(stage in listed for stage in CHAIN)
@@ -144,7 +144,9 @@ def test_another_quantization_runs_only_what_it_needs(quickstart: Team, installe
     job = example()
     job["spec"]["export"]["quantizations"] = ["Q4_K_M", "Q6_K"]
     quickstart.apply(job)
-    quickstart.wait_for("quickstart", "Rehearsing", "Quantizing", "Registering", "Pending", timeout=60)
+    # Until the operator has seen the change, the job is ready as it was.
+    begun = ("Rehearsing", "Quantizing", "Registering", "Pending")
+    until(lambda: quickstart.ready("quickstart")[1] in begun, 120, lambda: f"{quickstart.ready('quickstart')}")
     quickstart.wait_for("quickstart", "Succeeded")
     new = [item for item in quickstart.jobs("quickstart") if item["metadata"]["uid"] not in before]
     stages = sorted(item["metadata"]["labels"]["tunesmith.dev/stage"] for item in new)
