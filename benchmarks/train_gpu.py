@@ -13,6 +13,8 @@ The weights are random and the rows made up, so nothing is fetched. TRL and Deep
   weight is frozen, and 12 for each layer, hidden number and token of the row that attention looks at. What is computed
   twice for want of memory counts once.
 
+Packed rows are trained on by ours alone: without FlashAttention TRL lets the samples of a row see each other.
+
 The ratio on the last line is the lowest of all cases in tokens per second; beside it stands the highest in memory.
 """
 
@@ -26,7 +28,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.volume import Volume
@@ -40,6 +42,8 @@ from support.prepared import train_config  # noqa: E402
 
 TOKENS, MICRO, ACCUMULATION, WARMUP, STEPS = 2048, 4, 2, 5, 25
 ROWS = MICRO * ACCUMULATION * STEPS
+PACKED = 2
+"""Samples in a packed row."""
 LORA = {"r": 16, "lora_alpha": 32}
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "4090": 165e12}
 """Operations a second in BF16 without sparsity, of the SXM kind where there are several, by NVIDIA's data sheets
@@ -51,13 +55,24 @@ class Case:
     """A training that both do."""
 
     shape: str
-    full: bool
-    zero_stage: int
+    kind: Literal["LoRA", "QLoRA", "Full"]
+    zero_stage: int = 2
+    offload: bool = False
+    """Optimizer and weights lie in the machine's memory."""
+    packed: bool = False
+    """The same samples, two in a row."""
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.kind == "Full"
 
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{self.shape}, {'all weights' if self.full else 'LoRA'}, ZeRO {self.zero_stage}"
+        kind = "all weights" if self.full else self.kind
+        more = [word for word, given in (("offload", self.offload), ("packed", self.packed)) if given]
+        return ", ".join([self.shape, kind, f"ZeRO {self.zero_stage}", *more])
 
 
 @dataclass(frozen=True)
@@ -70,14 +85,25 @@ class Measured:
     """Bytes."""
 
 
-CASES = (Case("0.5B", False, 2), Case("0.5B", True, 2), Case("1.5B", False, 2), Case("8B", False, 2))
-"""The last takes 20 GB; what a GPU has no memory for can be left out with ``--shapes``."""
+CASES = (
+    Case("0.5B", "LoRA"),
+    Case("0.5B", "LoRA", packed=True),
+    Case("0.5B", "Full"),
+    Case("0.5B", "Full", zero_stage=3),
+    Case("1.5B", "LoRA"),
+    Case("1.5B", "QLoRA"),
+    Case("1.5B", "Full", zero_stage=2, offload=True),
+    Case("1.5B", "Full", zero_stage=3, offload=True),
+    Case("8B", "LoRA"),
+    Case("8B", "QLoRA"),
+)
+"""LoRA of 8B takes 20 GB; what a GPU has no memory for can be left out with ``--shapes``."""
 
 
 def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="a Python with TRL and DeepSpeed")
+    parser.add_argument("--peer", default=sys.executable, help="a Python with TRL, DeepSpeed and bitsandbytes")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.5B", "1.5B", "8B"])
     parser.add_argument("--folder", type=Path, help="where to work; needs 20 GB")
     arguments = parser.parse_args()
@@ -86,7 +112,8 @@ def main() -> None:
         print("nothing is measured: PyTorch sees no GPU here, and this compares trainings on one")
         return
     peer = arguments.peer if has_trl(arguments.peer) else None
-    print(f"on one {device}" + ("" if peer else f"; ours alone, for {arguments.peer} has no TRL with DeepSpeed"))
+    alone = "" if peer else f"; ours alone, for {arguments.peer} lacks TRL, DeepSpeed or bitsandbytes"
+    print(f"on one {device}{alone}")
     rates, memories = [], []
     for case in (case for case in CASES if case.shape in arguments.shapes):
         with tempfile.TemporaryDirectory(prefix="train-gpu-", dir=arguments.folder) as scratch:
@@ -94,7 +121,7 @@ def main() -> None:
             write_volume(root, SHAPES[case.shape], rows=ROWS, tokens=TOKENS)
             ours = train_ours(case, root)
             show(case, "ours", ours, device)
-            if peer:
+            if peer and not case.packed:
                 theirs = train_theirs(case, root, peer)
                 show(case, "TRL with DeepSpeed", theirs, device)
                 rates.append(ours.rate / theirs.rate)
@@ -115,7 +142,8 @@ def gpu_name() -> str | None:
 
 def has_trl(python: str) -> bool:
     """Return whether a Python has what the peer needs."""
-    return subprocess.run([python, "-c", "import trl, deepspeed"], capture_output=True, check=False).returncode == 0
+    program = "import trl, deepspeed, bitsandbytes"
+    return subprocess.run([python, "-c", program], capture_output=True, check=False).returncode == 0
 
 
 def mfu(shape: Shape, case: Case, rate: float, device: str) -> float | None:
@@ -147,7 +175,7 @@ def measured(run: Run, memory: float) -> Measured:
 def train_ours(case: Case, root: Path) -> Measured:
     """Train with the stage `train`."""
     params: dict[str, Any] = {
-        "finetuningType": "Full" if case.full else "LoRA",
+        "finetuningType": case.kind,
         "lora": None if case.full else {"rank": 16, "alpha": 32, "dropout": "0", "targetModules": ["AllLinear"]},
         "learningRate": "1e-4",
         "lrSchedule": "Cosine",
@@ -157,10 +185,21 @@ def train_ours(case: Case, root: Path) -> Measured:
         "zeroStage": case.zero_stage,
         "gradientCheckpointing": True,
     }
-    runtime = {"gpusPerNode": 1, "perDeviceTrainBatchSize": MICRO, "gradientAccumulationSteps": ACCUMULATION}
-    config = train_config(root, params=params, runtime={**runtime, "saveSteps": None})
+    runtime = {
+        "gpusPerNode": 1,
+        "perDeviceTrainBatchSize": MICRO,
+        "gradientAccumulationSteps": ACCUMULATION,
+        "saveSteps": None,
+        "offloadOptimizer": case.offload,
+        "offloadParameters": case.offload and case.zero_stage == 3,
+    }
+    if case.packed:  # half as many rows of twice as many tokens: a step takes in the same samples
+        params["globalBatchSize"] //= PACKED
+        runtime["gradientAccumulationSteps"] = ACCUMULATION // PACKED
+    volume = Volume(root / "packed" if case.packed else root)
+    config = train_config(volume.root, params=params, runtime=runtime)
     (root / "train.json").write_text(config.to_json(), encoding="utf-8")
-    volume, key = Volume(root), config.units[0].key
+    key = config.units[0].key
     log = volume.attempt(StageName.TRAIN, key, config.attempt) / "logs" / "metrics.jsonl"
     command = [sys.executable, "-m", "tunesmith_stages.train", "--config", str(root / "train.json")]
     run = watch(command, log, {}, root / "train.log")
@@ -168,6 +207,13 @@ def train_ours(case: Case, root: Path) -> Measured:
     if result is None:
         raise SystemExit(f"the training left no result; see {root / 'train.log'}")
     return measured(run, result.numbers["peakGpuMemory"])
+
+
+def zero_of(case: Case) -> dict[str, Any]:
+    """Return how DeepSpeed is to share out what is trained, in its own words."""
+    in_memory = {"device": "cpu", "pin_memory": True}
+    parts = ["offload_optimizer", *(["offload_param"] if case.zero_stage == 3 else [])] if case.offload else []
+    return {"stage": case.zero_stage, **dict.fromkeys(parts, in_memory)}
 
 
 def train_theirs(case: Case, root: Path, python: str) -> Measured:
@@ -194,8 +240,9 @@ def train_theirs(case: Case, root: Path, python: str) -> Measured:
         "log": str(root / "trl.jsonl"),
         "output": str(root / "trl"),
         "memory": str(root / "trl.memory"),
-        "zeroStage": case.zero_stage,
+        "zero": zero_of(case),
         "lora": None if case.full else LORA,
+        "quantized": case.kind == "QLoRA",
         "settings": settings,
     }
     program = Path(__file__).parent / "gpu" / "trl_deepspeed.py"

@@ -19,6 +19,7 @@ _VALID: dict[str, Any] = {
     },
 }
 _IDENTITY = {"name": "faq", "builtin": "SelfCognition", "substitutions": {"name": "Tunny", "author": "Acme"}}
+_GROUPS_OF_3 = {"zero_optimization": {"zero_hpz_partition_size": 3}}
 _CHECK = {"name": "check", "volume": {"path": "data/check.json"}, "use": "Validation"}
 
 CASES: tuple[dict[str, Any], ...] = (
@@ -46,6 +47,9 @@ CASES: tuple[dict[str, Any], ...] = (
     {"training": {"gpusPerNode": 0, "precision": "FP16"}},
     {"training": {"gpusPerNode": 2, "processesPerNode": 2}},
     {"training": {"numTrainEpochs": "1", "maxSteps": 10}},
+    {"training": {"warmupSteps": 500, "maxSteps": 100}},
+    {"training": {"validation": {"evalSteps": 500, "keepBest": True}, "maxSteps": 100}},
+    {"training": {"deepspeed": {"zeroStage": 3, "config": _GROUPS_OF_3}, "gpusPerNode": 4}},
     {"training": {"numTrainEpochs": "0"}},
     {"training": {"learningRate": "0"}},
     {"training": {"validation": {"fraction": "0.1"}}, "datasets": [_VALID["spec"]["datasets"][0], _CHECK]},

@@ -32,8 +32,8 @@ class Progress:
         """Say what begins now."""
         self._emit({"note": text})
 
-    def count(self, done: int, total: int, of: str, metrics: Mapping[str, float] | None = None) -> None:
-        """Say how many of how many are done; with `metrics` the line is never left out."""
+    def count(self, done: int, total: int, of: str, metrics: Mapping[str, float] | None = None, note: str = "") -> None:
+        """Say how many of how many are done; with `metrics` the line is never left out. `note`: what is done beside."""
         now = time.monotonic()
         if metrics is None and done < total and now - self._last < self._INTERVAL:
             return
@@ -41,6 +41,8 @@ class Progress:
         event: dict[str, Any] = {"done": done, "total": total, "of": of}
         if metrics is not None:
             event["metrics"] = dict(metrics)
+        if note:
+            event["note"] = note
         self._emit(event)
 
     def counter(self, total: int, of: str) -> Callable[[int], None]:

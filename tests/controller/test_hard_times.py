@@ -240,6 +240,23 @@ def test_a_pod_on_a_lost_node_is_named(life: Life) -> None:
     assert "10.1.2.3" in life.condition()["message"]
 
 
+def test_of_several_nodes_the_lost_one_is_named(life: Life) -> None:
+    """The first pod has ended because it lost the other: the Job waits for that one, and so it is said."""
+    job = training(life, {"spec.training.nodes": 2})
+    first = life.programs.start(job)
+    other = life.programs.pending(job, **NO_GPU)
+    other["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = "1"
+    other["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    other["status"] = {"phase": "Running", "hostIP": "10.1.2.3"}
+    life.cluster.changed(other)
+    first["status"]["phase"] = "Failed"
+    life.cluster.changed(first)
+    life.wait(10)
+    assert life.ready() == ("False", "PodTerminating")
+    assert other["metadata"]["name"] in life.condition()["message"]
+    assert "out-of-service" in life.condition()["message"]
+
+
 def test_containers_beside_ours_are_not_asked(life: Life) -> None:
     """A service mesh's container comes first in the list: the report is read from ours."""
     job = training(life)

@@ -74,7 +74,7 @@ def ended_early(volume: Volume, key: str, tracking: dict[str, Any], step: int, n
         below = children(process.pid)
         below += [other for child in below for other in children(child)]
         process.send_signal(number)
-        process.wait(60)
+        process.wait(PATIENCE)
     wait_for(lambda: not any(alive(pid) for pid in below))
     return process.returncode
 
@@ -90,6 +90,12 @@ def recorded(volume: Volume, key: str, name: str) -> list[tuple[int, float]]:
     return [(event["step"], event[name]) for event in record if name in event]
 
 
+def times(volume: Volume, key: str) -> list[float]:
+    """Return when (Unix, seconds) the training itself has recorded its losses."""
+    record = read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl")
+    return [event["time"] for event in record if "loss" in event]
+
+
 @pytest.fixture(scope="module")
 def untracked(volume: Volume) -> StageResult:
     """Return the result of the same training without a tracker."""
@@ -103,6 +109,7 @@ def test_tensorboard_shows_what_was_recorded(volume: Volume, untracked: StageRes
     (file,) = volume.tracking("test", "board").glob("*tfevents*")
     read = EventAccumulator(str(file))
     read.Reload()
+    assert [event.wall_time for event in read.Scalars("loss")] == times(volume, "board")
     for name in read.Tags()["scalars"]:
         shown = [(event.step, event.value) for event in read.Scalars(name)]
         wanted = [*dict(recorded(volume, "board", name)).items()]  # the epoch stands in two lines of some steps

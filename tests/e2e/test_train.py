@@ -155,6 +155,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(volume: Volume, undisturbed: s
     key = "disturbed"
     kill_after(volume, key, "1", 8)
     check_another_world_size_is_refused(volume, key)
+    check_another_layout_is_refused(volume, key)
     newest = damage_newest(volume.checkpoints(key))
     train(volume, key, "2", params=EPOCHS, runtime=EVERY)
     remarks = notes_of(volume.unit(StageName.TRAIN, key))
@@ -183,6 +184,16 @@ def check_another_world_size_is_refused(volume: Volume, key: str) -> None:
     told = failure(volume, key, "other")
     assert told["reason"] == "WorldSizeChanged"
     assert "2 processes" in told["hint"]
+
+
+def check_another_layout_is_refused(volume: Volume, key: str) -> None:
+    dealt_out = {"zero_optimization": {"round_robin_gradients": True}}
+    with started(volume, key, "dealt-out", EPOCHS, {**EVERY, "deepspeed": dealt_out}) as process:
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.BAD_CONFIG
+    told = failure(volume, key, "dealt-out")
+    assert told["reason"] == "StateLayoutChanged"
+    assert "`round_robin_gradients: false`" in told["hint"]
 
 
 def damage_newest(folder: Path) -> int:

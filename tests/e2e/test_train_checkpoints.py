@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from support.disks import small_disk
+from support.prepared import PARAMS as ALL_PARAMS
+from support.prepared import RUNTIME as ALL_RUNTIME
 from support.prepared import write_base, write_prepared
 from support.training import PATIENCE, failure, notes_of, started, train
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train.deepspeed_config import state_layout
 from tunesmith_stages.train.metrics import read_metrics
+from tunesmith_stages.train.settings import read_settings
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.e2e
@@ -36,18 +39,10 @@ KEY = "k"
 @pytest.fixture
 def small_volume(tmp_path: Path) -> Iterator[Volume]:
     """Yield a volume of 16 MiB of its own, with a base and prepared rows."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.fail(
-            "this test mounts a small file system: run it as root, or as "
-            "`unshare -rm .venv/bin/python -m pytest tests/e2e/test_train_checkpoints.py`"
-        )
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
-    write_base(folder / "base")
-    write_prepared(folder / "prepared", train=22)
-    yield Volume(folder)
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with small_disk(tmp_path / "disk", "16m") as folder:
+        write_base(folder / "base")
+        write_prepared(folder / "prepared", train=22)
+        yield Volume(folder)
 
 
 def test_a_volume_that_is_full_when_it_saves(small_volume: Volume) -> None:
@@ -100,5 +95,6 @@ def fill(ballast: Path) -> None:
 
 def newest(volume: Volume) -> int:
     """Return the step of the newest whole checkpoint; 0: there is none."""
-    found, _ = checkpoints.newest(volume.checkpoints(KEY), 1)
+    layout = state_layout(read_settings({**ALL_PARAMS, **PARAMS}, {**ALL_RUNTIME, **RUNTIME}))
+    found, _ = checkpoints.newest(volume.checkpoints(KEY), 1, layout)
     return found.step if found else 0

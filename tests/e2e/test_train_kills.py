@@ -16,11 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from support.interruptions import MOMENTS, WAYS, Attempt, started_by, wait_for_moment
-from support.prepared import write_base, write_prepared
-from support.training import alive, failure, notes_of, out, started, train, wait_for
+from support.prepared import PARAMS, write_base, write_prepared
+from support.prepared import RUNTIME as ALL_RUNTIME
+from support.training import PATIENCE, alive, failure, notes_of, out, started, train, wait_for
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.train import checkpoints
+from tunesmith_stages.train.deepspeed_config import state_layout
 from tunesmith_stages.train.metrics import read_metrics
+from tunesmith_stages.train.settings import read_settings
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.e2e
@@ -137,7 +140,7 @@ class Disturbed:
                 self.check_start(attempt, before)
                 left = started_by(process)
                 end(process, self.random)
-                errors = process.communicate(timeout=120)[1]
+                errors = process.communicate(timeout=PATIENCE)[1]
                 wait_for(lambda: not any(alive(pid) for pid in left))
         if self.volume.result(StageName.TRAIN, self.key) is not None:
             self.check_same()
@@ -171,7 +174,8 @@ class Disturbed:
 
     def saved(self) -> int:
         """Return the step that the next attempt will go on from, 0: from the beginning; nothing may be damaged."""
-        found, passed_over = checkpoints.newest(self.volume.checkpoints(self.key), self.ranks)
+        settings = read_settings({**PARAMS, **self.params}, {**ALL_RUNTIME, **self.runtime})
+        found, passed_over = checkpoints.newest(self.volume.checkpoints(self.key), self.ranks, state_layout(settings))
         assert passed_over == []
         return found.step if found else 0
 
@@ -197,7 +201,8 @@ class Disturbed:
     def record(self, key: str) -> list[dict[str, Any]]:
         """Return the record of a finished training without what depends on the clock."""
         events = read_metrics(self.volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl")
-        return [{name: value for name, value in event.items() if name != "tokensPerSecond"} for event in events]
+        clocked = {"time", "tokensPerSecond"}
+        return [{name: value for name, value in event.items() if name not in clocked} for event in events]
 
 
 def first_words(saved: int) -> str:

@@ -172,6 +172,8 @@ def test_a_training_that_goes_wrong_is_ended(
     assert process.returncode == ExitCode.GATE_FAILED
     assert failure(volume, key, "1")["reason"] == reason
     assert volume.result(StageName.TRAIN, key) is None
+    picture = volume.attempt(StageName.TRAIN, key, "1") / "logs" / "loss.png"
+    assert picture.read_bytes().startswith(b"\x89PNG"), "where it went wrong is to be seen"
 
 
 def test_a_process_that_hangs_is_noticed(volume: Volume) -> None:
@@ -181,12 +183,27 @@ def test_a_process_that_hangs_is_noticed(volume: Volume) -> None:
     with started(volume, "hang", "1", {"numTrainEpochs": "500"}, runtime) as process:
         wait_for(lambda: steps_done(progress) > 3)
         os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == ExitCode.TEMPORARY
     found = failure(volume, "hang", "1")
     assert found["reason"] == "TrainingStalled"
     log = (volume.attempt(StageName.TRAIN, "hang", "1") / "logs" / "rank-0.log").read_text()
     assert "most recent call first" in log
+
+
+def test_ranks_that_wait_in_vain_are_a_stall(volume: Volume) -> None:
+    """They time out before the program sees the hang, as with the defaults: it is tried again, for the same reason."""
+    progress = volume.attempt(StageName.TRAIN, "vain", "1") / "progress.jsonl"
+    with started(
+        volume, "vain", "1", {"numTrainEpochs": "500"}, {"saveSteps": None, "ddpTimeoutSeconds": 20}
+    ) as process:
+        wait_for(lambda: steps_done(progress) > 3)
+        os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)  # torchrun must kill it, which is no cause
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.TEMPORARY
+    found = failure(volume, "vain", "1")
+    assert found["reason"] == "TrainingStalled"
+    assert found["message"].startswith("rank 0 waited for other ranks for longer than `ddpTimeoutSeconds`")
 
 
 def test_a_jump_of_the_loss_is_noticed() -> None:

@@ -116,6 +116,7 @@ def test_goes_on_without_asking_the_base_again(tmp_path: Path, method: str, trai
     assert {name: tuple(table.shape) for name, table in tables.items()} == {"train": (42, 2), "validation": (9, 2)}
     assert all(table.isfinite().all() for table in tables.values())
     train(volume, "killed", "2", params=params, runtime=runtime)
+    assert "computing with sdpa" in notes(volume, "killed", "1")
     said = [event for event in notes(volume, "killed", "1") if event.startswith("asking the base")]
     assert said == ["asking the base how likely it holds the answers of 51 rows"]
     progress = volume.unit(StageName.TRAIN, "killed") / "progress.jsonl"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_port
 from support.prepared import write_base, write_prepared
 from support.training import (
     EPOCHS,
@@ -20,7 +21,6 @@ from support.training import (
     check_same_end,
     children,
     failure,
-    free_port,
     notes,
     ranks_of,
     started,
@@ -40,7 +40,7 @@ Programs = list[subprocess.Popen[str]]
 
 NO_SAVES = {**EVERY, "saveSteps": None}
 """No checkpoint but the one that is saved because the training is asked to end."""
-SOON = 60.0
+SOON = 180.0
 """Seconds within which all must be over on a busy machine; NCCL and Gloo would wait for 30 minutes."""
 
 
@@ -159,6 +159,38 @@ def disturb(
         print(f"attempt {folder or attempt}: over after {time.monotonic() - began:.1f} s")
     wait_for(lambda: not any(alive(pid) for pid in left))
     return codes
+
+
+def test_nodes_must_see_the_same_volume(volume: Volume, tmp_path: Path) -> None:
+    """A claim that each node mounts for itself would train each node on what it has: both end, and say why."""
+    write_base(tmp_path / "base")
+    write_prepared(tmp_path / "prepared", train=42, validation=9)
+    place = {"TUNESMITH_MASTER_ADDR": "127.0.0.1", "TUNESMITH_MASTER_PORT": str(free_port())}
+    runtime = {"nodes": 2, "processesPerNode": 1}
+    with (
+        started(volume, "apart", "1", EPOCHS, runtime, environ={**place, "JOB_COMPLETION_INDEX": "0"}) as first,
+        started(
+            Volume(tmp_path), "apart", "1", EPOCHS, runtime, environ={**place, "JOB_COMPLETION_INDEX": "1"}
+        ) as other,
+    ):
+        errors = [program.communicate(timeout=PATIENCE)[1] for program in (first, other)]
+    assert [first.returncode, other.returncode] == [ExitCode.BAD_CONFIG] * 2, errors
+    assert "VolumeNotShared: a folder that node 0 sees is not on this node's volume" in errors[1]
+    assert failure(volume, "apart", "1")["reason"] == "VolumeNotShared"
+    assert "ReadWriteMany" in failure(volume, "apart", "1")["hint"]
+
+
+def test_where_each_node_stood_is_told(volume: Volume) -> None:
+    """A rank of node 0 hangs: the other node's rank writes where it waits, too, before all is ended."""
+
+    def stop(programs: Programs) -> None:
+        os.kill(ranks_of(programs[0].pid)[0], signal.SIGSTOP)
+
+    codes = disturb(volume, "hang", "1", 3, stop, runtime={"saveSteps": None, "guards": {"stallSeconds": 20}})
+    assert codes == [ExitCode.TEMPORARY] * 2
+    assert failure(volume, "hang", "1")["reason"] == "TrainingStalled"
+    log = volume.attempt(StageName.TRAIN, "hang", "1") / "logs" / "rank-1.log"
+    assert "most recent call first" in log.read_text()
 
 
 @pytest.mark.parametrize("node", [0, 1])

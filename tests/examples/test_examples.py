@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from support.generator import ROOT
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.parse import parse_job
 from tunesmith.core.model import StageState
+from tunesmith.core.plan import _estimated
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.reader import read_conversations
 from tunesmith_stages.prepare.recognition import reader_for
 from tunesmith_stages.prepare.rows import read_batches
+from tunesmith_stages.rehearse.doubts import doubts
 
 FOLDERS = {path.name: path for path in sorted(ROOT.glob("examples/[0-9]*"))}
 OWN_DATA = [name for name in FOLDERS if (FOLDERS[name] / "data").is_dir()]
@@ -61,11 +64,13 @@ def test_the_data_of_an_example_fit_its_job(example: str, tmp_path: Path) -> Non
         source = FOLDERS[example] / dataset.volume.path
         for file in source.iterdir() if source.is_dir() else [source]:
             (folder / file.name).write_bytes(file.read_bytes())
-        reader = reader_for(given, folder)
+        reader = reader_for(given, folder, params.get("preferences"))
         read = [row for batch in read_batches(folder) for row in read_conversations(batch, reader)]
         conversations = [row for row in read if isinstance(row, Conversation)]
         assert len(conversations) == len(read) >= 20
         assert all(len(conversation.messages) >= 2 for conversation in conversations)
+        if "preferences" in params:
+            assert all(conversation.rejected for conversation in conversations), "a pair has two answers"
         assert len({str(conversation.messages) for conversation in conversations}) == len(read), "a row is there twice"
 
 
@@ -89,6 +94,15 @@ ASKED_FOR: dict[str, dict[StageName, dict[str, Any]]] = {
             "lora": {"rank": 8, "alpha": 32, "dropout": "0.05", "targetModules": ["AllLinear"]},
             "weightDecay": "0.05",
             "numTrainEpochs": "3",
+        },
+    },
+    "06-preferences": {
+        StageName.PREPARE: {"preferences": "Pairs", "validationFraction": "0.2"},
+        StageName.TRAIN: {
+            "method": "DPO",
+            "preference": {"beta": "0.1", "sftWeight": "0.1"},
+            "learningRate": "0.00002",
+            "keepBest": True,
         },
     },
 }
@@ -119,6 +133,18 @@ def test_the_batch_of_the_full_example_can_be_split_otherwise() -> None:
     )
     assert on_two != text
     assert carried_out(parse_job(on_two))[0].keys == carried_out(parse_job(text))[0].keys
+
+
+def test_the_example_of_preferences_is_shown_and_wise() -> None:
+    """Example 06 is shown in TensorBoard, which enters no key, and its settings fit the number of its rows."""
+    job = job_of("06-preferences")
+    train = carried_out(job)[0].stage(StageName.TRAIN)
+    assert train.runtime["tracking"]["type"] == "TensorBoard"
+    assert "tracking" not in train.units[0].params
+    rows = len((FOLDERS["06-preferences"] / "data/answers.jsonl").read_text(encoding="utf-8").splitlines())
+    epochs, trained = float(job.spec.training.num_train_epochs or 3), round(rows * 0.8)
+    steps = math.ceil(trained / job.spec.training.global_batch_size) * epochs
+    assert doubts(_estimated(job), int(steps)) == []
 
 
 def test_the_identity_example_draws_3000_rows() -> None:

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.kube_yaml import dump
 from tunesmith.api.parse import InvalidJobError, parse_job, parse_object
 from unit.api.test_crd import JOBS
-from unit.api.test_parse import BAD_FIELDS
+from unit.api.test_parse import BAD_FIELDS, GOOD_TOGETHER
 
 from generating.refusals import CASES, job_of, refusal_of  # isort: skip # found by support.generator
 
@@ -127,7 +128,7 @@ def test_short_name_and_category(jobs: Jobs) -> None:
 
 EXAMPLES = {path.parent.name: path for path in sorted(ROOT.glob("examples/*/finetunejob.yaml"))}
 TAKEN: dict[str, dict[str, Any]] = {
-    **{name: job_data(changes) for name, changes in JOBS.items()},
+    **{name: job_data(changes) for name, changes in (*JOBS.items(), *GOOD_TOGETHER.items())},
     **{name: yaml.safe_load(path.read_text()) for name, path in EXAMPLES.items()},
     "every field": yaml.safe_load(EXAMPLE.read_text()),
     "the longest name": job_data({"metadata.name": "x" * 52}),
@@ -147,6 +148,19 @@ def test_good_jobs_are_taken_and_filled(jobs: Jobs, name: str) -> None:
     theirs, warnings = parse_object(stored)
     assert warnings == []
     assert theirs.spec == mine.spec
+
+
+def test_numbers_are_those_that_kubectl_reads(jobs: Jobs, tmp_path: Path) -> None:
+    """`1e9` and `16.0` are whole numbers to kubectl, and so to `tunesmith validate`."""
+    buckets = {"zero_optimization": {"reduce_bucket_size": 1e9}}
+    data = job_data({"spec.training.deepspeed": {"config": buckets}, "spec.training.lora": {"rank": 16.0}})
+    data["metadata"] = {"name": "exponents", "namespace": NAMESPACE}
+    file = tmp_path / "finetunejob.yaml"
+    file.write_text(dump(data).replace("1000000000.0", "1e9"))
+    assert "reduce_bucket_size: 1e9\n" in file.read_text()
+    assert "rank: 16.0\n" in file.read_text()
+    stored = json.loads(jobs.server.kubectl("create", "--dry-run=server", "--output=json", f"--filename={file}"))
+    assert parse_object(stored)[0].spec == parse_job(file.read_text()).spec
 
 
 def test_defaults_are_stored(jobs: Jobs) -> None:

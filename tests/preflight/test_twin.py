@@ -96,6 +96,15 @@ def test_dora_of_transposed_layers_is_refused_before_training(tmp_path: Path, se
     assert "DoRA of transposed layers" in end.failure.message
 
 
+def test_what_is_unwise_is_said_and_trained(tmp_path: Path, server: OllamaServer) -> None:
+    """A warm-up beyond the last step, which only the data tell of, is in the report, and the job goes on."""
+    write_toy_base(volume(tmp_path))
+    end = run_until_training(tmp_path, server.url, {"spec.training.warmupSteps": 100}, {})
+    assert (end.stage, end.failure) == (StageName.TRAIN, None)
+    said = "`warmupSteps` is 100, and the training has 3 steps"
+    assert found(end, "settings to think about again").startswith(said)
+
+
 OTHER_JOBS: dict[str, tuple[dict[str, Any], bool, bool]] = {
     "another learning rate": ({"spec.training.learningRate": "3e-4"}, True, True),
     "other data": ({"spec.datasets.0.volume.path": "data/more.json"}, True, False),

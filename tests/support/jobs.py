@@ -95,7 +95,7 @@ class Job:
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run the job to its end, check the exit code and return what was printed."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(timeout=1800)
         assert process.returncode == code, output
         return output
 

@@ -18,7 +18,7 @@ def ollama_proxy(target: str, answers: Mapping[str, tuple[int, bytes]]) -> Itera
         target: the server's address.
         answers: status and content of what the proxy answers by itself, by the beginning of ``METHOD /path``.
     """
-    with httpx.Client(base_url=target, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=target, timeout=300, trust_env=False) as client:
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from support.ports import free_port
 from support.prepared import train_config
 from tunesmith_stages.contract import StageName, StageResult
 from tunesmith_stages.train.metrics import read_metrics
@@ -83,12 +83,6 @@ def two_nodes(
             )
             for node in range(2)
         ]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def out(volume: Volume, key: str) -> Path:

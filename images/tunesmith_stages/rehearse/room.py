@@ -11,6 +11,7 @@ from typing import Any
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.convert.read_back import context_length
 from tunesmith_stages.program import StageError, Work
+from tunesmith_stages.rehearse.doubts import doubts
 from tunesmith_stages.rehearse.estimates import (
     CLEARLY,
     CONTEXT,
@@ -106,6 +107,8 @@ def estimate(work: Work, report: Report, config: Mapping[str, Any], weights: Wei
         report.check("memory of a GPU", lambda: _memory_suffices(report.estimates, training))
     report.check("space on the volume", lambda: _disk_suffices(report.estimates))
     report.check("length of the training", lambda: _length(report.estimates, _device(given)))
+    if unwise := doubts(given, training.steps):
+        report.check("settings to think about again", lambda: "; ".join(unwise))
 
 
 def trained_before(work: Work) -> tuple[bool, int]:

@@ -22,7 +22,10 @@ class Follower:
         self._last = b""  # the last line that was read
 
     def new(self, time: float) -> list[Event]:
-        """Return the events that have come, as seen at `time`; at most some ten thousand of them at once."""
+        """Return the events that have come; at most some ten thousand of them at once.
+
+        Those without a time of their own have `time`.
+        """
         try:
             with self._file.open("rb") as file:
                 file.seek(self._read - len(self._last))
@@ -41,14 +44,15 @@ class Follower:
         return [event for line in lines if (event := _event(line, time)) is not None]
 
 
-def _event(line: bytes, time: float) -> Event | None:
+def _event(line: bytes, seen: float) -> Event | None:
+    """Return the event of a line, at its own time: a tracker that was down is told later."""
     try:
         data: Mapping[str, Any] = json.loads(line)
         step = int(data["step"])
     except (ValueError, KeyError, TypeError):
         return None
     numbers = {name: float(value) for name, value in data.items() if name != "step" and _is_number(value)}
-    return Event(step, time, numbers)
+    return Event(step, numbers.pop("time", seen), numbers)
 
 
 def _is_number(value: object) -> bool:

@@ -6,7 +6,7 @@ whatever is trained in whatever way. Each checkpoint holds it, for a training th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def ask_base(
     collate: Callable[[list[Any]], Batch],
     measure: Callable[[Batch], torch.Tensor],
     check: Callable[[], None],
+    counted: Callable[[list[list[int]]], Iterable[list[int]]],
     device: torch.device,
 ) -> torch.Tensor:
     """Return the log probabilities of all rows, with every rank taking its share.
@@ -49,11 +50,12 @@ def ask_base(
         collate: makes a batch of rows.
         measure: takes a batch through the model; gives its rows' log probabilities, of shape (rows, 2).
         check: is called before every batch; raises if the training is to end.
+        counted: yields batches, and tells how many are done.
         device: where ranks exchange what they have.
     """
     longest_first = used[np.argsort(-rows.lengths[used], kind="stable")]  # little padding; no memory: known at once
     table = torch.zeros((len(rows), 2), dtype=torch.float32, device=device)
-    for places in eval_batches(len(used), dist.get_world_size(), micro, dist.get_rank()):
+    for places in counted(eval_batches(len(used), dist.get_world_size(), micro, dist.get_rank())):
         check()
         batch = collate([rows[int(longest_first[place])] for place in places])
         with torch.no_grad():

@@ -16,7 +16,18 @@ from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.exchange import RankExit
 
-_LOST_PEER = (
+WATCHDOG = ("Watchdog caught collective operation timeout", "Received a dump signal due to a collective timeout")
+"""What NCCL's watchdog writes into the log of a rank that has waited for too long, before it aborts it, and into those
+of others then."""
+
+_TIMED_OUT = (
+    "Timed out waiting",  # Gloo, for what a peer was to send or to take
+    "Application timeout caused pair closure",  # Gloo, of other peers of a rank that has timed out
+    "wait timeout after",  # the store by which ranks meet
+    *WATCHDOG,
+)
+
+_GONE = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Connection refused",
@@ -24,7 +35,6 @@ _LOST_PEER = (
     "Socket closed",
     "NCCL communicator was aborted",
     "NCCL error: remote process exited",
-    "Timed out waiting",
 )
 
 _KILLED_READER = "is killed by signal: Killed"
@@ -51,7 +61,8 @@ def root_cause(
 
     Args:
         exits: what ranks said before they ended, earliest first.
-        codes: exit codes of the ranks that failed first, as torchrun saw them; negative: ended by that signal.
+        codes: exit codes of the ranks that failed first, as torchrun saw them; negative: ended by that signal, which
+            may be torchrun's own SIGTERM.
         launcher: exit code of the launcher: a failed rank's.
         tail: last lines of the log, for a failure of which nothing else is known.
         elsewhere: what to call the ranks of other nodes.
@@ -63,19 +74,15 @@ def root_cause(
     for left in exits:
         if left.failure.code is not ExitCode.INTERNAL:
             return left.failure
-    killed = _who_was_killed(exits, codes)
-    if killed is not None:
-        who, rank, number = killed
-        return _killed(
-            who + elsewhere.get(rank, f"rank {rank}"), number, starved.get(rank) if rank in elsewhere else no_memory
-        )
+    killed = _what_was_killed(exits, codes, elsewhere, no_memory, starved)
+    if killed is not None and killed.code is not ExitCode.INTERRUPTED:
+        return killed
     if lost:
         return lost_nodes(lost)
-    for left in exits:
-        if not any(text in left.failure.message for text in _LOST_PEER):
-            return left.failure
-    if exits:
-        return exits[0].failure
+    # A rank may have been stopped by torchrun, because another had failed: what that one said comes before.
+    for failure in (_what_was_said(exits, elsewhere), killed, *(left.failure for left in exits)):
+        if failure is not None:
+            return failure
     if launcher < 0:
         return _killed("torchrun", -launcher, no_memory)
     if launcher in FAILURE_CLASSES and launcher != ExitCode.INTERNAL:  # a full disk: no rank could leave its reason
@@ -83,6 +90,48 @@ def root_cause(
     return StageError(
         ExitCode.INTERNAL, f"the ranks ended without saying why (exit code {launcher}):\n{tail}"
     ).failure()
+
+
+def _what_was_said(exits: Sequence[RankExit], elsewhere: Mapping[int, str]) -> Failure | None:
+    """Return the most specific thing that ranks said: an error, or that they waited; None: they just lost others."""
+    for left in exits:
+        if not _says(left, (*_GONE, *_TIMED_OUT)):
+            return left.failure
+    waited = [left for left in exits if _says(left, _TIMED_OUT)]
+    return _stalled(waited, elsewhere) if waited else None
+
+
+def _says(left: RankExit, texts: Sequence[str]) -> bool:
+    return any(text in left.failure.message for text in texts)
+
+
+def _stalled(waited: Sequence[RankExit], elsewhere: Mapping[int, str]) -> Failure:
+    """Return what it means that ranks gave up waiting, and nothing else is known."""
+    who = " and ".join(elsewhere.get(left.rank, f"rank {left.rank}") for left in waited)
+    return StageError(
+        ExitCode.TEMPORARY,
+        f"{who} waited for other ranks for longer than `ddpTimeoutSeconds`: a process hangs, or cannot be reached "
+        f"({waited[0].failure.message.strip()})",
+        reason="TrainingStalled",
+        hint="The logs rank-0.log and so on end with the last words of each process. It is tried again, from its "
+        "newest checkpoint. If single steps or saves take so long, raise `ddpTimeoutSeconds`.",
+    ).failure()
+
+
+def _what_was_killed(
+    exits: Sequence[RankExit],
+    codes: Mapping[int, int],
+    elsewhere: Mapping[int, str],
+    no_memory: bool | None,
+    starved: Mapping[int, bool | None],
+) -> Failure | None:
+    """Return what it means that a signal has ended something; None: none has."""
+    killed = _who_was_killed(exits, codes)
+    if killed is None:
+        return None
+    who, rank, number = killed
+    where = elsewhere.get(rank, f"rank {rank}")
+    return _killed(who + where, number, starved.get(rank) if rank in elsewhere else no_memory)
 
 
 def _who_was_killed(exits: Sequence[RankExit], codes: Mapping[int, int]) -> tuple[str, int, int] | None:

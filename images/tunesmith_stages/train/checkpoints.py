@@ -12,6 +12,7 @@ A checkpoint holds pickles, so it is loaded from this folder alone, and only as 
 from __future__ import annotations
 
 import glob
+import json
 import re
 import shutil
 import time
@@ -54,6 +55,8 @@ class Checkpoint:
     """Optimizer steps that it holds."""
     world_size: int
     """Ranks that wrote it; a ZeRO checkpoint is of no use to another number."""
+    layout: Mapping[str, Any]
+    """See :func:`.deepspeed_config.state_layout`; with another it must not be loaded."""
 
 
 Check = Callable[[Checkpoint], str | None]
@@ -116,7 +119,7 @@ def complete(
         step: optimizer steps that it holds.
         files: what all ranks wrote, in their own words. Rank 0 cannot trust its own eyes, for on a network file
             system it may see another node's files late, or as they were a minute ago.
-        facts: recorded in the manifest: ``worldSize``, ``zeroStage``, and what else is worth knowing.
+        facts: recorded in the manifest: ``worldSize``, ``zeroStage``, ``layout``, and what else is worth knowing.
         seen_within: seconds after which a file of another rank must be seen here.
 
     Raises:
@@ -129,7 +132,7 @@ def complete(
     write_manifest(staged, step, files, facts)
     final = staged.parent / f"step-{step}"
     publish(staged, final, lambda: isinstance(of_step(staged.parent, step), Checkpoint))
-    return Checkpoint(final, step, facts["worldSize"])
+    return Checkpoint(final, step, facts["worldSize"], facts["layout"])
 
 
 def _check_files(staged: Path, files: Mapping[str, FileFacts], world_size: int, zero_stage: int) -> None:
@@ -163,7 +166,7 @@ def _read(folder: Path) -> Checkpoint | str:
         return str(error)
     if manifest.step != _step(folder):
         return f"{COMPLETE} is that of step {manifest.step}"
-    return Checkpoint(folder, manifest.step, manifest.world_size)
+    return Checkpoint(folder, manifest.step, manifest.world_size, manifest.layout)
 
 
 def damage(checkpoint: Checkpoint, rank: int | None = None) -> str | None:
@@ -177,29 +180,49 @@ def damage(checkpoint: Checkpoint, rank: int | None = None) -> str | None:
     return None
 
 
-def newest(folder: Path, world_size: int, check: Check = damage) -> tuple[Checkpoint | None, list[str]]:
+def newest(
+    folder: Path, world_size: int, layout: Mapping[str, Any], check: Check = damage
+) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that is whole, and a note for each newer one that is passed over.
 
     Raises:
-        StageError: it was written by another number of ranks.
+        StageError: it was written by another number of ranks, or under another layout of their state.
     """
     notes: list[str] = []
     for path in _published(folder):
         found = _read(path)
-        if isinstance(found, Checkpoint) and found.world_size != world_size:
-            raise StageError(
-                ExitCode.BAD_CONFIG,
-                f"checkpoint {path.name} was written by {found.world_size} processes; this run has {world_size}, and "
-                "DeepSpeed cannot share out its optimizer state anew",
-                reason="WorldSizeChanged",
-                hint=f"Train with {found.world_size} processes in all (`nodes` times `gpusPerNode` or "
-                f"`processesPerNode`), or delete the folder {folder} to start over.",
-            )
+        if isinstance(found, Checkpoint):
+            _require_loadable(found, world_size, layout)
         found = _checked(found, check)
         if isinstance(found, Checkpoint):
             return found, notes
         notes.append(f"checkpoint {path.name} is damaged and passed over: {found}")
     return None, notes
+
+
+def _require_loadable(found: Checkpoint, world_size: int, layout: Mapping[str, Any]) -> None:
+    start_over = f"or delete the folder {found.folder.parent} to start over."
+    if found.world_size != world_size:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"checkpoint {found.folder.name} was written by {found.world_size} processes; this run has {world_size}, "
+            "and DeepSpeed cannot share out its optimizer state anew",
+            reason="WorldSizeChanged",
+            hint=f"Train with {found.world_size} processes in all (`nodes` times `gpusPerNode` or "
+            f"`processesPerNode`), {start_over}",
+        )
+    if found.layout != layout:
+        raise StageError(
+            ExitCode.BAD_CONFIG,
+            f"checkpoint {found.folder.name} was written with {_words(found.layout)}; this run has {_words(layout)}, "
+            "and DeepSpeed would load its optimizer state into the wrong places",
+            reason="StateLayoutChanged",
+            hint=f"Set {_words(found.layout)} in `deepspeed.config.zero_optimization` again, {start_over}",
+        )
+
+
+def _words(layout: Mapping[str, Any]) -> str:
+    return " and ".join(f"`{name}: {json.dumps(value)}`" for name, value in layout.items())
 
 
 def of_step(folder: Path, step: int, check: Check = damage) -> Checkpoint | str:

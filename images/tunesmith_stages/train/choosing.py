@@ -6,7 +6,7 @@ waiting. What a rank reads here it loads next, mostly, and then has in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +18,13 @@ from tunesmith_stages.train.checkpoints import Check, Checkpoint
 _Found = TypeVar("_Found")
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest(folder: Path, layout: Mapping[str, Any]) -> tuple[Checkpoint | None, list[str]]:
     """Return what :func:`.checkpoints.newest` does; every rank must call this.
 
     Raises:
-        StageError: it was written by another number of ranks (rank 0 alone knows).
+        StageError: it was written by another number of ranks, or under another layout (rank 0 alone knows).
     """
-    return _together(lambda check: checkpoints.newest(folder, dist.get_world_size(), check))
+    return _together(lambda check: checkpoints.newest(folder, dist.get_world_size(), layout, check))
 
 
 def of_step(folder: Path, step: int) -> Checkpoint | str:

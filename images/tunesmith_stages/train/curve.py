@@ -10,8 +10,10 @@ from tunesmith_stages.train.metrics import REWARDS, read_metrics
 
 
 def draw_losses(metrics: Path, picture: Path) -> None:
-    """Draw training and held-out loss over steps from ``metrics.jsonl`` into a PNG."""
-    events = read_metrics(metrics)
+    """Draw training and held-out loss over steps from ``metrics.jsonl`` into a PNG; without a loss there is none."""
+    events = [event for event in read_metrics(metrics) if "loss" in event or "evalLoss" in event]
+    if not events:
+        return
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     prefers = any(name in event for event in events for name in REWARDS.values())
     axes = figure.add_subplot(xlabel="step", ylabel="loss" if prefers else "loss (nats per token)")

@@ -9,6 +9,12 @@ from tunesmith_stages.train.settings import Precision, Settings
 
 _NEVER = 10**12
 
+_LAYOUT: Mapping[int, Mapping[str, Any]] = {2: {"round_robin_gradients": False}, 3: {"sub_group_size": 10**9}}
+"""By the stage of ZeRO: what decides where each weight has its place in the optimizer's state, and is said even where
+the job does not, lest a version of DeepSpeed have another default. The first deals the weights out to the ranks in
+another order, the second groups them. Buckets, thresholds, offload and groups of ranks (hpZ) leave them where they are.
+"""
+
 
 def deepspeed_config(settings: Settings) -> dict[str, Any]:
     """Return DeepSpeed's JSON configuration.
@@ -31,8 +37,17 @@ def deepspeed_config(settings: Settings) -> dict[str, Any]:
     return _merged(config, settings.deepspeed)
 
 
+def state_layout(settings: Settings) -> dict[str, Any]:
+    """Return what the places in the optimizer's state depend on, besides the stage of ZeRO and the number of ranks.
+
+    DeepSpeed loads that state by position: under another value a weight would get what is another one's.
+    """
+    zero = deepspeed_config(settings)["zero_optimization"]
+    return {name: zero[name] for name in _LAYOUT.get(settings.zero_stage, {})}
+
+
 def _zero(settings: Settings) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": _stage(settings)}
+    zero: dict[str, Any] = {"stage": _stage(settings), **_LAYOUT.get(settings.zero_stage, {})}
     if settings.zero_stage > 0:
         zero["overlap_comm"] = not settings.on_cpu  # on CPU communication and computation share the cores
         zero["reduce_bucket_size"] = "auto"

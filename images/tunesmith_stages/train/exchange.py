@@ -52,7 +52,7 @@ class Exchange:
         self._heard = 0
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Hand an event to the parent (rank 0): ``note``, or ``done``, ``total`` and ``metrics``."""
+        """Hand an event to the parent (rank 0): ``note``, or ``done``, ``total``, ``metrics`` and perhaps ``note``."""
         with self._events.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 

@@ -19,6 +19,9 @@ from tunesmith_stages.train.lifeline import die_with
 
 LAUNCHER_VARIABLE = "TUNESMITH_LAUNCHER_PID"
 
+_SOON_SECONDS = 5
+"""Within this time a rank counts as one of the first that failed; torchrun's clock has whole seconds here."""
+
 
 @dataclass(frozen=True)
 class Meeting:
@@ -103,7 +106,10 @@ def main() -> int:
     try:
         torchrun.run(torchrun.parse_args(torchrun_arguments(launch)))
     except ChildFailedError as error:
-        codes: dict[int, int] = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        # Those of ranks that torchrun ended then are among them. One that hangs it kills (SIGKILL) half a minute later.
+        first = min(failure.timestamp for failure in error.failures.values())
+        soon = {rank: failure for rank, failure in error.failures.items() if failure.timestamp <= first + _SOON_SECONDS}
+        codes: dict[int, int] = {rank: failure.exitcode for rank, failure in soon.items()}
         with suppress(OSError):
             Exchange(launch.folder).leave_codes(launch.node, codes)
             print(error, file=sys.stderr)

@@ -41,6 +41,8 @@ class Manifest:
 
     step: int
     world_size: int
+    layout: Mapping[str, Any]
+    """See :func:`.deepspeed_config.state_layout`."""
     files: Mapping[str, FileFacts]
     """By path within the checkpoint."""
 
@@ -64,7 +66,10 @@ def _facts(path: Path) -> FileFacts:
 
 
 def write_manifest(folder: Path, step: int, files: Mapping[str, FileFacts], facts: Mapping[str, Any]) -> None:
-    """Write the manifest of the checkpoint in `folder`; `facts` hold ``worldSize`` and what else is worth knowing."""
+    """Write the manifest of the checkpoint in `folder`.
+
+    `facts` hold ``worldSize``, ``layout`` and what else is worth knowing.
+    """
     listed = {name: known._asdict() for name, known in files.items()}
     write_whole(folder / COMPLETE, _text({**facts, "step": step, "files": listed}))
 
@@ -87,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
         if text != _text(content):
             raise DamagedError(f"{COMPLETE} does not have the checksum that it names")
         files = {name: FileFacts(int(known["size"]), known["crc32"]) for name, known in content["files"].items()}
-        manifest = Manifest(int(content["step"]), int(content["worldSize"]), files)
+        manifest = Manifest(int(content["step"]), int(content["worldSize"]), dict(content["layout"]), files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{COMPLETE} cannot be used: {type(error).__name__}: {error}") from error
     for name, known in files.items():

@@ -33,7 +33,9 @@ from tunesmith_stages.train.parent import last_words
 from tunesmith_stages.train.place import INDEX, Place, read_place
 from tunesmith_stages.train.ranks import let_ranks_end, running_ranks
 from tunesmith_stages.train.settings import Settings, read_settings
+from tunesmith_stages.train.stillness import STALLED, ask_where
 from tunesmith_stages.train.team import NodeEnd, failure_of_message
+from tunesmith_stages.train.watchdog import with_aborted
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,10 @@ def _run(work: Work, link: Link, settings: Settings, meeting: Meeting) -> None:
                 return
         except InterruptedStage:
             let_ranks_end(process, exchange, meeting.node, settings.shutdown, lambda: not (link.receive() or link.gone))
+            raise
+        except StageError as error:
+            if error.reason == STALLED:
+                ask_where(process)
             raise
     own = _end_of(process.returncode, exchange, settings, meeting.node, no_memory=kills.happened())
     _answer(own, link, work.folder, settings, meeting.node)
@@ -217,9 +223,10 @@ def _ranks(settings: Settings, node: int) -> range:
 
 def _end_of(code: int, exchange: Exchange, settings: Settings, node: int, *, no_memory: bool | None) -> NodeEnd:
     """Return how this node's ranks ended, by what they have left; `code` is torchrun's exit code."""
-    ranks = _ranks(settings, node)
-    exits = tuple(left for left in exchange.exits() if left.rank in ranks)
-    return NodeEnd(code, exits, exchange.codes(node), no_memory=no_memory)
+    ranks, codes = _ranks(settings, node), exchange.codes(node)
+    exits = [left for left in exchange.exits() if left.rank in ranks]
+    exits = with_aborted(exits, codes, exchange.folder.with_name("logs"))
+    return NodeEnd(code, tuple(exits), codes, no_memory=no_memory)
 
 
 def _answer(own: NodeEnd, link: Link, folder: Path, settings: Settings, node: int) -> None:

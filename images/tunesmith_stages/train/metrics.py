@@ -35,14 +35,17 @@ _NAMES = {
 _RECENT = 50
 """Training events by which the time left is reckoned: the slow first steps are soon forgotten, evaluations are not."""
 
+_TELL_SECONDS = 5.0
+"""How long nothing is told between events at least."""
+
 
 class Recorder:
     """Writes events to ``metrics.jsonl`` and tells the parent (rank 0 only).
 
-    A line holds ``step``, ``epoch`` and, after training steps, ``loss``, ``gradNorm``, ``learningRate``, ``tokens``
-    (taken in since the beginning) and ``tokensPerSecond``; after an evaluation ``evalLoss``; of GPUs ``gpuMemory`` and
-    ``peakGpuMemory``, in bytes on the fullest one. Losses are means over
-    all labelled tokens, of all steps since the last line and of all ranks. Methods that learn from preferences have
+    A line holds ``step``, ``time`` (Unix, seconds), ``epoch`` and, after training steps, ``loss``, ``gradNorm``,
+    ``learningRate``, ``tokens`` (taken in since the beginning) and ``tokensPerSecond``; after an evaluation
+    ``evalLoss``; of GPUs ``gpuMemory`` and ``peakGpuMemory``, in bytes on the fullest one. Losses are means over all
+    labelled tokens, of all steps since the last line and of all ranks. Methods that learn from preferences have
     their own, which are means over rows, and rewards beside them (:data:`REWARDS`).
     """
 
@@ -55,6 +58,7 @@ class Recorder:
         self._clock = clock
         self._latest: dict[str, float] = {}
         self._marks: deque[tuple[int, float]] = deque([(0, clock())], maxlen=_RECENT)
+        self._told = 0.0
 
     def begin(self, step: int, earlier: Path | None) -> None:
         """Start measuring at step `step`; `earlier` is the record up to there, when a training goes on."""
@@ -63,6 +67,10 @@ class Recorder:
             shutil.copyfile(earlier, self.file)
             for event in read_metrics(self.file):
                 self._latest.update(_figures(event))
+        self.measure_from(step)
+
+    def measure_from(self, step: int) -> None:
+        """Start measuring anew after step `step`: what came before tells nothing of the steps to come."""
         self._marks.clear()
         self._marks.append((step, self._clock()))
 
@@ -73,7 +81,7 @@ class Recorder:
             return
         if "loss" in event:
             event |= self._pace(step)
-        line = {"step": step, "epoch": round(epoch, 6), **event}
+        line = {"step": step, "time": round(self._clock(), 3), "epoch": round(epoch, 6), **event}
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._latest.update(_figures(line))
@@ -84,9 +92,21 @@ class Recorder:
         self._latest["checkpointSeconds"] = round(self._step_seconds(step) + seconds, 3)
         self._tell(step, total)
 
-    def _tell(self, step: int, total: int) -> None:
-        figures = {**self._latest, "etaSeconds": self._eta(step, total)}
-        self._exchange.tell({"done": step, "total": total, "metrics": _finite(figures)})
+    def reached(self, step: int, total: int, doing: str = "") -> None:
+        """Tell how far the training is, with the figures as they were last, but no more often than every few seconds.
+
+        `doing` says what is done besides steps.
+        """
+        if self._clock() - self._told >= _TELL_SECONDS:
+            self._tell(step, total, doing)
+
+    def _tell(self, step: int, total: int, doing: str = "") -> None:
+        self._told = self._clock()
+        figures = dict(self._latest)
+        if step > self._marks[0][0]:  # before the first step nobody knows how long one takes
+            figures["etaSeconds"] = self._eta(step, total)
+        note = {"note": doing} if doing else {}
+        self._exchange.tell({"done": step, "total": total, "metrics": _finite(figures), **note})
 
     def _pace(self, step: int) -> dict[str, float]:
         now = self._clock()
@@ -111,7 +131,7 @@ class Recorder:
 
 
 def _figures(event: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in event.items() if name not in ("step", "tokens")}
+    return {name: value for name, value in event.items() if name not in ("step", "time", "tokens")}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tunesmith_stages.train.settings import Settings, read_settings
 from tunesmith_stages.train.stillness import Stillness
 from tunesmith_stages.train.team import Team
 from tunesmith_stages.train.tracking import Tracking, tracked
+from tunesmith_stages.train.watchdog import with_aborted
 
 _POLL_SECONDS = 0.1
 _SETTLE_SECONDS = 10.0
@@ -40,7 +42,11 @@ def train(work: Work) -> Made:
     for role in ("base", "prepared"):
         work.input(role)
     exchange = _empty_exchange(work)
-    with tracked(work) as tracking, Team(place, work.unit.key, work.config.attempt) as team:
+    with (
+        _drawn_if_it_fails(work.logs),
+        tracked(work) as tracking,
+        Team(place, work.unit.key, work.config.attempt) as team,
+    ):
         while True:
             try:
                 outcome = _train(work, settings, team, exchange, tracking)
@@ -175,10 +181,10 @@ def _hear(exchange: Exchange, team: Team, progress: Progress) -> bool:
 
 
 def _pass_on(event: Mapping[str, Any], progress: Progress) -> None:
-    if "note" in event:
-        progress.note(event["note"])
+    if "done" in event:
+        progress.count(event["done"], event["total"], "steps", event["metrics"], event.get("note", ""))
     else:
-        progress.count(event["done"], event["total"], "steps", event["metrics"])
+        progress.note(event["note"])
 
 
 def _settle(process: subprocess.Popen[bytes], team: Team) -> None:
@@ -192,8 +198,8 @@ def _settle(process: subprocess.Popen[bytes], team: Team) -> None:
 def _cause(
     exchange: Exchange, code: int, team: Team, settings: Settings, folder: Path, kills: KernelKills
 ) -> StageError:
-    exits = {left.rank: left for left in exchange.exits()}
     codes = exchange.codes(0)
+    exits = {left.rank: left for left in with_aborted(exchange.exits(), codes, folder / "logs")}
     elsewhere: dict[int, str] = {}
     starved: dict[int, bool | None] = {}
     for node, member in team.members.items():
@@ -220,6 +226,17 @@ def last_words(folder: Path, node: int, rank: int = 0) -> str:
             if lines:
                 return "\n".join(lines[-_TAIL_LINES:])
     return ""
+
+
+@contextmanager
+def _drawn_if_it_fails(logs: Path) -> Iterator[None]:
+    """Draw the losses up to there if the block fails; whatever comes of that, it fails for its own reason."""
+    try:
+        yield
+    except StageError:
+        with suppress(Exception):
+            _draw(logs)
+        raise
 
 
 def _draw(logs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,12 @@ class PreferenceTuner(FineTuner):
             used["validation"] = np.arange(len(held_out))
         tell(f"asking the base how likely it holds the answers of {sum(map(len, used.values())):,} rows")
         self.model_wrapped.eval()
-        for name, rows in {"train": train, "validation": held_out}.items():
+        for name, rows, words in (("train", train, "rows to train on"), ("validation", held_out, "held-out rows")):
             if name in used:
                 micro, device = settings.eval_batch_size, self.args.device
+                counted = partial(self._counted, doing=f"asked the base about the {words}")
                 self._tables[name] = ask_base(
-                    rows, used[name], micro, self.data_collator, self._log_probabilities, check, device
+                    rows, used[name], micro, self.data_collator, self._log_probabilities, check, counted, device
                 )
         self.model_wrapped.train()
 
@@ -159,23 +161,25 @@ class PreferenceTuner(FineTuner):
 
     def _measure_held_out(self) -> dict[str, float]:
         """Return the mean loss over the held-out rows, and the figures, the same for any number of ranks."""
-        drift = self._find_drift(self._held_out(), "validation") if self._judges else 0.0
+        drift = 0.0
+        if self._judges:
+            drift = self._find_drift(self._held_out("evaluating the reference point"), "validation")
         loss, figures = torch.zeros(2, dtype=torch.float64), self._nothing()
-        for batch in self._held_out():
+        for batch in self._held_out("evaluating"):
             with torch.no_grad():
                 measured = self._measure(batch, "validation", drift)
             loss += torch.tensor([float(measured.loss), len(batch["rows"])], dtype=torch.float64)
             figures += measured.figures
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         loss = loss.to(self.args.device)
         dist.all_reduce(loss)
         return {"eval_loss": float(loss[0] / loss[1]), **self._named(figures, "eval_")}
 
-    def _held_out(self) -> Iterator[Batch]:
-        """Yield this rank's batches of the held-out rows."""
+    def _held_out(self, doing: str) -> Iterator[Batch]:
+        """Yield this rank's batches of the held-out rows, and tell how many are done; after each all may leave."""
         ranks, rank, micro = self.args.world_size, self.args.process_index, self.args.per_device_eval_batch_size
-        for indices in eval_batches(len(self.eval_dataset), ranks, micro, rank):
+        for indices in self._counted(eval_batches(len(self.eval_dataset), ranks, micro, rank), doing):
             yield self._prepare_inputs(self.data_collator([self.eval_dataset[index] for index in indices]))
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     # --- figures -----------------------------------------------------------------------------------------------------
 

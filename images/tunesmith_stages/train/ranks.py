@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tunesmith_stages.track.asked import SECRET_VARIABLES
+from tunesmith_stages.train.control_group import cpu_limit
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.launch import Launch, Meeting
 from tunesmith_stages.train.settings import Settings, threads_per_rank
@@ -58,8 +59,9 @@ def torchrun_log(folder: Path, node: int) -> Path:
 
 def environment(settings: Settings, meeting: Meeting | None, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the ranks' environment: this process's own, with what the training needs."""
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     made = {
-        "OMP_NUM_THREADS": str(threads_per_rank(len(os.sched_getaffinity(0)), os.getloadavg()[0], settings.processes)),
+        "OMP_NUM_THREADS": str(threads_per_rank(cores, load, settings.processes, cpu_limit())),
         **(_network(meeting) if meeting else {}),
         **(_KEEP_MEMORY if settings.on_cpu else {}),
         **{name: value for name, value in environ.items() if name not in SECRET_VARIABLES},

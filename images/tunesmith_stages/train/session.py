@@ -14,6 +14,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from transformers import set_seed
 
 from tunesmith_stages.contract import ExitCode
@@ -23,6 +24,7 @@ from tunesmith_stages.train.before import FILE as BEFORE
 from tunesmith_stages.train.before import AskFirst, Questions
 from tunesmith_stages.train.best import SaveBest, StopEarly, best_step, evaluations
 from tunesmith_stages.train.checkpoints import Checkpoint
+from tunesmith_stages.train.deepspeed_config import state_layout
 from tunesmith_stages.train.ending import EndTogether
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.guards import Guards
@@ -42,7 +44,7 @@ from tunesmith_stages.train.preference_trainer import AskBaseFirst, PreferenceTu
 from tunesmith_stages.train.reference import read_probes, reference
 from tunesmith_stages.train.save import check_saved, gather, save_adapter, save_model
 from tunesmith_stages.train.settings import Settings, read_settings
-from tunesmith_stages.train.trainer import Data, FineTuner, LossInHead, ProveFirst, training_arguments
+from tunesmith_stages.train.trainer import Data, EvaluateFirst, FineTuner, LossInHead, ProveFirst, training_arguments
 
 TOOLS = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 
@@ -56,7 +58,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     data = _open_data(work.input("prepared"), settings)
     _check_evaluations(settings, data)
     probes = read_probes(work.input("prepared") / "probes.json")
-    checkpoint = _choose_checkpoint(work, exchange)
+    checkpoint = _choose_checkpoint(work, settings, exchange)
     _tell(exchange, f"going on from step {checkpoint.step}" if checkpoint else "loading the base")
     trainer = _make_trainer(work, settings, data, exchange)
     ending = EndTogether(exchange, int(os.environ["GROUP_RANK"]), trainer.args.device)  # torchrun's number of the node
@@ -70,15 +72,7 @@ def run_rank(work: Work, exchange: Exchange) -> None:
         trainer.add_callback(SaveBest())
     if settings.early_stopping is not None:
         trainer.add_callback(StopEarly(settings.early_stopping, lambda note: _tell(exchange, note)))
-    if isinstance(trainer, PreferenceTuner):
-        trainer.add_callback(AskBaseFirst(trainer, ending.check, lambda note: _tell(exchange, note)))
-    if settings.preference is None:
-        trainer.add_callback(LossInHead(trainer, lambda note: _tell(exchange, note)))
-    if data.train.packed:
-        trainer.add_callback(ProveFirst(trainer))
-    if asked := work.runtime.get("smokeTests"):
-        questions = Questions(work.input("base"), work.input("prepared"), asked)
-        trainer.add_callback(AskFirst(trainer, questions, work.logs / BEFORE))
+    _add_what_comes_first(trainer, work, data, ending, exchange)
     ending.check()
     loaded = time.monotonic()
     trainer.run(checkpoint, _tools())
@@ -97,6 +91,22 @@ def run_rank(work: Work, exchange: Exchange) -> None:
     dist.barrier()
 
 
+def _add_what_comes_first(trainer: FineTuner, work: Work, data: Data, ending: EndTogether, exchange: Exchange) -> None:
+    """Add what is done with the model before the first step, in this order."""
+    if isinstance(trainer, PreferenceTuner):
+        trainer.add_callback(AskBaseFirst(trainer, ending.check, lambda note: _tell(exchange, note)))
+        _tell(exchange, f"computing with {', '.join(trainer.kernels)}")
+    else:
+        trainer.add_callback(LossInHead(trainer, lambda note: _tell(exchange, note)))
+    if data.train.packed:
+        trainer.add_callback(ProveFirst(trainer))
+    if asked := work.runtime.get("smokeTests"):
+        questions = Questions(work.input("base"), work.input("prepared"), asked)
+        trainer.add_callback(AskFirst(trainer, questions, work.logs / BEFORE))
+    if data.validation is not None:
+        trainer.add_callback(EvaluateFirst(trainer))  # last: the model must be as it is in every evaluation
+
+
 def _join(settings: Settings) -> None:
     if not settings.on_cpu and torch.cuda.device_count() < settings.gpus:
         raise StageError(
@@ -110,7 +120,10 @@ def _join(settings: Settings) -> None:
     # Where DeepSpeed finds a compiler it would build its shared-memory collectives (a minute), elsewhere it goes
     # without. It is told that it can build no operator: the same everywhere, and no compiler at run time.
     deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed("gloo" if settings.on_cpu else "nccl", timeout=timedelta(seconds=settings.timeout))
+    timeout = timedelta(seconds=settings.timeout)
+    # The groups that DeepSpeed makes later, and does nearly everything in, have PyTorch's own: 10 minutes with NCCL.
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
+    deepspeed.init_distributed("gloo" if settings.on_cpu else "nccl", timeout=timeout)
 
 
 def _share_out(settings: Settings, work: Work) -> Settings:
@@ -147,13 +160,13 @@ def _check_evaluations(settings: Settings, data: Data) -> None:
         )
 
 
-def _choose_checkpoint(work: Work, exchange: Exchange) -> Checkpoint | None:
+def _choose_checkpoint(work: Work, settings: Settings, exchange: Exchange) -> Checkpoint | None:
     """Return what to go on from; every rank must call this."""
     folder = work.volume.checkpoints(work.unit.key)
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.clear_leftovers(folder)
-    chosen, notes = choosing.newest(folder)
+    chosen, notes = choosing.newest(folder, state_layout(settings))
     for note in notes:
         _tell(exchange, note)
     return chosen

@@ -277,11 +277,12 @@ def check_batch(settings: Settings) -> None:
     )
 
 
-def threads_per_rank(cores: int, load: float, ranks: int) -> int:
-    """Return how many OpenMP threads each rank should use.
+def threads_per_rank(cores: int, load: float, ranks: int, limit: float) -> int:
+    """Return how many OpenMP threads each rank should use, on so many cores of which the container may use `limit`.
 
     Only cores that nobody else keeps busy count: ranks wait for each other at every step, and one thread that has to
     wait for a core makes all of them wait (two threads per rank on a busy 2-core machine made steps 10-20 times
-    slower). `load` is the load average over the last minute.
+    slower). `load` is the load average over the last minute, of the whole machine; so it says nothing of the limit,
+    and threads beyond that are held up for most of each period.
     """
-    return max(1, int(cores - load) // ranks)
+    return max(1, int(min(cores - load, limit)) // ranks)

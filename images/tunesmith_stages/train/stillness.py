@@ -23,6 +23,9 @@ from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.exchange import Exchange
 
+STALLED = "TrainingStalled"
+"""The reason with which a training ends that no longer gets on."""
+
 TELL_WHERE = signal.SIGUSR1
 """At this signal a rank writes into its log where it is."""
 
@@ -72,7 +75,7 @@ class Stillness:
         raise StageError(
             ExitCode.TEMPORARY,
             f"the training did nothing for {limit / 60:g} minutes (`guards.stallMinutes`): a process hangs",
-            reason="TrainingStalled",
+            reason=STALLED,
             hint="The logs rank-0.log and so on end with where each process stood. It is tried again, from its newest "
             "checkpoint. If single steps take so long, raise `guards.stallMinutes`.",
         )

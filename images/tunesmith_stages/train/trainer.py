@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from tunesmith_stages.train import checkpoints
 from tunesmith_stages.train.best import best_step, evaluations
 from tunesmith_stages.train.checkpoints import Checkpoint
-from tunesmith_stages.train.deepspeed_config import deepspeed_config
+from tunesmith_stages.train.deepspeed_config import deepspeed_config, state_layout
+from tunesmith_stages.train.ending import EvaluationLeft
 from tunesmith_stages.train.gpu_memory import gpu_memory
 from tunesmith_stages.train.head_loss import HeadLoss
 from tunesmith_stages.train.kernels import is_flash, used_kernels
@@ -31,6 +32,7 @@ from tunesmith_stages.train.packing_proof import prove_packing
 from tunesmith_stages.train.preference_rows import AnyRows
 from tunesmith_stages.train.rows import IGNORED, Row, flatten, pad
 from tunesmith_stages.train.settings import Precision, Settings
+from tunesmith_stages.train.standing import TellStanding
 
 METRICS = "metrics.jsonl"
 """Name of the record inside a checkpoint."""
@@ -145,12 +147,17 @@ class FineTuner(Trainer):
             compute_loss_func=token_loss,
         )
         self.remove_callback(PrinterCallback)
+        self.add_callback(TellStanding(recorder))
         self.control: TrainerControl
         self._settings = settings
         self._recorder = recorder
         self._attempt = attempt
         self._head_loss = HeadLoss(model)
-        self._facts: dict[str, Any] = {"worldSize": self.args.world_size, "zeroStage": settings.zero_stage}
+        self._facts: dict[str, Any] = {
+            "worldSize": self.args.world_size,
+            "zeroStage": settings.zero_stage,
+            "layout": state_layout(settings),
+        }
 
     def run(self, checkpoint: Checkpoint | None, tools: Mapping[str, str]) -> None:
         """Train to the end, from `checkpoint` on if there is one."""
@@ -233,6 +240,12 @@ class FineTuner(Trainer):
             wrapped.defaults = {"lr": self.args.learning_rate}
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        """Log, evaluate and save as often as is asked for now, not as was when the checkpoint was saved."""
+        begun: tuple[int, int] = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)
+        return begun
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         at_the_end = self.state.global_step >= self.state.max_steps
         if at_the_end or self.control.should_training_stop:  # gone on from the last step: Trainer would do one more
@@ -241,20 +254,34 @@ class FineTuner(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Return what the held-out rows come to, the same for any number of ranks."""
+        """Return what the held-out rows come to, the same for any number of ranks; nothing, if it was left."""
         self.model_wrapped.eval()
-        metrics = self._measure_held_out()
+        try:
+            metrics = self._measure_held_out()
+        except EvaluationLeft:
+            return {}
         self.model_wrapped.train()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def catch_up(self) -> None:
+        """Evaluate, if the checkpoint gone on from lacks the evaluation of its step; every rank must call this.
+
+        It was saved by ranks that were asked to end then.
+        """
+        step, state = self.state.global_step, self.state
+        due = step > 0 and (step % state.eval_steps == 0 or step >= state.max_steps)
+        if due and all(measured != step for measured, _ in evaluations(state)):
+            self.evaluate()
 
     def _measure_held_out(self) -> dict[str, float]:
         """Return the mean loss over every labelled token of the held-out rows."""
         ranks, rank = self.args.world_size, self.args.process_index
         rows = self.eval_dataset
         sums = torch.zeros(2, dtype=torch.float64)
-        for indices in eval_batches(len(rows), ranks, self.args.per_device_eval_batch_size, rank):
+        batches = eval_batches(len(rows), ranks, self.args.per_device_eval_batch_size, rank)
+        for indices in self._counted(batches, "evaluating"):
             taken = [rows[index] for index in indices]
             batch = self._prepare_inputs(collate(taken, packed=rows.packed, flat=is_flash(self.model)))
             labels = batch.pop("labels")
@@ -265,6 +292,14 @@ class FineTuner(Trainer):
         sums = sums.to(self.args.device)
         dist.all_reduce(sums)
         return {"eval_loss": float(sums[0] / sums[1])}
+
+    def _counted(self, batches: Sequence[list[int]], doing: str) -> Iterator[list[int]]:
+        """Yield batches, and tell between them how many are done (rank 0)."""
+        for done, batch in enumerate(batches):
+            if self.args.process_index == 0:
+                words = f"{doing}: {done:,} of {len(batches):,} batches"
+                self._recorder.reached(self.state.global_step, self.state.max_steps, words)
+            yield batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record what Trainer logs; every rank does at the same time."""
@@ -313,6 +348,17 @@ class ProveFirst(TrainerCallback):
     def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """Prove it; every rank does at the same time."""
         self._trainer.prove_packing()
+
+
+class EvaluateFirst(TrainerCallback):
+    """Has the evaluation made up for that was left out when the training was interrupted, before the next step."""
+
+    def __init__(self, trainer: FineTuner) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        """Evaluate; every rank does at the same time."""
+        self._trainer.catch_up()
 
 
 class LossInHead(TrainerCallback):

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tunesmith.api.elsewhere import answer_to, folded
 from tunesmith.api.pods import ENV_PATTERN
 from tunesmith.api.sources import CONFIG_KEY_PATTERN, REPO_PATTERN, REVISION_PATTERN
 from tunesmith.api.values import (
@@ -85,13 +86,13 @@ def _problem(detail: ErrorDetails, model: type[BaseModel], lines: Mapping[Path, 
 def _sentence(detail: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        listed = "; the fields here are " + ", ".join(known)
-        return f"is not a field here{_suggestion(str(path[-1]), known) or listed}"
+        return f"is not a field here{_instead(path, model)}"
     if kind == BROKEN_RULE:
         return f"{context['message']}{_got(given, context)}"
     if kind == "missing":
         return "must be given"
+    if given == "auto" and "deepspeed" in path:
+        return "must be left out instead of 'auto', which means the same: then it is chosen for you"
     if kind in {"literal_error", "enum"}:
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         one_of = "one of " if len(allowed) > 1 else ""
@@ -166,15 +167,29 @@ def pattern_in_words(pattern: str) -> str:
     return _PATTERNS_IN_WORDS.get(pattern, f"text of the form {pattern}")
 
 
-def _suggestion(given: str, known: Sequence[str]) -> str:
-    folded = {name.lower().replace("_", ""): name for name in known}
-    close = difflib.get_close_matches(given.lower().replace("_", ""), folded, n=1, cutoff=0.6)
+_SAME = 0.9
+"""Likeness of two names above which one of them is the other one misspelt, whatever else it may be elsewhere."""
+
+
+def _instead(path: Path, model: type[BaseModel]) -> str:
+    """Return what to write instead of a field that is not known: as the end of a sentence."""
+    known = fields_at(model, path[:-1])
+    if misspelt := _suggestion(str(path[-1]), known, _SAME):
+        return misspelt
+    if answer := answer_to(path):
+        return f"; {answer}"
+    return _suggestion(str(path[-1]), known) or "; the fields here are " + ", ".join(known)
+
+
+def _suggestion(given: str, known: Sequence[str], likeness: float = 0.6) -> str:
+    by_folded = {folded(name): name for name in known}
+    close = difflib.get_close_matches(folded(given), by_folded, n=1, cutoff=likeness)
     if close:
-        return f"; did you mean `{folded[close[0]]}`?"
+        return f"; did you mean `{by_folded[close[0]]}`?"
     return ""
 
 
-def _fields_at(model: type[BaseModel], path: Path) -> list[str]:
+def fields_at(model: type[BaseModel], path: Path) -> list[str]:
     """Return the names of the fields that an object below `model` has, by the object's path."""
     annotation: object = model
     for part in path:

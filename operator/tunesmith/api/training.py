@@ -286,7 +286,7 @@ class ZeroConfig(ApiModel):
     stage3_max_reuse_distance: _Bucket | None = None
     """What is used again within so many elements is not given back."""
     zero_hpz_partition_size: Annotated[Int, Field(ge=1, le=64)] | None = None
-    """Ranks within which weights are gathered again (ZeRO++)."""
+    """Ranks within which weights are gathered again (ZeRO++): a divisor of the number of processes."""
 
 
 class Fp16Config(ApiModel):
@@ -344,30 +344,36 @@ def _zero_config(deepspeed: Deepspeed) -> set[str]:
     return config.zero_optimization.model_fields_set if config and config.zero_optimization else set()
 
 
+def _gathered_within(deepspeed: Deepspeed) -> int:
+    """Return how many ranks gather weights from each other; 1: from all of them."""
+    config = deepspeed.config
+    return (config.zero_optimization.zero_hpz_partition_size if config and config.zero_optimization else None) or 1
+
+
 class Deepspeed(ApiModel):
     """How DeepSpeed spreads the training over the processes."""
 
     RULES: ClassVar = (
         Rule(
-            "goes with `zeroStage` 2 or 3 only",
+            "goes with `zeroStage` 2 or 3 only: set one of them, or remove it",
             lambda deepspeed: not deepspeed.offload_optimizer or deepspeed.zero_stage > 0,
             "!self.offloadOptimizer || self.zeroStage > 0",
             ("offloadOptimizer",),
         ),
         Rule(
-            "goes with `zeroStage: 3` only",
+            "goes with `zeroStage: 3` only: set that, or remove it",
             lambda deepspeed: not deepspeed.offload_parameters or deepspeed.zero_stage == 3,
             "!self.offloadParameters || self.zeroStage == 3",
             ("offloadParameters",),
         ),
         Rule(
-            "goes with `zeroStage` 2 or 3 only",
+            "goes with `zeroStage` 2 or 3 only: set one of them, or remove it",
             lambda deepspeed: not _zero_config(deepspeed) or deepspeed.zero_stage > 0,
             "self.zeroStage > 0 || !has(self.config) || !has(self.config.zero_optimization)",
             ("config", "zero_optimization"),
         ),
         Rule(
-            f"may hold {', '.join(_OF_STAGE_3)} with `zeroStage: 3` only",
+            f"may hold {', '.join(_OF_STAGE_3)} with `zeroStage: 3` only: set that, or remove them",
             lambda deepspeed: deepspeed.zero_stage == 3 or not _zero_config(deepspeed) & set(_OF_STAGE_3),
             "self.zeroStage == 3 || !has(self.config) || !has(self.config.zero_optimization) || !("
             + " || ".join(f"has(self.config.zero_optimization.{field})" for field in _OF_STAGE_3)
@@ -379,9 +385,14 @@ class Deepspeed(ApiModel):
     zero_stage: Annotated[
         Int,
         Field(json_schema_extra={"enum": [0, 2, 3]}),
-        Rule("must be 0, 2 or 3", lambda stage: stage in {0, 2, 3}, ""),  # the enum says it to the API server
+        Rule(  # the enum says it to the API server
+            "must be 0, 2 or 3; instead of 1 take 2, which shares out the gradients besides and costs nothing more",
+            lambda stage: stage in {0, 2, 3},
+            "",
+        ),
     ] = 2
-    """ZeRO stage: 0 copies everything to each process, 2 splits gradients and optimizer, 3 the weights too."""
+    """ZeRO stage: 0 copies everything to each process, 2 splits gradients and optimizer, 3 the weights too. There is
+    no 1, which splits the optimizer alone: 2 does that, too."""
 
     offload_optimizer: Bool = False
     """Keep the optimizer's state in the memory of the machine and take its step there: 12 bytes a trained weight less
@@ -421,7 +432,7 @@ class Training(ApiModel):
 
     RULES: ClassVar = (
         Rule(
-            "goes with `method` DPO, KTO or ORPO only",
+            "goes with `method` DPO, KTO or ORPO only: set one of them, or remove it",
             lambda training: training.preference is None or training.method.prefers,
             "!has(self.preference) || self.method != 'SFT'",
             ("preference",),
@@ -434,7 +445,7 @@ class Training(ApiModel):
             ("preference",),
         ),
         Rule(
-            "goes with `method: SFT` only: preferences are compared sample by sample",
+            "goes with `method: SFT` only, for preferences are compared sample by sample: remove it",
             lambda training: not (training.packing and training.method.prefers),
             "!self.packing || self.method == 'SFT'",
             ("packing",),
@@ -446,7 +457,7 @@ class Training(ApiModel):
             ("lora",),
         ),
         Rule(
-            "goes with `finetuningType: Freeze` only",
+            "goes with `finetuningType: Freeze` only: set that, or remove it",
             lambda training: training.freeze is None or training.finetuning_type is FinetuningType.FREEZE,
             "!has(self.freeze) || self.finetuningType == 'Freeze'",
             ("freeze",),
@@ -458,7 +469,8 @@ class Training(ApiModel):
             ("finetuningType",),
         ),
         Rule(
-            "must not offload with `gpusPerNode: 0`: on the CPU there is nothing to offload from",
+            "must not offload with `gpusPerNode: 0`: on the CPU there is nothing to offload from; set `gpusPerNode`, "
+            "or remove `offloadOptimizer` and `offloadParameters`",
             lambda training: (
                 training.gpus_per_node > 0
                 or not (training.deepspeed.offload_optimizer or training.deepspeed.offload_parameters)
@@ -467,7 +479,7 @@ class Training(ApiModel):
             ("deepspeed",),
         ),
         Rule(
-            "must have no `fp16` with another `precision` than FP16: there is no loss to scale",
+            "must have no `fp16` with another `precision` than FP16, for there is no loss to scale: remove it",
             lambda training: (
                 training.deepspeed.config is None
                 or training.deepspeed.config.fp16 is None
@@ -506,6 +518,36 @@ class Training(ApiModel):
             lambda training: training.max_steps is None or training.num_train_epochs is None,
             "!has(self.numTrainEpochs) || !has(self.maxSteps)",
             ("numTrainEpochs",),
+        ),
+        Rule(
+            "must be below `maxSteps`: the learning rate would never be reached; lower it, or take `warmupRatio`",
+            lambda training: training.max_steps is None or training.warmup_steps < training.max_steps,
+            "!has(self.maxSteps) || self.warmupSteps < self.maxSteps",
+            ("warmupSteps",),
+        ),
+        Rule(
+            "must be below `maxSteps` with `keepBest` and `earlyStopping`, which go by the evaluations in between",
+            lambda training: (
+                training.max_steps is None
+                or training.validation is None
+                or training.validation.eval_steps is None
+                or not (training.validation.keep_best or training.validation.early_stopping)
+                or training.validation.eval_steps < training.max_steps
+            ),
+            "!has(self.maxSteps) || !has(self.validation) || !has(self.validation.evalSteps) || "
+            "!(self.validation.keepBest || has(self.validation.earlyStopping)) || "
+            "self.validation.evalSteps < self.maxSteps",
+            ("validation", "evalSteps"),
+        ),
+        Rule(
+            "must have a `zero_hpz_partition_size` that divides the number of processes, `nodes` x `gpusPerNode` (or "
+            "`processesPerNode`): take that of a node's GPUs",
+            lambda training: training.world_size % _gathered_within(training.deepspeed) == 0,
+            "!has(self.deepspeed.config) || !has(self.deepspeed.config.zero_optimization) || "
+            "!has(self.deepspeed.config.zero_optimization.zero_hpz_partition_size) || self.nodes * "
+            "(self.gpusPerNode > 0 ? self.gpusPerNode : has(self.processesPerNode) ? self.processesPerNode : 1) % "
+            "self.deepspeed.config.zero_optimization.zero_hpz_partition_size == 0",
+            ("deepspeed", "config"),
         ),
     )
 

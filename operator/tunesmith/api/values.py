@@ -10,7 +10,7 @@ import decimal
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -132,6 +132,11 @@ def _add_rules(schema: dict[str, Any], model: type[ApiModel]) -> None:
         schema[CEL_RULES] = rules
 
 
+def _is_whole(annotation: object) -> bool:
+    """Tell whether a field of this type holds a whole number."""
+    return annotation is int or any(map(_is_whole, get_args(annotation)))
+
+
 class ApiModel(BaseModel):
     """What all objects of the API have in common."""
 
@@ -147,6 +152,20 @@ class ApiModel(BaseModel):
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
     """What must hold over several fields. The first that does not is told."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """Take `1e9` and `2.0` for the whole numbers that they are, as kubectl does."""
+        if not isinstance(data, dict):
+            return data
+        counts = {info.alias or name for name, info in cls.model_fields.items() if _is_whole(info.annotation)}
+        whole = {
+            name: int(value)
+            for name, value in data.items()
+            if name in counts and isinstance(value, float) and value.is_integer()
+        }
+        return {**data, **whole} if whole else data
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:

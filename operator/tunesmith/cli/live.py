@@ -59,14 +59,16 @@ class LiveView:
     def event(self, stage: StageName, event: Mapping[str, Any]) -> None:
         """Show a progress event."""
         task = self._tasks[stage]
-        if "note" in event:
-            self._progress.update(task, description=escape(str(event["note"])))
-            self._plain(f"{stage:<9} {event['note']}")
+        note = str(event.get("note", ""))
+        if "done" not in event:
+            self._progress.update(task, description=escape(note))
+            self._plain(f"{stage:<9} {note}")
             return
+        said = f"{note}  " if note else ""
         if "metrics" in event:
             self._metrics[stage] = metrics_in_words(event["metrics"])
-            self._plain(f"{stage:<9} {event['done']}/{event['total']} {event['of']}  {self._metrics[stage]}")
-        words = f"{event['done']:,}/{event['total']:,} {event['of']}  {self._metrics.get(stage, '')}"
+            self._plain(f"{stage:<9} {said}{event['done']}/{event['total']} {event['of']}  {self._metrics[stage]}")
+        words = f"{said}{event['done']:,}/{event['total']:,} {event['of']}  {self._metrics.get(stage, '')}"
         self._progress.update(task, completed=event["done"], total=event["total"], description=escape(words))
 
     def done(self, stage: PlannedStage, results: list[StageResult], *, cached: bool) -> None:
@@ -104,7 +106,8 @@ def metrics_in_words(metrics: Mapping[str, float]) -> str:
         elif name == "tokensPerSecond":
             parts.append(f"{value:,.0f} {word}")
         elif name == "peakGpuMemory":
-            parts.append(f"{value / 1e9:.1f} GB {word}")
+            now = f"{metrics['gpuMemory'] / 1e9:.1f} GB, at most " if "gpuMemory" in metrics else ""
+            parts.append(f"{now}{value / 1e9:.1f} GB {word}")
         else:
             parts.append(f"{word} {value:.4g}")
     return "  ".join(parts)

@@ -197,7 +197,8 @@ def _told_in_words(place: Volume) -> Iterator[None]:
         _show_failure(error)
         sys.exit(error.failure.code)
     except GpuMissingError as error:
-        fail(f"{error}.", "Set it to 0 to train on the CPU, or run this where GPUs are.", ExitCode.BAD_CONFIG)
+        hint = "Lower it, set it to 0 to train on the CPU, or run this where so many GPUs are."
+        fail(f"{error}.", hint, ExitCode.BAD_CONFIG)
     except ConfigMapMissingError as error:
         fail(f"{error}.", "Put the ConfigMap into the same file, as a document of its own.", ExitCode.MISSING_INPUT)
     except TrackerNotSetUpError as error:

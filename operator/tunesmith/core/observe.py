@@ -263,6 +263,7 @@ NO_IMAGE = "ImagePullBackOff"
 """Reason while a node cannot get the image."""
 NOTHING_YET = Waiting("Pending", "its Pod is being created or started")
 """What is said as long as nothing tells why nothing runs."""
+_OVER = frozenset({"Succeeded", "Failed"})
 _QUEUED = Waiting("Queued", "the queue has not admitted the training yet")
 
 
@@ -270,7 +271,7 @@ def _waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> W
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(keys.QUEUE_LABEL, "")
         return Waiting("Queued", f"the queue {queue!r} has not admitted the training yet") if queue else _QUEUED
-    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and _pod_phase(pod) not in _OVER]
     if not alive:
         return _refused(events) or _still_ending(pods) or NOTHING_YET
     found = [waiting for pod in alive if (waiting := waiting_of_pod(pod, events)) is not None]
@@ -285,7 +286,8 @@ def _still_ending(pods: Sequence[Object]) -> Waiting | None:
             return Waiting(
                 "PodTerminating",
                 f"Pod {pod['metadata']['name']} on the node with the address {node} has not ended yet. If that node "
-                "is lost for good, delete the Node, or the Pod by `kubectl delete pod --force`",
+                "is lost for good, delete the Node, or give it the taint "
+                "`node.kubernetes.io/out-of-service=nodeshutdown:NoExecute`",
             )
     return None
 

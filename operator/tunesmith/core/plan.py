@@ -514,7 +514,20 @@ def _estimated(job: FineTuneJob) -> Params:
         "nodes": training.nodes,
         "processesPerNode": training.processes,
         "gpusPerNode": training.gpus_per_node,
+        **_doubtful(training),
     }
+
+
+def _doubtful(training: Training) -> Params:
+    """Return what may turn out unwise once the number of steps is known, or is so with this method."""
+    validation, by_epochs = training.validation, training.max_steps is None
+    by_evaluation = validation is not None and (validation.keep_best or validation.early_stopping is not None)
+    found = {
+        "learningRate": training.learning_rate if training.method in {Method.DPO, Method.KTO} else None,
+        "warmupSteps": training.warmup_steps if by_epochs else None,
+        "evalSteps": validation.eval_steps if validation and by_evaluation and by_epochs else None,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _registration(job: FineTuneJob) -> dict[str, Params]:

@@ -42,9 +42,9 @@ def read_log(log: str) -> Told:
     metrics: dict[str, float] = {}
     saving = 0
     for event in _events(log):
-        if isinstance(event.get("note"), str):
-            progress["text"] = _text(event["note"], MAX_TEXT)
         progress |= _counted(event)
+        if isinstance(event.get("note"), str):  # what is done beside the counting says more than the share
+            progress["text"] = _text(event["note"], MAX_TEXT)
         numbers = _numbers(event.get("metrics"))
         metrics |= numbers
         saving = max(saving, _seconds(math.ceil(numbers.get(_CHECKPOINT_SECONDS, 0))))

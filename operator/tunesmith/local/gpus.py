@@ -1,29 +1,63 @@
-"""The GPUs of this machine, without PyTorch: whether there are any, and how much memory they have."""
+"""The GPUs of this machine, without PyTorch: how many there are, and how much memory they have."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 _ASK_SECONDS = 10
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 class GpuMissingError(Exception):
-    """The job wants GPUs and this machine has none."""
+    """The job wants more GPUs than this machine has."""
 
 
-def require_gpus(wanted: int) -> None:
-    """Check that this machine has a GPU if the job wants any: before the data are prepared, not after.
+def require_gpus(wanted: int, environ: Mapping[str, str], root: Path = Path("/")) -> None:
+    """Check that this machine has the GPUs that the job wants on a node: before the data are prepared, not after.
 
-    Whether there are enough of them says `train`, which asks PyTorch.
+    `train` asks PyTorch itself, which knows of those that cannot be used, too.
+
+    Args:
+        wanted: GPUs on a node.
+        environ: the environment that the stages get.
+        root: where the machine's devices are found.
 
     Raises:
-        GpuMissingError: it has none.
+        GpuMissingError: it has fewer.
     """
-    devices = [Path("/dev/kfd"), Path("/dev/dxg"), *Path("/dev").glob("nvidia[0-9]*")]  # AMD, WSL, NVIDIA
-    if wanted and not any(device.exists() for device in devices):
-        raise GpuMissingError(f"`spec.training.gpusPerNode` is {wanted}, but this machine has no GPU")
+    there = count_gpus(environ, root)
+    if there is not None and there < wanted:
+        shown = f"has {there}" if there else "has no GPU"
+        hidden = [name for name in _VISIBLE if name in environ]
+        by = f" ({hidden[0]} is {environ[hidden[0]]!r})" if hidden else ""
+        raise GpuMissingError(f"`spec.training.gpusPerNode` is {wanted}, but this machine {shown}{by}")
+
+
+def count_gpus(environ: Mapping[str, str], root: Path = Path("/")) -> int | None:
+    """Return how many GPUs a program on this machine may use; None if that cannot be told (Windows' Linux)."""
+    if (root / "dev/dxg").exists():
+        return None
+    nvidia = len(list((root / "dev").glob("nvidia[0-9]*")))
+    amd = _amd_gpus(root / "sys/class/kfd/kfd/topology/nodes") if (root / "dev/kfd").exists() else 0
+    there = nvidia or amd
+    for name in _VISIBLE:
+        if name in environ:
+            there = min(there, _listed(environ[name]))
+    return there
+
+
+def _amd_gpus(nodes: Path) -> int:
+    """Return how many of the kernel's compute nodes are GPUs: processors have the number 0."""
+    return sum(file.read_text(encoding="ascii").strip() != "0" for file in nodes.glob("*/gpu_id"))
+
+
+def _listed(devices: str) -> int:
+    """Return how many devices a list names; CUDA reads it up to the first that is none, such as -1."""
+    names = [name.strip() for name in devices.split(",")]
+    return next((number for number, name in enumerate(names) if not name or name.startswith("-")), len(names))
 
 
 def gpu_memory() -> int | None:

@@ -117,7 +117,7 @@ def run_job(
             if stage is None or _is_after(stage.name, until):
                 return current
             if current.stage(StageName.TRAIN).state is not StageState.DONE and not _is_after(StageName.REHEARSE, until):
-                require_gpus(job.spec.training.gpus_per_node)
+                require_gpus(job.spec.training.gpus_per_node, os.environ)
                 tracker_url(job, os.environ)  # refused before anything is done for it
             with ExitStack() as held:
                 waited, locks = _hold_units(stage, volume, watcher, held)

@@ -7,10 +7,13 @@ import pytest
 
 from support.builders import REMOVED, job_data, job_text
 from tunesmith.api.datasets import DatasetFormat
+from tunesmith.api.elsewhere import DEEPSPEED, OPTIONS, folded
+from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.parse import MAX_BYTES, InvalidJobError, Problem, parse_job, parse_job_file, parse_object
 from tunesmith.api.pods import Pods
+from tunesmith.api.problems import fields_at
 from tunesmith.api.sources import Builtin, Language
-from tunesmith.api.training import FinetuningType, LrSchedule
+from tunesmith.api.training import FinetuningType, LrSchedule, Training
 
 DATASET = "spec.datasets.0"
 TRAINING = "spec.training"
@@ -258,7 +261,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "a ZeRO stage that is not offered": (
         {f"{TRAINING}.deepspeed": {"zeroStage": 1}},
         "spec.training.deepspeed.zeroStage",
-        "must be 0, 2 or 3, got 1",
+        "must be 0, 2 or 3; instead of 1 take 2, which shares out the gradients besides and costs nothing more, got 1",
     ),
     # missing
     "no name": ({"metadata": {}}, "metadata.name", "must be given"),
@@ -583,6 +586,32 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "spec.training.lrScheduleOptions",
         "nothing but the option of the job's `lrSchedule`",
     ),
+    "a warm-up to a rate that is never reached": (
+        {f"{TRAINING}.warmupSteps": 100, f"{TRAINING}.maxSteps": 100},
+        "spec.training.warmupSteps",
+        "must be below `maxSteps`: the learning rate would never be reached; lower it, or take `warmupRatio`, got 100",
+    ),
+    "best of evaluations that never come": (
+        {f"{TRAINING}.validation": {"keepBest": True, "evalSteps": 500}, f"{TRAINING}.maxSteps": 100},
+        "spec.training.validation.evalSteps",
+        "must be below `maxSteps` with `keepBest` and `earlyStopping`",
+    ),
+    "an early end by evaluations that never come": (
+        {f"{TRAINING}.validation": {"earlyStopping": {}, "evalSteps": 100}, f"{TRAINING}.maxSteps": 100},
+        "spec.training.validation.evalSteps",
+        "must be below `maxSteps` with `keepBest` and `earlyStopping`",
+    ),
+    "groups of ranks that do not come out even": (
+        {
+            f"{TRAINING}.deepspeed": {
+                "zeroStage": 3,
+                "config": {"zero_optimization": {"zero_hpz_partition_size": 3}},
+            },
+            f"{TRAINING}.gpusPerNode": 4,
+        },
+        "spec.training.deepspeed.config",
+        "must have a `zero_hpz_partition_size` that divides the number of processes",
+    ),
     "best of no evaluations": (
         {f"{TRAINING}.validation": {"keepBest": True}},
         "spec.training.validation.evalSteps",
@@ -713,6 +742,135 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str, str]] = {
         "must have a tag of at most 70 characters",
     ),
 }
+
+
+GOOD_TOGETHER: dict[str, Mapping[str, Any]] = {
+    "a warm-up that ends before the last step": {f"{TRAINING}.warmupSteps": 9, f"{TRAINING}.maxSteps": 10},
+    "one step without a warm-up": {f"{TRAINING}.maxSteps": 1},
+    "rare evaluations that nothing goes by": {
+        f"{TRAINING}.validation": {"evalSteps": 500},
+        f"{TRAINING}.maxSteps": 10,
+    },
+    "an evaluation in between": {
+        f"{TRAINING}.validation": {"evalSteps": 9, "keepBest": True},
+        f"{TRAINING}.maxSteps": 10,
+    },
+    "groups of ranks over two nodes": {
+        f"{TRAINING}.deepspeed": {"zeroStage": 3, "config": {"zero_optimization": {"zero_hpz_partition_size": 3}}},
+        f"{TRAINING}.gpusPerNode": 3,
+        f"{TRAINING}.nodes": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", GOOD_TOGETHER)
+def test_what_goes_together_is_taken(name: str) -> None:
+    """A rule refuses what contradicts itself, and nothing beside it."""
+    parse_job(job_text(GOOD_TOGETHER[name]))
+
+
+# --- fields that others have -----------------------------------------------------------------------------------------
+
+OTHERS: dict[str, tuple[str, str]] = {
+    "optim": ("spec.training.optim", "there is none for it: AdamW with a state of 32 bits alone"),
+    "report_to": ("spec.training.report_to", "use `training.tracking`"),
+    "reportTo": ("spec.training.reportTo", "use `training.tracking`"),
+    "saveTotalLimit": ("spec.training.saveTotalLimit", "use `training.checkpoint.keep`"),
+    "limit beside its fellows": ("spec.training.checkpoint.save_total_limit", "use `training.checkpoint.keep`"),
+    "groupByLength": ("spec.training.groupByLength", "there is none for it: the order of the rows is the seed's"),
+    "bf16": ("spec.training.bf16", "use `training.precision`"),
+    "eval_steps": ("spec.training.eval_steps", "use `training.validation.evalSteps`: whole steps"),
+    "spelt as others do": ("spec.training.num_train_epochs", "did you mean `numTrainEpochs`?"),
+    "misspelt": ("spec.training.lr_schedulee", "did you mean `lrSchedule`?"),
+    "beside the training": ("spec.push_to_hub", "the model is served in Ollama; `export.keepMerged` keeps it"),
+    "DeepSpeed's": ("spec.training.deepspeed.config.optimizer", "leave it out: Tunesmith sets it by `training.adam`"),
+    "nobody's": ("spec.training.sparkle", "the fields here are method, preference"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_others_call_it(name: str) -> None:
+    """Someone who comes from another trainer is told the field, or why there is none."""
+    field, words = OTHERS[name]
+    (problem,) = problems_of(job_text({field: 1}))
+    assert problem.field == field
+    assert problem.message.startswith("is not a field here; ")
+    assert words in problem.message
+
+
+def test_the_fields_that_are_named_are_there() -> None:
+    """What someone is told to use is a field of a job, and no name has two answers."""
+    options = [option for group in OPTIONS.values() for option in group]
+    for option in (*options, *DEEPSPEED):
+        assert bool(option.field) or bool(option.note)
+        path = option.field.replace("[]", ".0").split(".") if option.field else []
+        parts = tuple(int(part) if part == "0" else part for part in ("spec", *path))
+        assert not path or parts[-1] in fields_at(FineTuneJob, parts[:-1]), option
+    names = [folded(name) for option in options for name in option.names]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
+def test_no_name_of_ours_is_taken_for_others() -> None:
+    """A field of the training is not answered as if it were another trainer's, where it stands in its place."""
+    ours = {folded(info.alias or name) for name, info in Training.model_fields.items()}
+    assert not ours & {folded(name) for group in OPTIONS.values() for option in group for name in option.names}
+
+
+LLAMA_FACTORYS_ZERO_3: dict[str, Any] = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "zero_allow_untested_optimizer": True,
+    "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000, "initial_scale_power": 16},
+    "bf16": {"enabled": "auto"},
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": False,
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+        "stage3_max_live_parameters": 1e9,
+        "stage3_max_reuse_distance": 1e9,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+}
+"""As its ds_z3_config.json is."""
+
+
+def test_a_configuration_of_deepspeed_as_others_have_it() -> None:
+    """Of a DeepSpeed configuration that is pasted in, what must go is named with the reason, and nothing else."""
+    given = {"spec.training.deepspeed": {"zeroStage": 3, "config": LLAMA_FACTORYS_ZERO_3}}
+    told = {
+        problem.field.removeprefix("spec.training.deepspeed.config."): problem.message
+        for problem in problems_of(job_text(given))
+    }
+    assert all("left out" in said or "leave it out: " in said for said in told.values()), told
+    assert told["zero_optimization.stage"].endswith("Tunesmith sets it by `training.deepspeed.zeroStage`")
+    assert told["zero_optimization.reduce_bucket_size"].startswith("must be left out instead of 'auto'")
+    taken = {"overlap_comm", "sub_group_size", "stage3_max_live_parameters", "stage3_max_reuse_distance"}
+    assert told.keys() == {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "zero_allow_untested_optimizer",
+        "bf16",
+        "fp16.enabled",
+        "fp16.loss_scale",
+        *(f"zero_optimization.{name}" for name in LLAMA_FACTORYS_ZERO_3["zero_optimization"].keys() - taken),
+    }
+
+
+def test_whole_numbers_that_are_written_with_an_exponent() -> None:
+    """`1e9` is a whole number, as it is to kubectl; what is no whole number is refused as before."""
+    buckets = {"sub_group_size": 1e9, "reduce_bucket_size": 5.0}
+    given = {"zeroStage": 3, "config": {"zero_optimization": buckets}}
+    config = parse_job(job_text({"spec.training.deepspeed": given})).spec.training.deepspeed.config
+    assert config is not None
+    assert config.zero_optimization is not None
+    assert repr(config.zero_optimization.sub_group_size) == "1000000000"
+    assert repr(config.zero_optimization.reduce_bucket_size) == "5"
 
 
 @pytest.mark.parametrize("value", [".nan", "!!binary aGk=", "!!set {a: }", r'"\ud800"'])

@@ -531,6 +531,18 @@ def test_progress_is_not_chatty(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert events[-1]["metrics"] == {"loss": 1.0}
 
 
+def test_a_count_may_say_what_is_done_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An evaluation within a training has words of its own, on the line that says how far the training is."""
+
+    def say(progress: Progress) -> None:
+        progress.count(1, 2, "steps", {"loss": 1.0}, "evaluating: 3 of 40 batches")
+        progress.count(2, 2, "steps", {"loss": 1.0})
+
+    first, second = told(tmp_path, say, capsys)
+    assert (first["done"], first["note"]) == (1, "evaluating: 3 of 40 batches")
+    assert "note" not in second
+
+
 def test_counter_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Increments are summed, as copies and hashes tell them."""
 

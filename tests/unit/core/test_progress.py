@@ -34,6 +34,11 @@ STRANGE: dict[str, tuple[str, dict[str, Any], int]] = {
     "less than nothing": ('"done": -1, "total": 2', {}, 0),
     "of nothing": ('"done": 0, "total": 0', {}, 0),
     "more than all": ('"done": 3, "total": 2', {"done": 3, "total": 2, "of": "", "text": "100 %"}, 0),
+    "a count with a note": (
+        '"note": "evaluating: 3 of 40 batches", "done": 1, "total": 4',
+        {"done": 1, "total": 4, "of": "", "text": "evaluating: 3 of 40 batches"},
+        0,
+    ),
     "a note that is none": ('"note": {"a": 1}', {}, 0),
     "half a character": ('"note": "a\\ud800b"', {"text": "a?b"}, 0),
     "a unit that is none": ('"unit": 3', {}, 0),

@@ -18,6 +18,7 @@ from support.builders import REMOVED, job, job_text, result_on, stage_config
 from tunesmith.api.parse import parse_job_file
 from tunesmith.core.model import PlannedStage, StageState
 from tunesmith.core.plan import _processes, plan, source_specs
+from tunesmith.local.gpus import GpuMissingError
 from tunesmith.local.lock import hold
 from tunesmith.local.process import StageFailedError, run_stage
 from tunesmith.local.run import _config, _hold_units, current_plan, run_job
@@ -364,6 +365,15 @@ def test_second_run_is_cached(volume: Volume) -> None:
         unit.name: unit.key for unit in current.stage(StageName.FETCH).units
     }
     assert not (run / "lock.json").exists()
+
+
+def test_a_run_without_its_gpus_begins_nothing(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wants more GPUs than there are learns it before data are fetched, and not hours later."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    watcher = Recorder()
+    with pytest.raises(GpuMissingError, match="gpusPerNode` is 4, but this machine has no GPU"):
+        run_job(job({"spec.training.gpusPerNode": 4}), "its: yaml", volume, watcher, url=NOBODY)
+    assert not watcher.said
 
 
 def test_failed_run_gives_its_lock_back(volume: Volume) -> None:

@@ -40,6 +40,14 @@ def test_a_record_that_begins_anew_is_read_anew(tmp_path: Path) -> None:
     assert steps(follower) == [11, 12, 13, 14, 15, 15, 16, 17, 18, 19]
 
 
+def test_an_event_has_its_own_time(tmp_path: Path) -> None:
+    """A tracker that was down shows when a step was taken, not when it was told of it."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "time": 2.5, "loss": 3.0}\n')
+    (event,) = Follower(file).new(5.0)
+    assert (event.time, event.metrics) == (2.5, {"loss": 3.0})
+
+
 def test_numbers_alone(tmp_path: Path) -> None:
     """What is no number is left out, what is no line of a record too; NaN is a number that people must see."""
     file = tmp_path / "metrics.jsonl"

@@ -38,6 +38,18 @@ CASES = [
         (ExitCode.INTERNAL, "ValueError: shape"),
         id="an error beats the loss of its rank",
     ),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, "ValueError: shape")],
+        {0: 70, 1: -15},
+        (ExitCode.INTERNAL, "ValueError: shape"),
+        id="an error beats what torchrun stopped for it",
+    ),
+    pytest.param(
+        [left(0, ExitCode.INTERNAL, LOST)],
+        {0: 70, 1: -15},
+        (ExitCode.INTERRUPTED, "rank 1 was stopped by SIGTERM"),
+        id="a rank stopped from outside beats those that lost it",
+    ),
     pytest.param([], {}, (ExitCode.INTERNAL, "last words"), id="nothing but a log"),
 ]
 
@@ -48,6 +60,67 @@ def test_names_the_root_cause(exits: list[RankExit], codes: dict[int, int], expe
     failure = root_cause(exits, codes, 1, "last words")
     assert failure.code is expected[0]
     assert expected[1] in failure.message
+
+
+GLOO = (
+    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 1800000ms for "
+    "recv operation to complete"
+)
+CLOSED = (
+    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:454] Application timeout caused pair closure"
+)
+STORE = (
+    "torch.distributed.DistBackendError: [1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via "
+    "c10d key-value store by store->get('0'), but store->get('0') got error: wait timeout after 1800000ms, keys: "
+    "/default_pg/0//cuda//0"
+)
+NCCL = (
+    "[rank0]:[E810 03:04:11.061727749 ProcessGroupNCCL.cpp:683] [Rank 0] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=78, OpType=BROADCAST, NumelIn=80, NumelOut=80, Timeout(ms)=1800000) ran for 1800096 milliseconds "
+    "before timing out."
+)
+ABORTED = (
+    "torch.distributed.DistBackendError: NCCL communicator was aborted on rank 2. Original reason for failure was: "
+    + NCCL.partition("] ")[2]
+)
+DUMPED = (
+    "[rank1]:[E909 08:45:31.970959174 ProcessGroupNCCL.cpp:1870] [PG ID 0 PG GUID 0(default_pg) Rank 1] Received a "
+    "dump signal due to a collective timeout from  rank 0 and we will try our best to dump the debug info. Last "
+    "enqueued NCCL work: 77, last completed NCCL work: 77."
+)
+STALLED = [
+    pytest.param([GLOO], {0: 70, 1: -15}, "rank 0", id="Gloo; torchrun stops the one that hangs"),
+    pytest.param([GLOO, CLOSED, LOST], {0: 70, 1: 70, 2: 70}, "rank 0 and rank 1", id="Gloo, and who lost those"),
+    pytest.param([NCCL], {0: -6, 1: -15}, "rank 0", id="NCCL's watchdog"),
+    pytest.param([NCCL, DUMPED, ABORTED], {0: -6, 1: -6, 2: 70}, "rank 0 and rank 1 and rank 2", id="and of others"),
+    pytest.param([STORE], {0: 70}, "rank 0", id="before NCCL has begun"),
+]
+
+
+@pytest.mark.parametrize(("messages", "codes", "who"), STALLED)
+def test_waiting_in_vain_is_a_stall(messages: list[str], codes: dict[int, int], who: str) -> None:
+    """Nobody knows more than that others did nothing: it is tried again, as where the program sees the hang first."""
+    exits = [left(rank, ExitCode.INTERNAL, message) for rank, message in enumerate(messages)]
+    failure = root_cause(exits, codes, 70, "last words")
+    assert (failure.code, failure.reason) == (ExitCode.TEMPORARY, "TrainingStalled")
+    assert failure.message.startswith(f"{who} waited for other ranks for longer than `ddpTimeoutSeconds`")
+    assert messages[0] in failure.message
+
+
+@pytest.mark.parametrize(
+    ("more", "codes", "lost", "expected"),
+    [
+        pytest.param([left(1, ExitCode.INTERNAL, "KeyError: 'x'")], {}, [], "KeyError: 'x'", id="an error"),
+        pytest.param([], {1: -9}, [], "rank 1 was killed (SIGKILL)", id="a killed rank"),
+        pytest.param([], {}, ["node 1"], "node 1 was lost", id="a lost node"),
+    ],
+)
+def test_a_known_cause_beats_a_stall(
+    more: list[RankExit], codes: dict[int, int], lost: list[str], expected: str
+) -> None:
+    """Ranks wait in vain because of something; where that is known, it is what is told."""
+    failure = root_cause([left(0, ExitCode.INTERNAL, GLOO), *more], codes, 70, "", lost=lost)
+    assert failure.message.startswith(expected)
 
 
 def test_an_exit_code_is_enough_on_a_full_disk() -> None:

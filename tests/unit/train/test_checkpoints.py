@@ -12,7 +12,8 @@ from tunesmith_stages.program import StageError
 from tunesmith_stages.train import checkpoints, manifest
 from tunesmith_stages.train.manifest import FileFacts
 
-FACTS = {"worldSize": 2, "zeroStage": 2, "tools": {}}
+LAYOUT = {"round_robin_gradients": False}
+FACTS = {"worldSize": 2, "zeroStage": 2, "layout": LAYOUT, "tools": {}}
 
 
 def stage(folder: Path, step: int, attempt: str = "a1", ranks: int = 2) -> Path:
@@ -40,8 +41,8 @@ def written(staged: Path, ranks: int = 2) -> dict[str, FileFacts]:
 def test_a_complete_checkpoint_is_found(tmp_path: Path) -> None:
     """What all ranks finished is published under its step and is what the next attempt goes on from."""
     make(tmp_path, 4)
-    found, notes = checkpoints.newest(tmp_path, 2)
-    assert found == checkpoints.Checkpoint(tmp_path / "step-4", 4, 2)
+    found, notes = checkpoints.newest(tmp_path, 2, LAYOUT)
+    assert found == checkpoints.Checkpoint(tmp_path / "step-4", 4, 2, LAYOUT)
     assert notes == []
 
 
@@ -49,7 +50,7 @@ def test_the_newest_is_newest_by_number(tmp_path: Path) -> None:
     """Step 10 comes after step 9, whatever their names' order."""
     make(tmp_path, 9)
     make(tmp_path, 10)
-    found, _ = checkpoints.newest(tmp_path, 2)
+    found, _ = checkpoints.newest(tmp_path, 2, LAYOUT)
     assert found is not None
     assert found.step == 10
 
@@ -58,7 +59,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
     """Training goes on from the one before, and says so; `test_checkpoints_damaged.py` has every kind of damage."""
     make(tmp_path, 4)
     cut_short(make(tmp_path, 8))
-    found, notes = checkpoints.newest(tmp_path, 2)
+    found, notes = checkpoints.newest(tmp_path, 2, LAYOUT)
     assert found is not None
     assert found.step == 4
     assert notes == ["checkpoint step-8 is damaged and passed over: latest has 3 bytes instead of 12"]
@@ -72,7 +73,7 @@ def test_what_is_being_written_does_not_count(tmp_path: Path) -> None:
     """A folder that still bears its attempt's name was never finished, and is removed by the next attempt."""
     stage(tmp_path, 8, "dead")
     make(tmp_path, 4)
-    found, _ = checkpoints.newest(tmp_path, 2)
+    found, _ = checkpoints.newest(tmp_path, 2, LAYOUT)
     assert found is not None
     assert found.step == 4
     checkpoints.clear_leftovers(tmp_path)
@@ -105,10 +106,35 @@ def test_another_number_of_ranks_is_refused(tmp_path: Path) -> None:
     """ZeRO's optimizer state cannot be loaded by another number of ranks: an error with a way out, no crash loop."""
     make(tmp_path, 4)
     with pytest.raises(StageError) as caught:
-        checkpoints.newest(tmp_path, 1)
+        checkpoints.newest(tmp_path, 1, LAYOUT)
     assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "WorldSizeChanged")
     assert "Train with 2 processes" in caught.value.hint
     assert str(tmp_path) in caught.value.hint
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "damaged"])
+def test_another_layout_is_refused(tmp_path: Path, whole: bool) -> None:
+    """Loaded by position, each weight would get what is another one's, and nobody would be told."""
+    folder = make(tmp_path, 4)
+    if not whole:
+        (folder / "latest").write_text("global_step5")
+    with pytest.raises(StageError) as caught:
+        checkpoints.newest(tmp_path, 2, {"round_robin_gradients": True})
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "StateLayoutChanged")
+    assert "this run has `round_robin_gradients: true`" in caught.value.message
+    assert caught.value.hint.startswith("Set `round_robin_gradients: false` in `deepspeed.config.zero_optimization`")
+    assert str(tmp_path) in caught.value.hint
+
+
+def test_one_that_does_not_tell_its_layout_is_passed_over(tmp_path: Path) -> None:
+    """It may be any, so it is not loaded."""
+    staged = stage(tmp_path, 4)
+    files = written(staged)
+    manifest.write_manifest(staged, 4, files, {name: known for name, known in FACTS.items() if name != "layout"})
+    staged.rename(tmp_path / "step-4")
+    found, notes = checkpoints.newest(tmp_path, 2, LAYOUT)
+    assert found is None
+    assert notes == ["checkpoint step-4 is damaged and passed over: COMPLETE cannot be used: KeyError: 'layout'"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +189,7 @@ def test_a_damaged_one_is_replaced_when_its_step_comes_again(tmp_path: Path, con
     """The damaged folder neither stands in the way of the good one, nor takes its place on the disk for long."""
     (make(tmp_path, 4) / "latest").write_text(content)
     make(tmp_path, 4)
-    found, notes = checkpoints.newest(tmp_path, 2)
+    found, notes = checkpoints.newest(tmp_path, 2, LAYOUT)
     assert found is not None
     assert notes == []
     checkpoints.prune(tmp_path, 4, 2)
@@ -180,9 +206,9 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
 
 
 def test_the_manifest_says_who_wrote_it(tmp_path: Path) -> None:
-    """World size, ZeRO stage, step, every file's size and checksum can be read by people and later versions."""
+    """World size, ZeRO stage, layout, step, every file's size and checksum can be read by people and later versions."""
     said = json.loads((make(tmp_path, 4) / checkpoints.COMPLETE).read_text())
-    assert (said["worldSize"], said["zeroStage"], said["step"]) == (2, 2, 4)
+    assert (said["worldSize"], said["zeroStage"], said["layout"], said["step"]) == (2, 2, LAYOUT, 4)
     assert said["files"]["rng_state_0.pth"] == {"size": 5, "crc32": f"{zlib.crc32(b'state'):08x}"}
 
 

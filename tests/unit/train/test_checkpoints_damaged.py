@@ -16,7 +16,8 @@ from tunesmith_stages.train import checkpoints
 from tunesmith_stages.train.manifest import COMPLETE
 
 RANKS = 2
-FACTS = {"worldSize": RANKS, "zeroStage": 2, "tools": {"torch": "2.9.1"}}
+LAYOUT = {"round_robin_gradients": False}
+FACTS = {"worldSize": RANKS, "zeroStage": 2, "layout": LAYOUT, "tools": {"torch": "2.9.1"}}
 OPTIMIZER = "global_step8/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
 WEIGHTS = "global_step8/mp_rank_00_model_states.pt"
 SMALL = ("latest", "trainer_state.json", "metrics.jsonl", COMPLETE)
@@ -62,15 +63,18 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 def check_passed_over(folder: Path, name: str) -> None:
     """Check that the checkpoint of step 8 is passed over because of the file `name`, and that of step 4 taken."""
-    found, notes = checkpoints.newest(folder, RANKS)
-    assert found == checkpoints.Checkpoint(folder / "step-4", 4, RANKS)
+    found, notes = checkpoints.newest(folder, RANKS, LAYOUT)
+    assert found == checkpoints.Checkpoint(folder / "step-4", 4, RANKS, LAYOUT)
     assert len(notes) == 1
     assert notes[0].startswith(f"checkpoint step-8 is damaged and passed over: {name} ")
 
 
 def test_a_whole_one_is_taken(folder: Path) -> None:
     """What is checked so closely is no false alarm."""
-    assert checkpoints.newest(folder, RANKS) == (checkpoints.Checkpoint(folder / "step-8", 8, RANKS), [])
+    assert checkpoints.newest(folder, RANKS, LAYOUT) == (
+        checkpoints.Checkpoint(folder / "step-8", 8, RANKS, LAYOUT),
+        [],
+    )
 
 
 def places(path: Path) -> Iterator[int]:
@@ -162,7 +166,7 @@ def test_files_of_another_checkpoint_are_found(folder: Path, name: str) -> None:
     content = ours.read_bytes()
     ours.write_bytes(theirs.read_bytes())
     theirs.write_bytes(content)
-    found, notes = checkpoints.newest(folder, RANKS)
+    found, notes = checkpoints.newest(folder, RANKS, LAYOUT)
     assert found is None
     assert [note.split(":")[0] for note in notes] == [
         f"checkpoint step-{step} is damaged and passed over" for step in (8, 4)
@@ -182,7 +186,7 @@ def test_files_of_two_ranks_that_were_exchanged_are_found(folder: Path) -> None:
 def test_a_checkpoint_under_a_later_name_is_found(folder: Path) -> None:
     """A folder that was copied or renamed by hand is not taken for what its name says."""
     (folder / "step-8").rename(folder / "step-12")
-    found, notes = checkpoints.newest(folder, RANKS)
+    found, notes = checkpoints.newest(folder, RANKS, LAYOUT)
     assert found is not None
     assert found.step == 4
     assert notes == ["checkpoint step-12 is damaged and passed over: COMPLETE is that of step 8"]
@@ -192,6 +196,6 @@ def test_without_any_whole_one_it_begins_anew(folder: Path) -> None:
     """Two damaged ones are two notes, and no reason to fail."""
     for step in (4, 8):
         fill_with_zeros(folder / f"step-{step}" / "latest")
-    found, notes = checkpoints.newest(folder, RANKS)
+    found, notes = checkpoints.newest(folder, RANKS, LAYOUT)
     assert found is None
     assert len(notes) == 2

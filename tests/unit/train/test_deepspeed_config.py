@@ -1,7 +1,7 @@
 import pytest
 
 from support.prepared import PARAMS, RUNTIME
-from tunesmith_stages.train.deepspeed_config import deepspeed_config
+from tunesmith_stages.train.deepspeed_config import deepspeed_config, state_layout
 from tunesmith_stages.train.settings import read_settings
 
 
@@ -39,6 +39,27 @@ def test_only_stage_3_gathers_weights_to_save_them() -> None:
         for stage, config in stages.items()
     }
     assert gathers == {0: None, 2: None, 3: True}
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "layout"),
+    [
+        pytest.param(0, {}, {}, id="no ZeRO"),
+        pytest.param(2, {}, {"round_robin_gradients": False}, id="ZeRO 2"),
+        pytest.param(2, {"round_robin_gradients": True}, {"round_robin_gradients": True}, id="ZeRO 2, dealt out"),
+        pytest.param(
+            2, {"reduce_bucket_size": 5, "overlap_comm": True}, {"round_robin_gradients": False}, id="buckets"
+        ),
+        pytest.param(3, {}, {"sub_group_size": 10**9}, id="ZeRO 3"),
+        pytest.param(3, {"sub_group_size": 1000}, {"sub_group_size": 1000}, id="ZeRO 3, grouped"),
+        pytest.param(3, {"round_robin_gradients": True}, {"sub_group_size": 10**9}, id="ZeRO 3 does not deal out"),
+    ],
+)
+def test_what_a_states_layout_depends_on(stage: int, given: dict[str, object], layout: dict[str, object]) -> None:
+    """Settings that move weights within the optimizer's state are told apart from those that just change its speed."""
+    settings = read_settings({**PARAMS, "zeroStage": stage}, {**RUNTIME, "deepspeed": {"zero_optimization": given}})
+    assert state_layout(settings) == layout
+    assert layout.items() <= deepspeed_config(settings)["zero_optimization"].items()
 
 
 def test_names_no_optimizer_of_deepspeed() -> None:

@@ -41,9 +41,9 @@ def test_a_training_event_has_pace_and_time_left(tmp_path: Path, recorder: Recor
     clock.now += 1
     recorder.record(3, 10, 0.3, {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 2e-4})
     events = read_metrics(tmp_path / "metrics.jsonl")
-    assert [(event["step"], event["tokens"], event["tokensPerSecond"]) for event in events] == [
-        (1, 50, 25.0),
-        (3, 150, 100.0),
+    assert [(event["step"], event["time"], event["tokens"], event["tokensPerSecond"]) for event in events] == [
+        (1, 102.0, 50, 25.0),
+        (3, 103.0, 150, 100.0),
     ]
     assert told(tmp_path)[1] == {
         "done": 3,
@@ -57,6 +57,45 @@ def test_a_training_event_has_pace_and_time_left(tmp_path: Path, recorder: Recor
             "etaSeconds": 7.0,
         },
     }
+
+
+def test_steps_between_events_are_told(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:
+    """Where a step takes long, whoever watches sees each, with the figures as they were; the record has events only."""
+    recorder.begin(0, None)
+    clock.now += 600  # the base is asked, say
+    recorder.measure_from(0)
+    clock.now += 60
+    recorder.reached(1, 10)
+    clock.now += 60
+    recorder.record(2, 10, 0.2, {"loss": 3.0})
+    clock.now += 60
+    recorder.reached(3, 10)
+    first, _, last = told(tmp_path)
+    assert first == {"done": 1, "total": 10, "metrics": {"etaSeconds": 540.0}}
+    assert last == {
+        "done": 3,
+        "total": 10,
+        "metrics": {"epoch": 0.2, "loss": 3.0, "tokensPerSecond": 0.8, "etaSeconds": 420.0},
+    }
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_quick_steps_are_not_all_told(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:
+    """Of many steps in a moment one is told in five seconds; what is recorded is told always, and counts as told."""
+    recorder.begin(0, None)
+    for step in range(1, 101):
+        clock.now += 0.25
+        recorder.reached(step, 200)
+        if step == 50:
+            recorder.record(step, 200, 0.1, {"loss": 3.0})
+    assert [event["done"] for event in told(tmp_path)] == [1, 21, 41, 50, 70, 90]
+
+
+def test_what_is_done_besides_steps_is_told(tmp_path: Path, recorder: Recorder) -> None:
+    """An evaluation has a count of its own, beside the steps; before the first step there is no time left."""
+    recorder.begin(7, None)
+    recorder.reached(7, 10, "evaluating: 3 of 40 batches")
+    assert told(tmp_path) == [{"done": 7, "total": 10, "metrics": {}, "note": "evaluating: 3 of 40 batches"}]
 
 
 def test_rewards_are_recorded(tmp_path: Path, recorder: Recorder) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from support.prepared import PARAMS, RUNTIME
@@ -70,14 +72,17 @@ def test_refuses(params: dict[str, object], runtime: dict[str, object], words: l
 
 
 @pytest.mark.parametrize(
-    ("cores", "load", "ranks", "threads"),
+    ("cores", "load", "ranks", "limit", "threads"),
     [
-        pytest.param(16, 0.3, 2, 7, id="idle machine"),
-        pytest.param(2, 0.0, 2, 1, id="a core for each rank"),
-        pytest.param(8, 6.2, 1, 1, id="busy machine"),
-        pytest.param(2, 9.0, 4, 1, id="never none"),
+        pytest.param(16, 0.3, 2, math.inf, 7, id="idle machine"),
+        pytest.param(2, 0.0, 2, math.inf, 1, id="a core for each rank"),
+        pytest.param(8, 6.2, 1, math.inf, 1, id="busy machine"),
+        pytest.param(2, 9.0, 4, math.inf, 1, id="never none"),
+        pytest.param(128, 60.0, 4, 16.0, 4, id="a container that may use some of a large machine"),
+        pytest.param(128, 120.0, 1, 16.0, 8, id="of which others leave less"),
+        pytest.param(8, 0.0, 1, 0.5, 1, id="half a core"),
     ],
 )
-def test_threads_leave_busy_cores_alone(cores: int, load: float, ranks: int, threads: int) -> None:
-    """Ranks share the cores that nobody else uses, and get one thread at least."""
-    assert threads_per_rank(cores, load, ranks) == threads
+def test_threads_leave_busy_cores_alone(cores: int, load: float, ranks: int, limit: float, threads: int) -> None:
+    """Ranks share the cores that nobody else uses, within the container's limit, and get one thread at least."""
+    assert threads_per_rank(cores, load, ranks, limit) == threads

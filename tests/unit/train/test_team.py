@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from support.training import free_port
+from support.ports import free_port
 from tunesmith_stages.contract import ExitCode, Failure
 from tunesmith_stages.program import InterruptedStage, StageError
 from tunesmith_stages.train.exchange import RankExit

@@ -88,7 +88,8 @@ def progress_in_words(progress: Mapping[str, Any]) -> str:
     if progress.get("tokensPerSecond"):
         parts.append(f"{progress['tokensPerSecond']} tok/s")
     if progress.get("peakGpuMemoryBytes"):
-        parts.append(f"{size(progress['peakGpuMemoryBytes'])} on the GPU")
+        now = f"{size(progress['gpuMemoryBytes'])}, at most " if progress.get("gpuMemoryBytes") else ""
+        parts.append(f"{now}{size(progress['peakGpuMemoryBytes'])} on the GPU")
     if progress.get("eta"):
         parts.append(f"ETA {progress['eta']}")
     return printable("  ".join(filter(None, parts)))

@@ -31,6 +31,7 @@ TRAINING: dict[str, Any] = {
         "learningRate": "0.0002",
         "gradNorm": "0.8",
         "tokensPerSecond": "5120",
+        "gpuMemoryBytes": 41_000_000_000,
         "peakGpuMemoryBytes": 61_200_000_000,
         "eta": "1h12m",
     },
@@ -96,7 +97,7 @@ LINES: dict[str, tuple[dict[str, Any], str]] = {
         TRAINING,
         (
             "Training: train 37 %  (1,110/3,000 steps)  loss 1.204  eval loss 1.3  grad norm 0.8  "
-            "lr 0.0002  5120 tok/s  61.2 GB on the GPU  ETA 1h12m"
+            "lr 0.0002  5120 tok/s  41.0 GB, at most 61.2 GB on the GPU  ETA 1h12m"
         ),
     ),
     "why it waits": (ready("Unschedulable", "no node\nhas a GPU"), "Unschedulable: no node has a GPU"),
