@@ -8,7 +8,7 @@ import pytest
 
 from controller.conftest import SETTINGS, Life
 from support.builders import REMOVED
-from support.fake_cluster import failure
+from support.fake_cluster import copy_of, failure
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import FineTuneJobStatus
 from tunesmith.kube.cluster import Object
@@ -91,6 +91,30 @@ def test_the_old_value_put_back_finds_the_old_results(life: Life) -> None:
     assert life.programs.ran.count("train") == 2
     assert life.programs.ran.count("register") == before + 1, "the server has the other model"
     assert life.ready() == ("True", "Succeeded")
+
+
+def test_an_old_registration_is_not_believed(life: Life) -> None:
+    """The old value put back while the new one is being served: that it was served once does not make the job ready."""
+    life.apply()
+    life.run()
+    old = copy_of(life.cluster.objects[("FineTuneJob", "default", "bot")]["spec"])
+    life.cluster.edit("bot", lambda item: item["spec"]["ollama"].update(parameters={"temperature": "0.7"}))
+    life.run(until="register")
+    (job,) = life.unfinished("register")
+    life.programs.start(job)
+    life.look()
+    too_much = {"register": {"resources": {"requests": {"memory": "4Gi"}, "limits": {"memory": "1Gi"}}}}
+    life.cluster.edit("bot", lambda item: item.update(spec={**old, "pods": too_much}))
+    life.look()
+    life.cluster.remove(job)
+    life.run()
+    for _ in range(5):
+        life.wait(30)
+        assert life.ready() == ("False", "PodsInvalid")
+    life.cluster.edit("bot", lambda item: item.update(spec=old))
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("register") == 2
 
 
 def test_an_edit_stops_the_training_that_is_not_wanted_any_more(life: Life) -> None:

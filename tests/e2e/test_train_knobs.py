@@ -195,9 +195,9 @@ def test_ranks_that_wait_in_vain_are_a_stall(volume: Volume) -> None:
     """They time out before the program sees the hang, as with the defaults: it is tried again, for the same reason."""
     progress = volume.attempt(StageName.TRAIN, "vain", "1") / "progress.jsonl"
     with started(
-        volume, "vain", "1", {"numTrainEpochs": "500"}, {"saveSteps": None, "ddpTimeoutSeconds": 20}
+        volume, "vain", "1", {"numTrainEpochs": "500"}, {"saveSteps": None, "ddpTimeoutSeconds": 60}
     ) as process:
-        wait_for(lambda: steps_done(progress) > 3)
+        wait_for(lambda: steps_done(progress) > 3 or process.poll() is not None)
         os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)  # torchrun must kill it, which is no cause
         process.communicate(timeout=PATIENCE)
     assert process.returncode == ExitCode.TEMPORARY

@@ -13,7 +13,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from faults.world import AFTER, BEFORE, STAGES, Fault, Replica, World, is_active, is_deleting, is_lookup, stage_of
+from faults.world import (
+    AFTER,
+    BEFORE,
+    NO_PODS,
+    STAGES,
+    Fault,
+    Replica,
+    World,
+    is_active,
+    is_deleting,
+    is_lookup,
+    stage_of,
+)
 from support.fake_cluster import failure
 from tunesmith.kube.cluster import Object
 from tunesmith_stages.contract import ExitCode
@@ -32,6 +44,10 @@ EDITS: Mapping[str, Callable[[Object], object]] = {
     "the old learning rate": lambda item: item["spec"]["training"].update(learningRate="2e-4"),
     "another quantization": lambda item: item["spec"].update(export={"quantizations": ["Q8_0"]}),
     "the old quantization": lambda item: item["spec"].update(export={"quantizations": ["Q4_K_M"]}),
+    "other parameters": lambda item: item["spec"]["ollama"].update(parameters={"temperature": "0.7"}),
+    "the old parameters": lambda item: item["spec"]["ollama"].pop("parameters", None),
+    "pods that cannot be": lambda item: item["spec"].update(pods=NO_PODS),
+    "pods that can be": lambda item: item["spec"].pop("pods", None),
     "suspended": lambda item: item["spec"].update(suspend=True),
     "resumed": lambda item: item["spec"].update(suspend=False),
     "another try": lambda item: (

@@ -23,6 +23,8 @@ from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Cluster, 
 from tunesmith.reconcile import Reconciler
 
 NAMESPACE = "default"
+NO_PODS: Mapping[str, Any] = {"register": {"resources": {"requests": {"memory": "4Gi"}, "limits": {"memory": "1Gi"}}}}
+"""What no pod can be made of: it asks for more than it may have."""
 STAGES = ["fetch", "prepare", "rehearse", "train", "convert", "quantize", "register"]
 _SETTINGS: Mapping[str, Any] = {
     "stageImage": "registry.example/tunesmith-stages:1",
@@ -305,6 +307,8 @@ class World:
         self.replicas: list[Replica] = [Replica(self)]
         self.failed_with: set[str] = set()
         """Reasons with which programs have failed for good."""
+        self.served: dict[str, set[str]] = {}
+        """By uid of a FineTuneJob, the keys of what its model's name stands for on the server."""
 
     def _tell(self, kind: str, item: Object) -> None:
         for replica in getattr(self, "replicas", ()):
@@ -355,12 +359,19 @@ class World:
         self.programs.finish(job)
         if not fails:
             self.cluster.job_ends(job)
+            self._serve(job)
 
     def start(self, number: int) -> None:
-        """Start the program of an active Job that has no Pod yet."""
+        """Start the program of an active Job that has no Pod yet; what one registers is served at once."""
         waiting = [job for job in self.active() if not self.pods_of(job)]
         if waiting:
-            self.programs.start(waiting[number % len(waiting)])
+            job = waiting[number % len(waiting)]
+            self.programs.start(job)
+            self._serve(job)
+
+    def _serve(self, job: Object) -> None:
+        if stage_of(job) == "register" and not is_lookup(job):
+            self.served[job["metadata"]["ownerReferences"][0]["uid"]] = made_by(job)
 
     def collect_garbage(self) -> None:
         """Let what is deleted go, and what nobody owns any more."""
@@ -430,8 +441,12 @@ class World:
             status, reason = self.ready(name)
             if status == "True":
                 assert item["status"]["observedGeneration"] == item["metadata"]["generation"]
+                assert self.served[item["metadata"]["uid"]] == set(_stages(item["status"])["register"]["keys"]), name
             elif item["spec"].get("suspend"):
                 assert reason == "Suspended", (name, reason)
+            elif item["spec"].get("pods"):
+                assert self.stalled(name), (name, reason)
+                assert reason in {"PodsInvalid", *self.failed_with}, (name, reason)
             else:
                 assert self.stalled(name), (name, reason)
                 assert reason in self.failed_with, (name, reason, self.failed_with)

@@ -34,7 +34,7 @@ _GONE = (
     "Broken pipe",
     "Socket closed",
     "NCCL communicator was aborted",
-    "NCCL error: remote process exited",
+    "remote process exited",
 )
 
 _KILLED_READER = "is killed by signal: Killed"

@@ -249,6 +249,11 @@ def prune(folder: Path, step: int, keep: int, spared: int | None = None) -> None
         shutil.rmtree(path, ignore_errors=True)
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint that is published, whole or not; 0: there is none."""
+    return max(map(_step, _published(folder)), default=0)
+
+
 def _published(folder: Path) -> list[Path]:
     """Return the checkpoints' folders, newest step first."""
     if not folder.is_dir():

@@ -43,7 +43,8 @@ def state_layout(settings: Settings) -> dict[str, Any]:
     DeepSpeed loads that state by position: under another value a weight would get what is another one's.
     """
     zero = deepspeed_config(settings)["zero_optimization"]
-    return {name: zero[name] for name in _LAYOUT.get(settings.zero_stage, {})}
+    alone = settings.world_size == 1 and settings.zero_stage == 2  # round robin with itself
+    return {} if alone else {name: zero[name] for name in _LAYOUT.get(settings.zero_stage, {})}
 
 
 def _zero(settings: Settings) -> dict[str, Any]:

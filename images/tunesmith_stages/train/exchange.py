@@ -57,7 +57,7 @@ class Exchange:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 
     def listen(self) -> list[dict[str, Any]]:
-        """Return the events told since the last time."""
+        """Return the events told since the last time; a line that a full volume has cut off is passed over."""
         new = b""
         if self._events.exists():
             with self._events.open("rb") as file:
@@ -65,7 +65,7 @@ class Exchange:
                 new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._heard += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [event for line in whole.splitlines() if (event := _event(line)) is not None]
 
     def beat(self) -> None:
         """Give a sign of life (rank 0)."""
@@ -126,3 +126,11 @@ class Exchange:
         except FileNotFoundError:
             return None
         return data
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return event

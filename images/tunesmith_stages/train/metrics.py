@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ class Recorder:
         `doing` says what is done besides steps.
         """
         if self._clock() - self._told >= _TELL_SECONDS:
-            self._tell(step, total, doing)
+            with suppress(OSError):  # a volume that is full or gone is told by what needs it
+                self._tell(step, total, doing)
 
     def _tell(self, step: int, total: int, doing: str = "") -> None:
         self._told = self._clock()

@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import InterruptedStage, Made, Progress, StageError, Work
-from tunesmith_stages.train import batch_split, checkpoints
+from tunesmith_stages.train import batch_split, checkpoints, stalls
 from tunesmith_stages.train.causes import root_cause
 from tunesmith_stages.train.exchange import NO_RANK, Exchange, RankExit
 from tunesmith_stages.train.memory_events import KernelKills
@@ -52,7 +52,8 @@ def train(work: Work) -> Made:
                 outcome = _train(work, settings, team, exchange, tracking)
                 break
             except StageError as error:
-                exchange = _with_smaller_batches(work, settings, error, exchange)
+                ended = stalls.bounded(work.volume.checkpoints(work.unit.key), error)
+                exchange = _with_smaller_batches(work, settings, ended, exchange)
             finally:
                 checkpoints.discard(work.volume.checkpoints(work.unit.key), work.config.attempt)
         took = time.monotonic() - began
@@ -234,7 +235,7 @@ def _drawn_if_it_fails(logs: Path) -> Iterator[None]:
     try:
         yield
     except StageError:
-        with suppress(Exception):
+        with suppress(Exception, InterruptedStage):  # asked to end meanwhile, it failed before all the same
             _draw(logs)
         raise
 

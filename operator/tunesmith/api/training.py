@@ -647,7 +647,7 @@ class Training(ApiModel):
     """Processes of each rank that read rows ahead. Rows are read from memory maps: few trainings need one."""
 
     ddp_timeout_seconds: Annotated[Int, Field(ge=60, le=86_400)] = 1800
-    """How long processes wait for each other in a step before they give up."""
+    """How long processes wait for each other before they give up: in a step, and while one of them loads or saves."""
 
     seed: Annotated[Int, Field(ge=0, le=2_147_483_647)] = 42
     """Seed of everything random: sampling, splitting, shuffling, new weights."""

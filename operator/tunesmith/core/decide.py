@@ -248,15 +248,15 @@ def _adopt(draft: Draft, stage: PlannedStage) -> None:
     """
     record = draft.records[stage.name]
     wanted, missing = {unit.key for unit in stage.units}, {unit.key for unit in stage.missing}
-    siblings = [job for job in draft.world.jobs if job.stage is stage.name and not job.lookup]
-    for job in siblings:
+    for job in draft.world.jobs:
         known = job.keys == record.keys and job.attempt <= record.attempts
         ended = job.phase in {Phase.SUCCEEDED, Phase.FAILED}
         # What ended under another spec says nothing of now: least of all what a server serves.
+        # A registration is repeated rather than believed: another one may have come after it, whose Job is gone.
         newer = job.keys == record.keys and job.attempt > record.attempts
-        replaced = stage.name is StageName.REGISTER and any(other.keys != job.keys for other in siblings)
-        stale = job.phase is Phase.DELETING or (ended and (replaced or (record.attempts > 0 and not newer)))
-        if known or stale:
+        believed = stage.name is not StageName.REGISTER and (record.attempts == 0 or newer)
+        stale = job.phase is Phase.DELETING or (ended and not believed)
+        if job.stage is not stage.name or job.lookup or known or stale:
             continue
         if (
             missing.intersection(job.keys)

@@ -51,7 +51,14 @@ def count_gpus(environ: Mapping[str, str], root: Path = Path("/")) -> int | None
 
 def _amd_gpus(nodes: Path) -> int:
     """Return how many of the kernel's compute nodes are GPUs: processors have the number 0."""
-    return sum(file.read_text(encoding="ascii").strip() != "0" for file in nodes.glob("*/gpu_id"))
+    return sum(_gpu_id(file) not in {"", "0"} for file in nodes.glob("*/gpu_id"))
+
+
+def _gpu_id(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:  # the kernel does not let a container see the GPUs that are not its own
+        return ""
 
 
 def _listed(devices: str) -> int:

@@ -29,6 +29,11 @@ MACHINES: dict[str, tuple[list[str], dict[str, str], int | None]] = {
         {},
         2,
     ),
+    "AMD's, one of which the container may not read": (
+        ["dev/kfd", f"{NODES}/0/gpu_id=0\n", f"{NODES}/1/gpu_id=51103\n", f"{NODES}/2/gpu_id/nothing"],
+        {},
+        1,
+    ),
     "Windows'": (["dev/dxg"], {}, None),
     "two of them shown": (FOUR, {"CUDA_VISIBLE_DEVICES": "1,3"}, 2),
     "all of them hidden": (FOUR, {"CUDA_VISIBLE_DEVICES": ""}, 0),

@@ -62,6 +62,12 @@ def test_what_a_states_layout_depends_on(stage: int, given: dict[str, object], l
     assert layout.items() <= deepspeed_config(settings)["zero_optimization"].items()
 
 
+def test_a_process_that_is_alone_shares_nothing_out() -> None:
+    """With one process round robin gradients move nothing: a checkpoint made without them is as good."""
+    alone = {**RUNTIME, "processesPerNode": 1, "deepspeed": {"zero_optimization": {"round_robin_gradients": True}}}
+    assert state_layout(read_settings({**PARAMS, "zeroStage": 2, "globalBatchSize": 2}, alone)) == {}
+
+
 def test_names_no_optimizer_of_deepspeed() -> None:
     """DeepSpeed's own optimizers are compiled at run time, and one named here would decay norms and biases."""
     assert "optimizer" not in deepspeed_config(read_settings(PARAMS, RUNTIME))

@@ -22,6 +22,17 @@ def test_events_are_heard_once_and_whole(tmp_path: Path) -> None:
     assert exchange.listen() == []
 
 
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    """A volume that was full for a moment costs the lines of that moment, not the training."""
+    exchange = Exchange(tmp_path)
+    exchange.folder.mkdir()
+    with (exchange.folder / "events.jsonl").open("a") as file:
+        file.write('{"done": 1, "tot')
+    exchange.tell({"note": "glued to it"})
+    exchange.tell({"note": "whole"})
+    assert exchange.listen() == [{"note": "whole"}]
+
+
 def test_exits_come_back_in_order_of_time(tmp_path: Path) -> None:
     """What ended first is looked at first."""
     exchange = Exchange(tmp_path)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ def test_quick_steps_are_not_all_told(tmp_path: Path, recorder: Recorder, clock:
         if step == 50:
             recorder.record(step, 200, 0.1, {"loss": 3.0})
     assert [event["done"] for event in told(tmp_path)] == [1, 21, 41, 50, 70, 90]
+
+
+def test_progress_that_cannot_be_told_ends_nothing(tmp_path: Path, recorder: Recorder, clock: Clock) -> None:
+    """A volume that is full or gone for a moment costs a line of progress; what is recorded must be written."""
+    recorder.begin(0, None)
+    shutil.rmtree(Exchange(tmp_path).folder)
+    clock.now += 60
+    recorder.reached(1, 10)
+    with pytest.raises(FileNotFoundError):
+        recorder.record(1, 10, 0.1, {"loss": 3.0})
 
 
 def test_what_is_done_besides_steps_is_told(tmp_path: Path, recorder: Recorder) -> None:
