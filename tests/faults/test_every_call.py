@@ -6,8 +6,11 @@ from itertools import groupby
 
 import pytest
 
-from faults.world import AFTER, BEFORE, STAGES, Fault, World
+from faults.checked import is_active, stage_of
+from faults.unreliable import AFTER, BEFORE, Fault
+from faults.world import STAGES, World
 from support.fake_cluster import failure
+from tunesmith.kube.cluster import Object
 from tunesmith_stages.contract import ExitCode
 
 
@@ -27,6 +30,37 @@ def one_life(*, smooth: bool = True, fault: Fault | None = None, after: int = 0)
     world.apply("bot")
     world.live()
     return world
+
+
+def rough_life(fault: Fault | None = None, after: int = 0) -> World:
+    """Return a world in which a job on two nodes went its way through all that the operator has calls for."""
+    world = World()
+    if fault is not None:
+        world.replicas[0].api.fail(fault, after)
+    world.apply("bot", {"spec.training": {"gpusPerNode": 1, "nodes": 2}})
+    for _ in range(5):  # of failed Jobs only the last few stay
+        world.programs.failures["prepare"] = [failure(ExitCode.UNAVAILABLE, "Busy")]
+        world.finish(one_of(world, "prepare"))
+    world.start(first := one_of(world, "train"))
+    world.wait_until(lambda: ("pod_log", "Pod") in world.asked)
+    world.edit("bot", lambda item: item["spec"]["training"].update(learningRate="3e-3"))
+    world.wait_until(lambda: not is_active(first))  # it is stopped
+    world.held["train"] = "QuotaExceeded"
+    world.start(one_of(world, "train"))
+    world.wait_until(lambda: world.ready("bot")[1] == "QuotaExceeded")  # Events tell
+    world.held.clear()
+    world.finish(job := one_of(world, "convert"))
+    for pod in world.cluster.pods_of(job):  # it is asked for, and then what it has left is looked up
+        world.cluster.remove(pod)
+    world.steal_labels(one_of(world, "quantize"))  # no watch tells of it any more: it is asked for
+    world.calm_down()
+    return world
+
+
+def one_of(world: World, stage: str) -> Object:
+    """Return the active Job of a stage, once it is there."""
+    world.live_until(stage)
+    return next(job for job in world.active() if stage_of(job) == stage)
 
 
 SMOOTH = [*[(True, False, name) for name in BEFORE], *[(True, True, name) for name in AFTER]]
@@ -49,3 +83,28 @@ def test_whichever_call_fails_the_job_ends_well(smooth: bool, took_effect: bool,
         *keyed, registered = (stage for stage, _ in groupby(world.programs.ran))
         assert [*keyed, registered] == STAGES, f"call {number}"
         assert [world.programs.ran.count(stage) for stage in keyed] == [1] * len(keyed), f"call {number}"
+
+
+CALLS = {
+    ("get", "FineTuneJob"),
+    ("replace_status", "FineTuneJob"),
+    *[("create", kind) for kind in ("ConfigMap", "Service", "Job")],
+    *[("delete", kind) for kind in ("ConfigMap", "Service", "Job")],
+    ("get", "Job"),
+    ("find", "Pod"),
+    ("find", "Event"),
+    ("pod_log", "Pod"),
+}
+"""What `reconcile` asks of the API, by verb and kind."""
+
+
+@pytest.mark.parametrize("took_effect", [False, True])
+def test_whichever_call_fails_in_a_rough_life_the_job_ends_well(took_effect: bool) -> None:
+    """Failures, an edit, a quota, a lost report: what a smooth life has no calls for fails once, and all ends well."""
+    asked, smooth = rough_life().asked, one_life().asked
+    assert set(asked) >= CALLS
+    for number in (number for number, call in enumerate(asked) if call not in smooth):
+        error = (AFTER if took_effect else BEFORE)["no answer"]()
+        world = rough_life(Fault(error, took_effect), number)
+        world.check_end()
+        assert world.ready("bot") == ("True", "Succeeded"), f"call {number}"

@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from faults.world import (
-    AFTER,
-    BEFORE,
-    NO_PODS,
-    STAGES,
-    Fault,
-    Replica,
-    World,
-    is_active,
-    is_deleting,
-    is_lookup,
-    stage_of,
-)
+from faults.checked import is_active, is_deleting, is_lookup, stage_of
+from faults.unreliable import AFTER, BEFORE, Fault
+from faults.world import HELD_UP, NO_PODS, STAGES, Replica, World
 from support.fake_cluster import failure
 from tunesmith.kube.cluster import Object
 from tunesmith_stages.contract import ExitCode
@@ -86,7 +77,7 @@ class Histories(RuleBasedStateMachine):
         if names := self.world.names():
             self.world.edit(names[number % len(names)], EDITS[edit])
 
-    @precondition(lambda self: len(self.world.names()) < 2)
+    @precondition(lambda self: len(self.world.names()) < 2 and not self.world.cluster.terminating)
     @rule(other_rate=st.booleans())
     def apply(self, other_rate: bool) -> None:
         name = "late" if "bot" in self.world.names() else "bot"
@@ -114,21 +105,17 @@ class Histories(RuleBasedStateMachine):
     def hear_everything(self, number: int) -> None:
         self.replica(number).hear_all()
 
-    @rule(number=_numbers, which=_numbers, twice=st.booleans())
-    def hear(self, number: int, which: int, twice: bool) -> None:
+    @rule(number=_numbers, which=_numbers, again=st.booleans())
+    def hear(self, number: int, which: int, again: bool) -> None:
         replica = self.replica(number)
         if replica.inbox:
-            at = which % len(replica.inbox)
-            event = replica.inbox[at]
-            replica.hear(at)
-            if twice and event not in replica.inbox:
-                replica.take(*event)
+            replica.hear(which % len(replica.inbox), again=again)
 
     @rule(number=_numbers, which=_numbers)
     def miss(self, number: int, which: int) -> None:
-        inbox = self.replica(number).inbox
-        if inbox:
-            del inbox[which % len(inbox)]
+        replica = self.replica(number)
+        if replica.inbox:
+            replica.miss(which % len(replica.inbox))
 
     @rule(number=_numbers)
     def resync(self, number: int) -> None:
@@ -141,6 +128,10 @@ class Histories(RuleBasedStateMachine):
     @rule(number=_numbers, error=st.sampled_from(sorted(AFTER)), after=st.integers(0, 6))
     def answer_is_lost(self, number: int, error: str, after: int) -> None:
         self.replica(number).api.fail(Fault(AFTER[error](), took_effect=True), after)
+
+    @rule(number=_numbers, error=st.sampled_from(sorted(BEFORE.keys() - {"killed"})), calls=st.integers(2, 12))
+    def api_server_restarts(self, number: int, error: str, calls: int) -> None:
+        self.replica(number).api.restart(BEFORE[error], calls)
 
     @rule()
     def restart(self) -> None:
@@ -161,9 +152,15 @@ class Histories(RuleBasedStateMachine):
     def time_goes_by(self, seconds: int) -> None:
         self.world.clock.forward(seconds)
 
+    @rule(seconds=st.sampled_from([-86_400, -60, 60, 86_400]))
+    def clocks_of_nodes_jump(self, seconds: int) -> None:
+        self.world.programs.skew += timedelta(seconds=seconds)
+
     @rule(number=_numbers)
     def program_starts(self, number: int) -> None:
-        self.world.start(number)
+        job = self.pick(self.world.active(), number)
+        if job is not None:
+            self.world.start(job)
 
     @rule(number=_numbers)
     def program_ends(self, number: int) -> None:
@@ -174,31 +171,71 @@ class Histories(RuleBasedStateMachine):
     @rule(number=_numbers, code=st.sampled_from([*PASSING, *FOR_GOOD]))
     def program_fails(self, number: int, code: ExitCode) -> None:
         job = self.pick([job for job in self.world.active() if not is_lookup(job)], number)
-        if job is None:
-            return
-        reason = f"Failed{code.name.title().replace('_', '')}"
-        if code in FOR_GOOD:
-            self.world.failed_with.add(reason)
-        self.world.programs.failures[stage_of(job)] = [failure(code, reason)]
-        self.world.finish(job)
+        if job is not None:
+            reason = f"Failed{code.name.title().replace('_', '')}"
+            self.world.programs.failures[stage_of(job)] = [failure(code, reason)]
+            self.world.finish(job, reason if code in FOR_GOOD else "")
+
+    @rule(number=_numbers, why=st.sampled_from(sorted(HELD_UP)))
+    def held_up(self, number: int, why: str) -> None:
+        job = self.pick(self.world.active(), number)
+        if job is not None:
+            self.world.held[stage_of(job)] = why
+            self.world.start(job)
+
+    @precondition(lambda self: self.world.held)
+    @rule(number=_numbers)
+    def nothing_holds_it_up(self, number: int) -> None:
+        stages = sorted(self.world.held)
+        del self.world.held[stages[number % len(stages)]]
 
     @rule(number=_numbers)
     def evicted(self, number: int) -> None:
-        job = self.pick([job for job in self.world.active() if self.world.pods_of(job)], number)
+        job = self.pick([job for job in self.world.active() if self.world.cluster.pods_of(job)], number)
         if job is not None:
             self.world.programs.evict(job)
 
     @rule(number=_numbers)
     def report_is_lost(self, number: int) -> None:
-        job = self.pick([job for job in self.world.cluster.jobs() if self.world.pods_of(job)], number)
-        for pod in self.world.pods_of(job) if job is not None and not is_active(job) else ():
+        job = self.pick([job for job in self.world.cluster.jobs() if not is_active(job)], number)
+        for pod in self.world.cluster.pods_of(job) if job is not None else ():
             self.world.cluster.remove(pod)
 
+    @rule(number=_numbers, foreground=st.booleans())
+    def job_is_deleted_by_hand(self, number: int, foreground: bool) -> None:
+        self.world.clock.forward(60)  # somebody has seen it, and thought about it
+        job = self.pick(self.world.cluster.jobs(), number)
+        if job is not None and foreground:
+            self.world.delete_slowly(job)
+        elif job is not None:
+            self.world.cluster.remove(job)
+
+    @rule()
+    def ended_jobs_expire(self) -> None:
+        self.world.expire()
+
     @rule(number=_numbers)
-    def job_is_deleted_by_hand(self, number: int) -> None:
+    def labels_are_stolen(self, number: int) -> None:
         job = self.pick(self.world.cluster.jobs(), number)
         if job is not None:
-            self.world.cluster.remove(job)
+            self.world.steal_labels(job)
+
+    @rule(number=_numbers)
+    def job_is_stolen(self, number: int) -> None:
+        job = self.pick(self.world.active(), number)
+        if job is not None:
+            self.world.steal(job)
+
+    @rule(luck=st.integers(0, 5))
+    def namespace_is_deleted(self, luck: int) -> None:
+        if not luck:
+            self.world.delete_namespace()
+
+    @precondition(lambda self: self.world.cluster.terminating)
+    @rule(number=_numbers, again=st.integers(1, 10))
+    def namespace_goes_on(self, number: int, again: int) -> None:
+        for _ in range(again):
+            self.world.namespace_goes_on(number)
 
     @precondition(lambda self: any(is_deleting(job) for job in self.world.cluster.jobs()))
     @rule()

@@ -1,0 +1,188 @@
+"""A cluster that takes nothing that must never be: it checks what is written, when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.fake_cluster import FakeCluster, made_from
+from tunesmith.api import keys
+from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.api.settings import Settings
+from tunesmith.core.decide import Subject, decide
+from tunesmith.core.decide import World as Seen
+from tunesmith.core.model import PlannedStage
+from tunesmith.core.observe import observe_job
+from tunesmith.kube.cluster import FINETUNEJOBS, Object
+from tunesmith.kube.items import Owner, slim_child
+from tunesmith_stages.contract import StageName
+
+_SETTINGS: Mapping[str, Any] = {
+    "stageImage": "registry.example/tunesmith-stages:1",
+    "servers": [{"name": "main", "url": "http://ollama:11434"}],
+}
+
+
+@dataclass
+class CheckedCluster(FakeCluster):
+    """Checks Jobs when they are created, and statuses when they are replaced."""
+
+    settings: Settings = field(default_factory=lambda: Settings.model_validate(_SETTINGS))
+    told_of: dict[str, int] = field(default_factory=dict)
+    """Jobs that a status has named, so that the operator knows of them, and the generation that it was of."""
+    done: dict[tuple[str, str, frozenset[str]], tuple[int, str]] = field(default_factory=dict)
+    """By uid of a FineTuneJob, stage and keys: the generation in which a Job has made them, and its name."""
+
+    async def create(self, item: Object) -> Object:
+        """Create an object; a Job only if its work is wanted, if nobody else does it, and if it is not done."""
+        if item["kind"] == "Job" and _key(item) not in self.objects and _key(item)[1] not in self.terminating:
+            self._check_new_job(item)
+        return await super().create(item)
+
+    async def replace_status(self, item: Object) -> Object:
+        """Write a status that does not go back behind the one that is there."""
+        there = self.objects.get(_key(item))
+        current = there is not None and there["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
+        before = dict(there.get("status") or {}) if there is not None and current else {}
+        written = await super().replace_status(item)
+        generation = int(item["status"]["observedGeneration"])
+        self.told_of |= {stage["job"]: generation for stage in item["status"]["stages"] if "job" in stage}
+        check_progress(
+            before, item["status"], edited=before.get("observedGeneration") != written["metadata"]["generation"]
+        )
+        return written
+
+    def _check_new_job(self, job: Object) -> None:
+        if is_lookup(job):
+            return
+        name, stage, wanted = job["metadata"]["name"], stage_of(job), made_by(job)
+        rivals = [
+            other["metadata"]["name"]
+            for other in self.jobs(stage)
+            if is_active(other)
+            and is_owned(other)
+            and not is_lookup(other)
+            and made_by(other) & wanted
+            # Whose label was taken from it is heard of only when its own FineTuneJob is looked at.
+            and (keys.UID_LABEL in other["metadata"]["labels"] or _owner(other) == _owner(job))
+        ]
+        assert not rivals, f"{name} is created while {rivals} make the same"
+        known = self._owner_of(job)
+        if known is None:
+            return  # it was deleted meanwhile; the garbage collector takes what is created for it
+        generation = known["metadata"]["generation"]
+        asked_anew = self._asks_anew(known)
+        assert self.told_of.get(name) != generation or asked_anew, f"{name} is created once more"
+        planned = self._planned(known, stage)  # without units if its inputs cannot be known from what there is any more
+        missing = {unit.key for unit in planned.missing}
+        assert wanted <= missing or not planned.units, f"{name} makes what is not wanted, or what is done"
+        when, by = self.done.get((known["metadata"]["uid"], stage, frozenset(wanted)), (0, ""))
+        known_to_be_made = when == generation and by in self.told_of
+        assert not known_to_be_made, f"{name} makes again what {by} has made"
+
+    def _owner_of(self, job: Object) -> Object | None:
+        labels = made_from(job)[0]
+        known = self.objects.get(("FineTuneJob", job["metadata"]["namespace"], labels[keys.JOB_LABEL]))
+        return known if known is not None and known["metadata"]["uid"] == labels[keys.UID_LABEL] else None
+
+    def _asks_anew(self, known: Object) -> bool:
+        """Tell whether a user has asked for another try that no status has answered yet."""
+        asked = (known["metadata"].get("annotations") or {}).get(keys.RETRY_ANNOTATION, "")
+        return bool((known.get("status") or {}).get("retry", "") != asked)
+
+    def _planned(self, known: Object, stage: str) -> PlannedStage:
+        """Return what is to be done in a stage of a FineTuneJob, for who sees everything as it is now."""
+        meta = known["metadata"]
+        whole = {"apiVersion": FINETUNEJOBS.api_version, "kind": FINETUNEJOBS.kind, "spec": known["spec"]}
+        subject = Subject(
+            job=FineTuneJob.model_validate({**whole, "metadata": {part: meta[part] for part in ("name", "namespace")}}),
+            uid=meta["uid"],
+            namespace=meta["namespace"],
+            generation=meta["generation"],
+            status=known.get("status") or {},
+            retry=(meta.get("annotations") or {}).get(keys.RETRY_ANNOTATION, ""),
+        )
+        seen = [
+            observe_job(slim_child(job, Owner(meta["namespace"], meta["uid"]), pod=False), self.pods_of(job))
+            for job in self.jobs()
+            if is_owned(job) and made_from(job)[0][keys.UID_LABEL] == meta["uid"]
+        ]
+        draft = decide(subject, Seen(jobs=tuple(job for job in seen if job)), self.settings, self.clock.now())
+        return draft.plan.stage(StageName(stage))
+
+    def pods_of(self, job: Object) -> list[Object]:
+        """Return the Pods of a Job."""
+        uid = job["metadata"]["uid"]
+        return [pod for pod in self.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
+
+    def job_ends(self, job: Object) -> None:
+        """Remember that a Job's program has made what it was to make."""
+        known, stage = self._owner_of(job), stage_of(job)
+        if known is not None and is_owned(job) and stage != "rehearse" and not is_lookup(job):
+            made = known["metadata"]["uid"], stage, frozenset(made_by(job))
+            self.done[made] = known["metadata"]["generation"], job["metadata"]["name"]
+
+
+def check_progress(before: Mapping[str, Any], after: Mapping[str, Any], *, edited: bool) -> None:
+    """Check that a status does not go back behind the one before it.
+
+    Args:
+        before: the status that was there; empty if there was none.
+        after: the one that takes its place.
+        edited: whether the job was edited since `before` was written: then what was done may not be wanted any more.
+    """
+    assert after["observedGeneration"] >= before.get("observedGeneration", 0)
+    asked_anew = any(before.get(name) != after.get(name) for name in ("refresh", "retry"))
+    stages = stages_of(after)
+    for name, was in stages_of(before).items():
+        now = stages[name]
+        if was.get("keys") == now.get("keys"):
+            assert now.get("attempts", 0) >= was.get("attempts", 0), f"{name} forgets attempts"
+        if edited or asked_anew or was["state"] != "Succeeded" or not was.get("units"):
+            continue
+        assert now["state"] == "Succeeded", f"{name} was done and is {now['state']}: {now.get('reason')}"
+        assert now.get("units") == was["units"], f"the results of {name} change"
+
+
+def stages_of(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what a status says of each stage."""
+    return {item["name"]: item for item in status.get("stages") or ()}
+
+
+def _key(item: Object) -> tuple[str, str, str]:
+    return item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]
+
+
+def _owner(job: Object) -> str:
+    return made_from(job)[0][keys.UID_LABEL]
+
+
+def stage_of(job: Object) -> str:
+    """Return the stage that a Job is of."""
+    return made_from(job)[0][keys.STAGE_LABEL]
+
+
+def made_by(job: Object) -> set[str]:
+    """Return the content keys of what a Job is to make."""
+    return set(filter(None, made_from(job)[1].get(keys.KEYS_ANNOTATION, "").split(",")))
+
+
+def is_lookup(job: Object) -> bool:
+    """Tell whether a Job only looks up what is there."""
+    return made_from(job)[1].get(keys.LOOKUP_ANNOTATION) == "true"
+
+
+def is_owned(job: Object) -> bool:
+    """Tell whether a Job is still the operator's: no other controller has taken it."""
+    return bool(job["metadata"].get("ownerReferences"))
+
+
+def is_deleting(item: Object) -> bool:
+    """Tell whether an object is on its way out."""
+    return bool(item["metadata"].get("deletionTimestamp"))
+
+
+def is_active(job: Object) -> bool:
+    """Tell whether a Job has neither ended nor been deleted."""
+    return not (job.get("status") or {}).get("conditions") and not is_deleting(job)
