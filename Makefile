@@ -55,12 +55,13 @@ toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this
 	@$(PYTHON) hack/toolchain/ollama.py --which
 
 .PHONY: test-toolchain
-test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm, MLflow
+test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm, MLflow, FUSE
 	@$(PYTHON) hack/toolchain/llama_cpp.py
 	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
 	@$(PYTHON) hack/testcluster/programs.py
 	@$(PYTHON) hack/toolchain/charts.py
 	@$(PYTHON) hack/toolchain/mlflow_server.py
+	@$(PYTHON) hack/toolchain/fuse.py
 
 .PHONY: images
 images: test-toolchain ## Build the images of the operator, of the stages and of Ollama with buildah, for the test cluster (root, Linux)
@@ -99,7 +100,7 @@ SOME_TESTS = $(if $(PYTEST_ARGS),$(PYTEST_ARGS) || test $$? = 5)
 
 .PHONY: e2e
 e2e: $(if $(TUNESMITH_TEST_KUBECONFIG),test-toolchain,images cluster) ## Run the tests of the real chain only, on this machine and on a cluster (KUBECONFIG=... on yours)
-	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --durations=10 tests/preflight tests/e2e --ignore=tests/e2e/cluster $(SOME_TESTS)
+	@$(PYTHON) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10 tests/preflight tests/e2e --ignore=tests/e2e/cluster $(SOME_TESTS)
 	@$(PYTHON) -m pytest --durations=10 tests/e2e/cluster $(SOME_TESTS)
 
 N ?= 300
@@ -119,6 +120,14 @@ gpu: env ## Train on this machine's GPU in every way that there is; without a GP
 bench: test-toolchain ## Run one benchmark: make bench BENCH=name (ratio and peer on the last line)
 	@test -f "benchmarks/$(BENCH).py" || { echo "BENCH must be one of: $(basename $(notdir $(wildcard benchmarks/*.py)))"; exit 2; }
 	@$(PYTHON) benchmarks/$(BENCH).py
+
+.PHONY: sbom
+sbom: images ## Write what is in the images and the chart, as CycloneDX, into dist/release (root)
+	@$(PYTHON) hack/release/sbom.py
+
+.PHONY: sign
+sign: env ## Sign dist/release and images by digest: make sign KEY=... IMAGES="NAME@sha256:... ..."
+	@$(PYTHON) hack/release/sign.py --key "$(KEY)" $(IMAGES)
 
 .PHONY: format
 format: env ## Format the code

@@ -19,7 +19,9 @@ from generating.design_notes import with_list_of_notes
 from generating.exit_codes import with_table_of_exit_codes
 from generating.golden_keys import GOLDEN_KEYS, golden_files
 from generating.manifests import GOLDEN_MANIFESTS, golden_manifests
+from generating.metrics import with_table_of_metrics
 from generating.other_trainers import with_tables_of_options
+from generating.reasons import with_tables_of_reasons
 
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.kube_yaml import dump
@@ -29,7 +31,9 @@ CRD = Path("charts/tunesmith/files/tunesmith.dev_finetunejobs.yaml")
 API_REFERENCE = Path("docs/api.md")
 ARCHITECTURE = Path("docs/architecture.md")
 DESIGN_NOTES = Path("docs/design/README.md")
+OBSERVABILITY = Path("docs/observability.md")
 TRAINING = Path("docs/training.md")
+TROUBLESHOOTING = Path("docs/troubleshooting.md")
 
 _SHOWN_LINES = 40
 """Lines of a difference that are shown of each file."""
@@ -60,7 +64,9 @@ def generated(root: Path) -> dict[Path, str]:
         API_REFERENCE: api_reference(),
         ARCHITECTURE: with_table_of_exit_codes((root / ARCHITECTURE).read_text(encoding="utf-8")),
         DESIGN_NOTES: with_list_of_notes((root / DESIGN_NOTES).read_text(encoding="utf-8"), root / DESIGN_NOTES.parent),
+        OBSERVABILITY: with_table_of_metrics((root / OBSERVABILITY).read_text(encoding="utf-8")),
         TRAINING: with_tables_of_options((root / TRAINING).read_text(encoding="utf-8")),
+        TROUBLESHOOTING: with_tables_of_reasons((root / TROUBLESHOOTING).read_text(encoding="utf-8")),
         **golden_files(root),
         **golden_manifests(root),
     }

@@ -11,4 +11,6 @@ compile() { # OUTPUT ARGS...
 compile requirements/dev.txt pyproject.toml --extra operator --extra stages --group dev
 compile requirements/operator.txt pyproject.toml --extra operator --constraint requirements/dev.txt
 compile requirements/stages.txt pyproject.toml --extra stages --constraint requirements/dev.txt
+compile hack/toolchain/fuse.txt hack/toolchain/fuse.in
 compile hack/toolchain/mlflow_server.txt hack/toolchain/mlflow_server.in
+compile hack/toolchain/cyclonedx.txt hack/toolchain/cyclonedx.in

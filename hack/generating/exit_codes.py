@@ -12,6 +12,5 @@ def with_table_of_exit_codes(page: str) -> str:
     lines = ["| exit code | class | meaning | what to do | tried again |", "|---|---|---|---|---|"]
     lines.append(f"| {ExitCode.OK:d} | - | Everything asked for is there. | - | - |")
     for code, kind in FAILURE_CLASSES.items():
-        retry = "may help" if kind.retry else "no"
-        lines.append(f"| {code:d} | {kind.reason} | {kind.sentence} | {kind.hint} | {retry} |")
+        lines.append(f"| {code:d} | {kind.name} | {kind.means} | {kind.hint} | {code.retry.words} |")
     return with_section(page, "exit codes", "\n".join(lines))

@@ -1,6 +1,6 @@
 """Builds the programs of the test cluster from their pinned Go modules.
 
-    python hack/testcluster/programs.py [NAME ...]   builds these (default: all)
+    python hack/testcluster/programs.py [NAME ...]   builds these (default: what tests use)
 
 A program is pinned by ``programs/<name>/{go.mod,go.sum}``, which hold the hash of everything that enters it. They go
 into the toolchain folder, as ``hack/toolchain`` does it.
@@ -36,7 +36,7 @@ class Program:
         module: the Go module whose version, in go.mod, is the program's; without one it is our own code.
         package: what to compile; ``.`` is the main.go beside go.mod.
         links: other names of the program, under which it does other things.
-        data: files of the module that are put into the folder ``data``.
+        data: files and folders of the module that are put into the folder ``data``.
         expect: how long a build takes, for people.
     """
 
@@ -86,7 +86,51 @@ KWOK = Program(
     data=tuple(f"kustomize/stage/{stage}.yaml" for stage in (*_STAGES, "pod/fast/pod-delete")),
     expect="2 CPU-minutes",
 )
-PROGRAMS = {program.name: program for program in (KUBERNETES, ETCD, COREDNS, PAUSE, KWOK)}
+KUEUE = Program(
+    "kueue", "sigs.k8s.io/kueue", "sigs.k8s.io/kueue/cmd/kueue", data=("charts/kueue",), expect="3 CPU-minutes"
+)
+"""Queues of Jobs; its chart, ``data/kueue``, installs it."""
+_CONFIG = ("cm", "cmd-params-cm", "gpg-keys-cm", "rbac-cm", "secret", "ssh-known-hosts-cm", "tls-certs-cm")
+ARGOCD = Program(
+    "argocd",
+    "github.com/argoproj/argo-cd/v3",
+    links=("argocd-application-controller", "argocd-repo-server", "argocd-health"),
+    data=(
+        *(f"manifests/crds/{kind}-crd.yaml" for kind in ("application", "applicationset", "appproject")),
+        *(f"manifests/base/config/argocd-{name}.yaml" for name in _CONFIG),
+    ),
+    expect="5 CPU-minutes",
+)
+FLUX = Program("flux", "github.com/fluxcd/kustomize-controller/api", expect="a minute or two")
+TRAINER = Program(
+    "trainer",
+    "github.com/kubeflow/trainer/v2",
+    "github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager",
+    data=(
+        "manifests/base/crds",
+        "manifests/base/webhook",
+        "manifests/base/manager/controller_manager_config.yaml",
+        "manifests/base/runtimes/torch_distributed.yaml",
+    ),
+    expect="2 CPU-minutes",
+)
+"""Kubeflow Trainer, beside which the operator is measured, and what it makes Jobs by."""
+JOBSET = Program(
+    "jobset",
+    "sigs.k8s.io/jobset",
+    "sigs.k8s.io/jobset",
+    data=(
+        "config/components/crd/bases",
+        "config/components/webhook",
+        "config/components/manager/controller_manager_config.yaml",
+    ),
+    expect="2 CPU-minutes",
+)
+CLUSTER = (KUBERNETES, ETCD, COREDNS, PAUSE, KWOK)
+"""What a cluster is made of; the others are built by the tests that use them."""
+TESTED = (*CLUSTER, KUEUE, ARGOCD, FLUX)
+"""What tests use; the others are built by the benchmarks that compare with them."""
+PROGRAMS = {program.name: program for program in (*TESTED, TRAINER, JOBSET)}
 
 
 def ensure(program: Program) -> Path:
@@ -125,7 +169,8 @@ def _make(program: Program, prefix: Path, log: Path) -> None:
         (prefix / "data").mkdir()
         source = _source_of(program, environ)
         for file in program.data:
-            shutil.copyfile(source / file, prefix / "data" / Path(file).name)
+            copy = shutil.copytree if (source / file).is_dir() else shutil.copyfile
+            copy(source / file, prefix / "data" / Path(file).name)
 
 
 def _stamp(program: Program) -> str:
@@ -146,8 +191,9 @@ def main() -> int:
     """Build what the arguments name."""
     parser = argparse.ArgumentParser(description="Build the programs of the test cluster.")
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*PROGRAMS, []], help=", ".join(PROGRAMS))
-    for name in parser.parse_args().names or PROGRAMS:
-        tell(f"{name} {PROGRAMS[name].version}: {ensure(PROGRAMS[name])}")
+    named = [PROGRAMS[name] for name in parser.parse_args().names]
+    for program in named or TESTED:
+        tell(f"{program.name} {program.version}: {ensure(program)}")
     return 0
 
 

@@ -71,7 +71,7 @@ def up(layout: Layout) -> None:
                 clear(layout)
         plugins = () if cni_folder() else (NETWORK_PLUGINS,)
         ensure_packages("the test cluster", _PROGRAMS, plugins, hint=_ELSEWHERE)
-        for program in programs.PROGRAMS.values():
+        for program in programs.CLUSTER:
             programs.ensure(program)
         _ensure_pause_image()
         clear(layout)

@@ -1,6 +1,7 @@
 """The contract between whoever plans a fine-tuning job and the programs that carry it out.
 
-Both sides import this module and nothing else of each other; it needs only the standard library. It holds
+Both sides import this module, and :mod:`.reasons`, which says what failures mean; both need only the standard library.
+It holds
 
 - the names of the stages and their recipe numbers,
 - the content key: what identifies a piece of work across jobs, machines and restarts,
@@ -26,6 +27,37 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from tunesmith_stages.reasons import recognised
+from tunesmith_stages.reasons.classes import FAILURE_CLASSES
+from tunesmith_stages.reasons.exit_codes import ExitCode
+from tunesmith_stages.reasons.row import Reason, Where
+
+__all__ = [
+    "ALL_LINEAR",
+    "CONTRACT_VERSION",
+    "FAILURE_CLASSES",
+    "KEY_DIGITS",
+    "MAX_NUMBERS",
+    "MAX_REPORT_BYTES",
+    "RECIPES",
+    "UNITS_PER_PROGRAM",
+    "ExitCode",
+    "Failure",
+    "FileEntry",
+    "Input",
+    "LaterUnit",
+    "Report",
+    "StageConfig",
+    "StageName",
+    "StageResult",
+    "UnitConfig",
+    "UnitReport",
+    "canonical_json",
+    "content_key",
+    "digest_of",
+    "manifest_digest",
+]
 
 CONTRACT_VERSION = 1
 
@@ -72,13 +104,19 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+_PLAIN = (str, bytes, int)
+"""Nearly everything that is keyed; asked for first, because asking for a Mapping takes several times as long."""
+
+
 def _refuse_floats(value: object) -> None:
+    if isinstance(value, _PLAIN):
+        return
     if isinstance(value, float):
         raise TypeError(f"a keyed value must not be a float, got {value!r}; write decimals as strings")
     if isinstance(value, Mapping):
         for item in value.values():
             _refuse_floats(item)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    elif isinstance(value, Sequence):
         for item in value:
             _refuse_floats(item)
 
@@ -453,73 +491,6 @@ def _failure(data: Mapping[str, Any]) -> Failure:
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
-class ExitCode(enum.IntEnum):
-    """Exit codes of the stage programs, by class of failure, in the manner of BSD's sysexits.h."""
-
-    OK = 0
-    BAD_DATA = 65
-    MISSING_INPUT = 66
-    UNAVAILABLE = 69
-    INTERNAL = 70
-    NO_SPACE = 74
-    TEMPORARY = 75
-    NO_PERMISSION = 77
-    BAD_CONFIG = 78
-    OUT_OF_MEMORY = 79
-    GATE_FAILED = 80
-    INTERRUPTED = 81
-
-
-@dataclass(frozen=True)
-class FailureClass:
-    """What a class of failure means to the person who reads of it."""
-
-    reason: str
-    """One CamelCase word, used where the program gave no more specific one."""
-    sentence: str
-    hint: str
-    retry: bool
-    """Whether the same work may succeed when simply tried again."""
-
-
-FAILURE_CLASSES: Mapping[ExitCode, FailureClass] = {
-    ExitCode.BAD_DATA: FailureClass(
-        "BadData", "The data cannot be used as it is.", "Mend the data or the field that describes it.", False
-    ),
-    ExitCode.MISSING_INPUT: FailureClass(
-        "MissingInput", "Something that the job names is not there.", "Put it there or correct its name.", False
-    ),
-    ExitCode.UNAVAILABLE: FailureClass(
-        "Unavailable", "A server that the job needs does not answer.", "Start it, or correct its address.", True
-    ),
-    ExitCode.INTERNAL: FailureClass(
-        "InternalError", "The stage ended in a way that it should not.", "Report it with the log.", False
-    ),
-    ExitCode.NO_SPACE: FailureClass(
-        "NoSpace", "The disk is full or cannot be written.", "Free space on the volume, then run it again.", True
-    ),
-    ExitCode.TEMPORARY: FailureClass("Temporary", "A passing fault ended the stage.", "Run it again.", True),
-    ExitCode.NO_PERMISSION: FailureClass(
-        "NoPermission", "A file or server refuses access.", "Give the user that runs the stage access.", False
-    ),
-    ExitCode.BAD_CONFIG: FailureClass(
-        "BadConfig", "The job asks for something that cannot work.", "Correct the field that is named.", False
-    ),
-    ExitCode.OUT_OF_MEMORY: FailureClass(
-        "OutOfMemory",
-        "The memory did not suffice.",
-        "Use smaller batches or shorter sequences, or a machine with more memory.",
-        False,
-    ),
-    ExitCode.GATE_FAILED: FailureClass(
-        "GateFailed", "A proof failed: what was made is not what it should be.", "See what differs in the log.", False
-    ),
-    ExitCode.INTERRUPTED: FailureClass(
-        "Interrupted", "The stage was stopped.", "Run it again; it goes on where it can.", True
-    ),
-}
-
-
 @dataclass(frozen=True)
 class Failure:
     """Why a stage ended without a result (``failure.json``)."""
@@ -543,13 +514,14 @@ class Failure:
         return cls(ExitCode(data["code"]), data["reason"], data["message"], data["hint"])
 
     @classmethod
+    def of(cls, row: Reason, message: str = "", code: ExitCode | None = None) -> Failure:
+        """Return the failure that a row of the table of reasons stands for, with a `message` of its own."""
+        return cls(code or row.code, row.name, message or row.means, row.hint)
+
+    @classmethod
     def from_exit_code(cls, code: int) -> Failure:
-        """Return what is known of a program that left nothing but its exit code."""
-        try:
-            known = ExitCode(code)
-            kind = FAILURE_CLASSES[known]
-        except (ValueError, KeyError):
-            known = ExitCode.INTERNAL
-            kind = FAILURE_CLASSES[known]
-            return cls(known, kind.reason, f"The program ended with exit code {code}.", kind.hint)
-        return cls(known, kind.reason, kind.sentence, kind.hint)
+        """Return what is known of a program that left nothing but its exit code; more than 128: ended by a signal."""
+        row = recognised(Where.EXIT_CODE, str(code))
+        if row is None or row.name == "InternalError":
+            return cls.of(FAILURE_CLASSES[ExitCode.INTERNAL], f"The program ended with exit code {code}.")
+        return cls.of(row)

@@ -6,6 +6,9 @@ import errno
 import shutil
 
 from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure
+from tunesmith_stages.reasons import recognised
+from tunesmith_stages.reasons.disk import DISK
+from tunesmith_stages.reasons.row import Where
 from tunesmith_stages.volume import UnsafePathError, Volume
 
 _FULL = 4 * 1024 * 1024  # bytes: a volume with less is full
@@ -25,7 +28,7 @@ class StageError(Exception):
         super().__init__(message)
         kind = FAILURE_CLASSES[code]
         self.code = code
-        self.reason = reason or kind.reason
+        self.reason = reason or kind.name
         self.message = message
         self.hint = hint or kind.hint
 
@@ -41,7 +44,7 @@ class InterruptedStage(BaseException):
 def classify(error: BaseException) -> Failure:
     """Return what an exception means to a person: every class of failure that is known, else an internal error."""
     if isinstance(error, StageError):
-        return error.failure()
+        return _of_the_disk(error) or error.failure()
     if isinstance(error, InterruptedStage):
         return StageError(ExitCode.INTERRUPTED, str(error)).failure()
     if isinstance(error, UnsafePathError):
@@ -50,14 +53,31 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, MemoryError):
         return StageError(ExitCode.OUT_OF_MEMORY, "the program ran out of memory").failure()
     text = f"{type(error).__name__}: {error}"
+    if (known := recognised(Where.LOG, text=text)) is not None:
+        return Failure.of(known, text)
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or "No space left on device" in text:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return StageError(ExitCode.NO_SPACE, text).failure()
     if isinstance(error, PermissionError):
         return StageError(ExitCode.NO_PERMISSION, text).failure()
     if number in (errno.ESTALE, errno.ETIMEDOUT):  # a network file system, whose server moved on or is away
         return StageError(ExitCode.TEMPORARY, text).failure()
     return StageError(ExitCode.INTERNAL, text).failure()
+
+
+def _of_the_disk(error: StageError) -> Failure | None:
+    """Return the failure of the disk behind an error that says that something is wrong for good; None: there is none.
+
+    What was concluded from a file says nothing if the disk did not give it: a tokenizer that could not be loaded, rows
+    that could not be read.
+    """
+    cause = None if error.code.retry.tried else error.__cause__ or error.__context__
+    while cause is not None:
+        known = recognised(Where.LOG, text=str(cause)) if not isinstance(cause, StageError) else None
+        if known in DISK:
+            return Failure.of(known, error.message)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def blame_full_disk(failure: Failure, volume: Volume) -> Failure:

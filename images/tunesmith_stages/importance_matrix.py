@@ -80,6 +80,7 @@ def importance_matrix(work: Work, llama: LlamaCpp, source: GgufFile) -> Importan
     found = _found(folder)
     if found is not None:
         work.progress.note("the importance matrix of this model is there already")
+        work.volume.note_use(folder)
         return found
     making = work.folder / "imatrix"
     shutil.rmtree(making, ignore_errors=True)

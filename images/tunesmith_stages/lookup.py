@@ -12,17 +12,14 @@ if __name__ == "__main__":  # before what takes its time
 
     stop_at_once()
 
-import argparse
-import logging
 import sys
 from pathlib import Path
 
-from tunesmith_stages.contract import ExitCode, Report, StageConfig, StageName
-from tunesmith_stages.failures import classify
+from tunesmith_stages.contract import Report, StageConfig, StageName
 from tunesmith_stages.fetch.stage import resolved_here
 from tunesmith_stages.preconditions import require_volume
 from tunesmith_stages.program import read_config, with_versions
-from tunesmith_stages.reporting import Findings, write_report
+from tunesmith_stages.reporting import Findings, reported
 from tunesmith_stages.volume import Volume
 
 
@@ -45,21 +42,8 @@ def look_up(config: StageConfig) -> Report:
 
 def main() -> int:
     """Look up, write the report, return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tunesmith_stages.lookup", description=(look_up.__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--config", required=True, type=Path, metavar="stage.json", help="the stage's whole input")
-    parser.add_argument("--report", required=True, type=Path, metavar="FILE", help="where to tell what there is")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        report = look_up(read_config(arguments.config))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-        failure = classify(error)
-        print(f"{failure.reason}: {failure.message}", file=sys.stderr)
-        report = Report(failure=failure)
-    write_report(arguments.report, report)
-    return report.failure.code if report.failure else ExitCode.OK
+    what = (look_up.__doc__ or "").splitlines()[0]
+    return reported("tunesmith_stages.lookup", what, lambda config: look_up(read_config(config)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _NFS_PATIENCE = 90.0
 """Seconds that an input may be missing on NFS: for up to 60 a client believes what it knew of a folder (nfs(5))."""
 _LOOK_AGAIN = 1.0
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # proc(5): blanks, tabs and backslashes in mountinfo
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSED = (errno.EACCES, errno.EPERM)
 
 
 # --- the volume ------------------------------------------------------------------------------------------------------
@@ -121,6 +121,8 @@ def require_inputs(volume: Volume, unit: UnitConfig, progress: Progress, patienc
                 reason="InputLost",
                 hint="Run the job again: the stage that makes it will be repeated.",
             )
+        path = volume.root / wanted.path
+        volume.note_use(path.parent if path.name == "out" else path)
 
 
 def _shows_late(volume: Volume, role: str, wanted: Input, progress: Progress, patience: float) -> bool:

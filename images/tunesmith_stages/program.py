@@ -110,11 +110,12 @@ def read_config(path: Path, stage: StageName | None = None) -> StageConfig:
     """Read ``stage.json``.
 
     Raises:
-        StageError: it cannot be read, or is that of another stage than `stage`.
+        StageError: it is not there, is none, or is that of another stage than `stage`.
+        OSError: the disk does not give it.
     """
     try:
         config = StageConfig.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise StageError(ExitCode.BAD_CONFIG, f"{path}: {type(error).__name__}: {error}") from error
     if stage not in {None, config.stage}:
         raise StageError(ExitCode.BAD_CONFIG, f"{path} is for the stage {config.stage}, not for {stage}")

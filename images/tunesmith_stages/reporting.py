@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tunesmith_stages.contract import (
     KEY_DIGITS,
     UNITS_PER_PROGRAM,
+    ExitCode,
     Failure,
     Input,
     Report,
@@ -19,6 +22,7 @@ from tunesmith_stages.contract import (
     UnitReport,
     content_key,
 )
+from tunesmith_stages.failures import classify
 from tunesmith_stages.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,7 @@ class Findings:
             cached: whether it was there before.
         """
         version = "" if unit is given else unit.params["refresh"]
+        self._volume.note_use(self._volume.unit(result.stage, result.key))
         self._units.append(_report_of(given.key, result, cached=cached, version=version))
         self._numbers = result.numbers
         if given.role:
@@ -93,6 +98,7 @@ def _following(config: StageConfig, volume: Volume, made: Mapping[str, Input]) -
         result = volume.result(unit.stage, key)
         if result is not None:
             known[unit.role] = result.as_input()
+            volume.note_use(volume.unit(unit.stage, key))
             yield result
 
 
@@ -105,3 +111,26 @@ def write_report(path: Path, report: Report) -> None:
         path.write_text(report.to_json(), encoding="utf-8")
     except (OSError, ValueError) as error:
         log.warning("the report could not be written to %s: %s", path, error)
+
+
+def reported(program: str, what: str, find_out: Callable[[Path], Report]) -> int:
+    """Run a program that makes nothing but a report: read its arguments, write the report, return the exit code.
+
+    Args:
+        program: the name of its module.
+        what: what it does, in a sentence.
+        find_out: returns the report, given where ``stage.json`` lies; whatever it raises is reported as a failure.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=what)
+    parser.add_argument("--config", required=True, type=Path, metavar="stage.json", help="the whole input")
+    parser.add_argument("--report", required=True, type=Path, metavar="FILE", help="where to tell what came of it")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        report = find_out(arguments.config)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+        report = Report(failure=classify(error))
+    if report.failure:
+        print(f"{report.failure.reason}: {report.failure.message}", file=sys.stderr)
+    write_report(arguments.report, report)
+    return report.failure.code if report.failure else ExitCode.OK

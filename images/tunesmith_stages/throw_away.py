@@ -31,13 +31,18 @@ def throw_away_names(server: Ollama, prefix: str, names: Sequence[str]) -> Itera
     finally:
         for name in names:
             try:
-                _remove(server, name)
+                remove_model(server, name)
             except StageError as error:  # what ended the stage is worth more to a reader than this
                 log.warning("%s could not be removed: %s", name, error.message)
                 break
 
 
-def _remove(server: Ollama, name: str) -> None:
+def remove_model(server: Ollama, name: str) -> None:
+    """Take a model out of memory and remove it. One that is not there is no error.
+
+    Raises:
+        StageError: the server does not answer, or refuses.
+    """
     try:
         server.unload(name)
     except RefusalError as refusal:  # such as by a proxy that waits for no answer of a model; it may be removed still

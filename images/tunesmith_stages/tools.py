@@ -8,6 +8,7 @@ with the packages ``conversion`` and ``gguf-py`` of the same commit) and ``VERSI
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError, die_with_parent
+from tunesmith_stages.reasons import recognised
+from tunesmith_stages.reasons.row import Where
 
 LLAMA_CPP_VERSION = "0.3.36"
 """Release of llama-cpp-python whose vendored llama.cpp is built by ``hack/toolchain``."""
@@ -136,16 +139,13 @@ def require_success(status: int, log_file: Path, what: str) -> None:
     if status == 0:
         return
     tail = "\n".join(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
-    code = ExitCode.INTERNAL
-    if "No space left on device" in tail:
-        code = ExitCode.NO_SPACE
-    elif status == -9:
-        code = ExitCode.OUT_OF_MEMORY
-    raise StageError(
-        code,
-        f"{what} failed (exit code {status}):\n{tail}",
-        reason="" if code != ExitCode.INTERNAL else "ToolFailed",
-    )
+    said = f"{what} failed (exit code {status}):\n{tail}"
+    if status == -signal.SIGKILL:
+        raise StageError(ExitCode.OUT_OF_MEMORY, said)
+    known = recognised(Where.EXIT_CODE, str(128 - status)) if status < 0 else recognised(Where.LOG, text=tail)
+    if known is None or known.code is ExitCode.INTERNAL:
+        raise StageError(ExitCode.INTERNAL, said, reason="ToolFailed")
+    raise StageError(known.code, said, reason=known.name, hint=known.hint)
 
 
 def _wait_for(process: subprocess.Popen[bytes], watch: Callable[[], None] | None) -> int:

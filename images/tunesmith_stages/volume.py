@@ -6,11 +6,13 @@
     store/downloads/<key>[.<attempt>]/                 what came of one so far, with the attempt that is at it now
     stages/<stage>/<key>/                              one finished unit of work:
         stage.json  out/  logs/  progress.jsonl  result.json
+        cleared.json                                   instead of out/ and result.json, if its content was removed
     stages/<stage>/<key>.<attempt>/                    the same, while it is being made or after it failed
     stages/train/<key>.checkpoints/                    what an interrupted training goes on from
     stages/quantize/<key>.imatrix/                     an importance matrix, by what it is computed from
     stages/rehearse/<key>.passed.json                  checks that have passed, by what they depend on
     stages/identity                                    tells this volume from others
+    stages/<stage>/.removed-*  store/*/.removed-*      what `tunesmith gc` is just deleting; runs/ may have it too
     runs/<job>/                                        references: which units make up this job
     runs/<job>/logs/<stage>.<attempt>.log              what a stage program printed
     runs/<job>/attempts/<stage>.json                   the newest attempt at a stage, and how it ended
@@ -57,6 +59,10 @@ class Volume:
     def unit(self, stage: StageName, key: str) -> Path:
         """Folder of a finished unit of work."""
         return self.units(stage) / key
+
+    def cleared_result(self, stage: StageName, key: str) -> Path:
+        """File that a clean-up makes of ``result.json`` before it removes a unit's content; by it, no unit is there."""
+        return self.unit(stage, key) / "cleared.json"
 
     def attempt(self, stage: StageName, key: str, attempt: str) -> Path:
         """Folder of one try at a unit of work."""
@@ -201,6 +207,22 @@ class Volume:
         if result.stage != stage or result.key != key or self.root / result.path not in places:
             return None
         return result if self._has(result.path, [(entry.path, entry.size) for entry in result.files]) else None
+
+    def cleared(self, stage: StageName, key: str) -> StageResult | None:
+        """Return the result of a unit whose content a clean-up has removed because all that follows from it is made.
+
+        It tells what the content was, and so which keys follow from it; who needs the content makes the unit again.
+        """
+        try:
+            result = StageResult.from_json(self.cleared_result(stage, key).read_text("utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return result if result.stage is stage and result.key == key else None
+
+    def note_use(self, path: Path) -> None:
+        """Leave a trace that a unit or a source is used now, so that no clean-up takes it for forgotten."""
+        with contextlib.suppress(OSError):  # somebody else's, or a volume that is only read
+            os.utime(path)
 
     def holds(self, wanted: Input) -> bool:
         """Return whether an input is there, and is what its digest says by the record of the stage that made it.

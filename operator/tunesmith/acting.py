@@ -93,7 +93,7 @@ def _lookups_of(draft: Draft, record: StageRecord) -> set[str]:
 def _superseded(draft: Draft, newest_first: Sequence[Object]) -> list[str]:
     """Return the failed Jobs that newer ones have taken the place of, but for the last few of each stage.
 
-    Otherwise they would stay for `ttlSecondsAfterFinished`, and what is tried again for days leaves hundreds.
+    Otherwise they would stay until the FineTuneJob ends, and what is tried again for days leaves hundreds.
     """
     created = {job["metadata"]["name"]: str(job["metadata"].get("creationTimestamp", "")) for job in newest_first}
     old = []

@@ -35,6 +35,17 @@ STAGES_FINISHED = Counter(
     ["stage", "reason"],
     registry=REGISTRY,
 )
+MODELS_REMOVED = Counter(
+    "tunesmith_models_removed_total",
+    "Models that were removed from Ollama because their FineTuneJob was deleted with `deletionPolicy: Delete`.",
+    registry=REGISTRY,
+)
+MODELS_LEFT_BEHIND = Counter(
+    "tunesmith_models_left_behind_total",
+    "Models that should have been removed from Ollama with their FineTuneJob and may still be there, by why.",
+    ["reason"],
+    registry=REGISTRY,
+)
 API_ERRORS = Counter(
     "tunesmith_api_errors_total", "Requests that the API server refused.", ["status"], registry=REGISTRY
 )

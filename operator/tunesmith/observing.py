@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from tunesmith.api.status import State
 from tunesmith.core.decide import Subject
 from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, created, newest_pods, observe_job
+from tunesmith.core.queueing import queue_of
 from tunesmith.core.record import ACTIVE, read_records
-from tunesmith.core.times import seconds_between, to_text
+from tunesmith.core.times import to_time
 from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import EVENTS, JOBS, PODS, Cluster, Object
 from tunesmith.kube.items import Key
+from tunesmith.queued_jobs import QueuedJobs
 
 _EVENTS_AFTER = 3.0
 """Seconds that a Job may have nothing running before its Events are read to learn why."""
@@ -28,6 +31,7 @@ class Observer:
         self._cluster = cluster
         self._cache = cache
         self._now = now
+        self._queued = QueuedJobs(cluster, now)
         self._asked: dict[Key, set[str]] = {}  # Jobs, by uid, whose Pods have been asked for after their end
 
     async def observe(self, key: Key, subject: Subject) -> tuple[list[ObservedJob], float | None]:
@@ -36,6 +40,7 @@ class Observer:
         jobs = self._cache.jobs_of(subject.namespace, subject.uid)
         self._asked[key] = {job["metadata"]["uid"] for job in jobs} & self._asked.get(key, set())
         waits: list[float] = []
+        queued: set[str] = set()
         observed = []
         for job in jobs:
             seen = observe_job(job, self._cache.pods_of(job))
@@ -46,22 +51,32 @@ class Observer:
             if seen.phase is Phase.PENDING:
                 seen, wait = await self._why_pending(job, seen)
                 waits.append(wait)
+            elif seen.phase is Phase.QUEUED and queue_of(job):
+                queued.add(job["metadata"]["uid"])
+                waiting, wait = await self._queued.why(key, job)
+                seen = replace(seen, waiting=waiting or seen.waiting)
+                waits.append(wait)
             observed.append(seen)
+        self._queued.keep(key, queued)
         return observed, min(waits, default=None)
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a FineTuneJob."""
         self._asked.pop(key, None)
+        self._queued.keep(key, ())
 
     async def _find_missing(self, subject: Subject) -> None:
-        """Look at the API for a child Job that should be there and is not in the cache: it may only be late."""
-        for record in read_records(subject.status).values():
-            if record.state not in ACTIVE or record.state is State.UNKNOWN or not record.job:
-                continue
-            if self._cache.job(subject.namespace, subject.uid, record.job) is None:
-                found = await self._cluster.get(JOBS, subject.namespace, record.job)
-                if found is not None:
-                    self._cache.put_job(found)
+        """Ask the API how child Jobs stand of which no event may tell: they are late, or somebody took their label."""
+        known = {job["metadata"]["name"]: job for job in self._cache.jobs_of(subject.namespace, subject.uid)}
+        records = read_records(subject.status).values()
+        awaited = {record.job for record in records if record.state in ACTIVE and record.state is not State.UNKNOWN}
+        unwatched = {name for name, job in known.items() if not (job["watched"] or job["status"].get("conditions"))}
+        for name in sorted((awaited - known.keys() | unwatched) - {""}):
+            found = await self._cluster.get(JOBS, subject.namespace, name)
+            if found is not None:
+                self._cache.put_job(found)
+            elif name in known:
+                self._cache.drop_job(known[name])
 
     async def _catch_up(self, key: Key, job: Object) -> bool:
         """Ask once for the Pods of a Job that ended, if the end of the one that reports was not heard of yet.
@@ -92,8 +107,9 @@ class Observer:
         """Return a pending Job with what its Events tell, if its Pods tell nothing."""
         if seen.waiting != NOTHING_YET:
             return seen, _PENDING_POLL
-        age = seconds_between(job["metadata"].get("creationTimestamp", ""), to_text(self._now()))
-        if age < _EVENTS_AFTER:
+        born = to_time(job["metadata"].get("creationTimestamp", "")) or self._now()
+        age = (self._now() - born).total_seconds()
+        if abs(age) < _EVENTS_AFTER:  # whose clock is further behind the API server's does not wait until it is not
             return seen, _EVENTS_AFTER - age + 0.5
         pods = self._cache.pods_of(job)
         about = max(pods, key=created) if pods else job

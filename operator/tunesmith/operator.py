@@ -22,6 +22,7 @@ from tunesmith.api import keys
 from tunesmith.api.settings import Settings
 from tunesmith.core.conditions import Note
 from tunesmith.core.times import to_text
+from tunesmith.gc_metrics import show_clean_ups
 from tunesmith.handlers import make_registry
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.client import KubeCluster, connect
@@ -139,10 +140,11 @@ class Operator:
     async def _sync(self) -> set[Key]:
         """Compare the cache with the cluster; return the FineTuneJobs of which something was not known or is gone."""
         # All are read before any is taken: what is taken is news but once.
-        finetunejobs, jobs, pods = (
+        finetunejobs, jobs, pods, clean_ups = (
             await self._list(FINETUNEJOBS),
             await self._list(JOBS, keys.UID_LABEL),
             await self._list(PODS, keys.UID_LABEL),
+            await self._list(PODS, keys.GC_LABEL),
         )
         changed = self._cache.replace_finetunejobs(finetunejobs)
         changed |= self._cache.replace_jobs(jobs)
@@ -150,6 +152,7 @@ class Operator:
         self._synced = time.monotonic()
         metrics.SYNCED.set_to_current_time()
         self._count_jobs()
+        show_clean_ups(clean_ups.items)
         return changed
 
     async def _list(self, resource: Resource, labels: str = "") -> Listing:

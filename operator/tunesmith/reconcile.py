@@ -16,21 +16,30 @@ from tunesmith.api.parse import InvalidJobError, parse_object
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import State
 from tunesmith.core import policy
+from tunesmith.core.asked import asked
 from tunesmith.core.base_job import base_job, volume_key
 from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.observe import Phase
 from tunesmith.core.record import read_records
+from tunesmith.core.times import to_time
+from tunesmith.expiring import remove_expired
 from tunesmith.kube.cache import Cache, Key, key_of
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, ApiError, Cluster, Object
+from tunesmith.kube.items import about, whole
 from tunesmith.observing import Observer
+from tunesmith.removing import Remover
 from tunesmith.running_logs import RunningLogs
+from tunesmith_stages.reasons import recognised
+from tunesmith_stages.reasons.row import Where
 
 log = logging.getLogger(__name__)
 
 _REFUSED_POLL = 15.0
 _CONFLICT_PAUSE = 0.2
+_YOUNG = 60.0
+"""Seconds in which nobody else can have begun, ended and removed a Job for a FineTuneJob that is new."""
 _WRONG = frozenset({400, 413, 422})
 """What the API server says of an object that it will never take as it is."""
 _AFTER_MENDING = f"When it is mended elsewhere, set the annotation {keys.RETRY_ANNOTATION} to any new value."
@@ -70,6 +79,7 @@ class Reconciler:
         self._parsed: dict[Key, tuple[str, int, FineTuneJob, tuple[str, ...]]] = {}
         self._observer = Observer(cluster, cache, now)
         self._logs = RunningLogs(cluster, now)
+        self._remover = Remover(cluster, cache, settings, now=now, tell=tell)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring a FineTuneJob a step further; return the seconds until it must be looked at again, if it must.
@@ -80,31 +90,35 @@ class Reconciler:
         item = self._cache.finetunejobs.get(key)
         if item is None or item["metadata"].get("deletionTimestamp"):
             self._forget(key)
-            return None
+            return await self._remover.go_on(key, item)
         try:
             job, warnings = self._parse(key, item)
         except InvalidJobError as error:
             return await self._refuse(item, error)
         subject = _subject(job, item, self._status_of(key, item))
-        if is_settled(subject):
+        if is_settled(subject.status, subject.generation, subject.refresh):
             self._observer.forget(key)
             self._logs.forget(key)
-            return None
+            return AT_ONCE if await self._remover.hold(item) else await self._expire(item, job, subject.status)
         world, wake = await self._observe(key, item, subject)
         draft = decide(subject, world, self._settings, self._now())
         with self._cache.announced(draft.create):
-            # What has no status yet was created just now: it need not be read again, and its Job's name is its own.
-            if (draft.create or draft.delete) and subject.status and not await self._is_current(item):
+            acts = draft.create or draft.delete
+            if acts and not self._is_untouched(item, subject) and not await self._is_current(item):
                 return AT_ONCE
-            begun = await self._act(item, draft)
+            held = await self._hold(item, draft)
+            if held:
+                return AT_ONCE
+            begun = await self._act(item, draft) and held is not None
             if not begun:
                 wake = _soonest(wake, _REFUSED_POLL if draft.stalled is None else None)
         status = next_status(draft, self._logs.told(key).progress, warnings)
         if begun and draft.create and not subject.status and self._others_wait():
             self._owed[key] = (item["metadata"]["uid"], status)
             return AT_ONCE
-        written = await self._write(item, status)
-        return _soonest(wake, draft.wake_after) if written else _CONFLICT_PAUSE
+        if not await self._write(item, status):
+            return _CONFLICT_PAUSE
+        return _soonest(wake, draft.wake_after, await self._expire(item, job, status))
 
     def has_begun(self, key: Key) -> bool:
         """Tell whether the first Job of a FineTuneJob is there and only its status is not written yet.
@@ -133,8 +147,8 @@ class Reconciler:
         known = self._parsed.get(key)
         if known is not None and known[:2] == (uid, generation):
             return known[2], known[3]
-        whole = {"apiVersion": FINETUNEJOBS.api_version, "kind": FINETUNEJOBS.kind, **item}
-        job, warnings = parse_object({name: whole[name] for name in ("apiVersion", "kind", "metadata", "spec")})
+        there = whole(item)
+        job, warnings = parse_object({name: there[name] for name in ("apiVersion", "kind", "metadata", "spec")})
         self._parsed[key] = (uid, generation, job, tuple(warnings))
         return job, tuple(warnings)
 
@@ -142,6 +156,8 @@ class Reconciler:
         message = "; ".join(str(problem) for problem in error.problems)
         generation = int(item["metadata"].get("generation", 1))
         before = item.get("status") or {}
+        if is_settled(before, generation, asked(keys.REFRESH_ANNOTATION, item["metadata"], before)):
+            return None  # what an earlier version took and finished stays as it is, though this one would not take it
         written = await self._write(item, invalid_status(before, generation, "InvalidSpec", message, self._now()))
         return None if written else _CONFLICT_PAUSE
 
@@ -149,6 +165,7 @@ class Reconciler:
 
     async def _observe(self, key: Key, item: Object, subject: Subject) -> tuple[World, float | None]:
         observed, wake = await self._observer.observe(key, subject)
+        observed = await self._logs.with_tails(key, observed, read_records(subject.status))
         running = next((job for job in observed if job.phase is Phase.RUNNING and not job.lookup), None)
         if running is not None:
             wake = _soonest(wake, await self._logs.read(key, running))
@@ -180,6 +197,14 @@ class Reconciler:
 
     # --- what is done
 
+    def _is_untouched(self, item: Object, subject: Subject) -> bool:
+        """Tell whether a FineTuneJob was created just now: it need not be read again, its Job's name is its own.
+
+        Without a status it may also be one of which this process has not heard for long.
+        """
+        born = to_time(item["metadata"].get("creationTimestamp", ""))
+        return not subject.status and born is not None and abs((self._now() - born).total_seconds()) < _YOUNG
+
     async def _is_current(self, item: Object) -> bool:
         """Tell whether the FineTuneJob is still the one that was planned with; if not, the cache has the one it is."""
         live = await self._read_again(item)
@@ -194,42 +219,61 @@ class Reconciler:
             self._cache.put_finetunejob(live, live=True)
         return live
 
+    async def _expire(self, item: Object, job: FineTuneJob, status: Mapping[str, Any]) -> float | None:
+        ttl = job.spec.ttl_seconds_after_finished
+        return await remove_expired(self._cluster, self._cache, item, status, ttl, self._now())
+
+    async def _hold(self, item: Object, draft: Draft) -> bool | None:
+        """Have the finalizer be there before anything is begun; tell whether that changed the FineTuneJob.
+
+        None if the API server does not let it: then nothing is begun, and the draft says why.
+        """
+        try:
+            return await self._remover.hold(item)
+        except ApiError as error:
+            self._not_let(draft, keys.KIND, error)
+            draft.create = ()
+            return None
+
     async def _act(self, item: Object, draft: Draft) -> bool:
         """Do what was decided; tell whether the API server let all children be created. If not, the draft says why."""
         namespace = draft.subject.namespace
         for name in draft.delete:
-            log.info("stopping Job %s", name, extra=_about(item))
+            log.info("stopping Job %s", name, extra=about(item))
             await self._cluster.delete(JOBS, namespace, name, foreground=True)
         await acting.tidy(self._cluster, self._cache, draft)
         for child in draft.create:
             try:
                 await acting.create(self._cluster, self._cache, child)
             except ApiError as error:
-                metrics.API_ERRORS.labels(str(error.status)).inc()
-                if error.gone or error.conflict or error.status in {0, 429} or error.status >= 500:
-                    raise
-                if error.status in _WRONG:
-                    reason, message = _refusal(child, error)
-                    draft.stalled = reason, f"{message} {_AFTER_MENDING}"
-                else:
-                    draft.waits_for = _refusal(child, error)
-                draft.records = {**draft.records, **_not_started(draft)}
+                self._not_let(draft, child["kind"], error)
                 return False
         if draft.create:
             labels = draft.create[-1]["metadata"]["labels"]
             metrics.STAGES_STARTED.labels(labels[keys.STAGE_LABEL]).inc()
             name = draft.create[-1]["metadata"]["name"]
-            log.info("created Job %s", name, extra={**_about(item), "stage": labels[keys.STAGE_LABEL]})
+            log.info("created Job %s", name, extra={**about(item), "stage": labels[keys.STAGE_LABEL]})
         return True
+
+    def _not_let(self, draft: Draft, kind: str, error: ApiError) -> None:
+        """Have the draft say that the API server does not let something of this kind be created or changed."""
+        metrics.API_ERRORS.labels(str(error.status)).inc()
+        if error.conflict or error.status in {0, 404, 429} or error.status >= 500:
+            raise error
+        if error.status in _WRONG:
+            reason, message = _refusal(kind, error)
+            draft.stalled = reason, f"{message} {_AFTER_MENDING}"
+        else:
+            draft.waits_for = _refusal(kind, error)
+        draft.records = {**draft.records, **_not_started(draft)}
 
     async def _write(self, item: Object, status: dict[str, Any]) -> bool:
         """Write the status if it is another one; tell whether it is on the server now."""
         before = item.get("status") or {}
         if status == before:
             return True
-        whole = {"apiVersion": FINETUNEJOBS.api_version, "kind": FINETUNEJOBS.kind, **item, "status": status}
         try:
-            written = await self._cluster.replace_status(whole)
+            written = await self._cluster.replace_status({**whole(item), "status": status})
         except ApiError as error:
             if error.gone:
                 return True
@@ -245,32 +289,28 @@ class Reconciler:
         return True
 
 
-def _refusal(child: Object, error: ApiError) -> tuple[str, str]:
-    """Return why the API server does not let a child be created."""
-    quota = "exceeded quota" in str(error)
-    return ("QuotaExceeded" if quota else "ApiRefused"), f"{child['kind']}: {error}"
+def _refusal(kind: str, error: ApiError) -> tuple[str, str]:
+    """Return why the API server does not let something of this kind be created or changed."""
+    row = recognised(Where.API, text=str(error))
+    assert row is not None  # noqa: S101 - the table has a row for whatever the API server says
+    return row.name, f"{kind}: {error}"
 
 
 def _subject(job: FineTuneJob, item: Object, status: Mapping[str, Any]) -> Subject:
     meta = item["metadata"]
-    annotations = meta.get("annotations") or {}
     return Subject(
         job=job,
         uid=meta["uid"],
         namespace=meta["namespace"],
         generation=int(meta.get("generation", 1)),
         status=status,
-        retry=annotations.get(keys.RETRY_ANNOTATION, "")[: keys.LONGEST_ANNOTATION],
-        refresh=annotations.get(keys.REFRESH_ANNOTATION, "")[: keys.LONGEST_ANNOTATION],
+        retry=asked(keys.RETRY_ANNOTATION, meta, status),
+        refresh=asked(keys.REFRESH_ANNOTATION, meta, status),
     )
 
 
 def _soonest(*waits: float | None) -> float | None:
     return min((wait for wait in waits if wait is not None), default=None)
-
-
-def _about(item: Object) -> dict[str, str]:
-    return {"namespace": item["metadata"]["namespace"], "finetunejob": item["metadata"]["name"]}
 
 
 def _not_started(draft: Draft) -> dict[Any, Any]:

@@ -1,16 +1,19 @@
-"""What running programs write: the last lines of their logs, read now and then."""
+"""What programs write: the last lines of their logs, read now and then while they run, and once more if they fail."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from tunesmith.core.observe import ObservedJob
+from tunesmith.core.log_tail import tail_of
+from tunesmith.core.observe import ObservedJob, Phase
 from tunesmith.core.progress import Told, read_log
+from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cluster import ApiError, Cluster
 from tunesmith.kube.items import Key
+from tunesmith_stages.contract import StageName
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +21,10 @@ _INTERVAL = 10.0
 _LONGEST_INTERVAL = 300.0
 _LINES = 40
 _NOTHING = Told()
+
+
+def _failed_now(job: ObservedJob, record: StageRecord) -> bool:
+    return job.phase is Phase.FAILED and not job.lookup and job.name == record.job and record.state in ACTIVE
 
 
 @dataclass
@@ -28,6 +35,7 @@ class _Log:
     read: float
     interval: float = _INTERVAL
     told: Told = _NOTHING
+    text: str = ""
 
 
 class RunningLogs:
@@ -45,16 +53,40 @@ class RunningLogs:
         if known is None or known.pod != job.pod:
             known = self._logs[key] = _Log(job.pod, read=now - _INTERVAL / 2)
         due = known.read + known.interval - now
-        if due > 0:
+        if 0 < due <= known.interval:  # more than that if the clock was put back
             return due
         known.read = now
         try:
-            known.told = read_log(await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES))
+            known.text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES)
+            known.told = read_log(known.text)
             known.interval = _INTERVAL
         except ApiError as error:
             log.debug("the log of %s could not be read: %s", job.pod, error)
             known.interval = min(2 * known.interval, _LONGEST_INTERVAL)
         return known.interval
+
+    async def with_tails(
+        self, key: Key, jobs: Sequence[ObservedJob], records: Mapping[StageName, StageRecord]
+    ) -> list[ObservedJob]:
+        """Return Jobs, those with their last words that failed since the records were written."""
+        return [
+            replace(job, log_tail=await self._tail(key, job)) if _failed_now(job, records[job.stage]) else job
+            for job in jobs
+        ]
+
+    async def _tail(self, key: Key, job: ObservedJob) -> str:
+        """Return the last lines of a Job that failed; of a Pod that is gone or cut off, those that were read before.
+
+        A node that ended its Pods is not asked: it may be lost, and who asks it would wait for that to be noticed.
+        """
+        known = self._logs.get(key)
+        text = known.text if known is not None and job.pod in {"", known.pod} else ""
+        if job.pod and not job.interrupted:
+            try:
+                text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES) or text
+            except ApiError as error:
+                log.debug("the log of %s could not be read: %s", job.pod, error)
+        return tail_of(text)
 
     def told(self, key: Key) -> Told:
         """Return what a FineTuneJob's program that runs has told so far."""

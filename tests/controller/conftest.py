@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from support.builders import job_data
-from support.fake_cluster import Clock, FakeCluster, Programs
+from support.fake_cluster import Clock, FakeCluster, Programs, hear
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
+from tunesmith.api.status import UNSEEN_GENERATION
 from tunesmith.core.conditions import Note
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.cluster import Object
@@ -51,19 +52,14 @@ class Life:
             self.hear("ADDED", item)
 
     def hear(self, kind: str, item: Object) -> None:
-        known: dict[str, Any] = {
-            "FineTuneJob": (self.cache.put_finetunejob, self.cache.drop_finetunejob),
-            "Job": (self.cache.put_job, self.cache.drop_job),
-            "Pod": (self.cache.put_pod, self.cache.drop_pod),
-        }
-        if item["kind"] in known:
-            known[item["kind"]][kind == "DELETED"](item)
+        hear(self.cache, kind, item)
 
     def apply(self, changes: Mapping[str, Any] | None = None, name: str = "bot", namespace: str = "default") -> None:
         """Create a FineTuneJob as the API server holds it: with its defaults."""
         data = job_data({"metadata.name": name, "metadata.namespace": namespace, **(changes or {})})
         whole = FineTuneJob.model_validate(data).model_dump(mode="json", by_alias=True, exclude_none=True)
-        self.cluster.put_new({**whole, "metadata": {"name": name, "namespace": namespace}})
+        meta = {"name": name, "namespace": namespace}
+        self.cluster.put_new({**whole, "metadata": meta, "status": {"observedGeneration": UNSEEN_GENERATION}})
 
     def look(self) -> None:
         """Have the operator look at every FineTuneJob until it has nothing left to do at once."""

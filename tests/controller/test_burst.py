@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from controller.conftest import Life
+from tunesmith.api.status import UNSEEN_GENERATION
 from tunesmith.kube.cache import Key
 
 BOT = Key("default", "bot")
@@ -19,7 +20,7 @@ def begun(life: Life) -> Life:
     life.others_wait = True
     assert asyncio.run(life.reconciler.reconcile(BOT)) == 0
     assert len(life.cluster.jobs("fetch")) == 1
-    assert "status" not in life.cluster.objects[("FineTuneJob", *BOT)]
+    assert life.cluster.status("bot") == {"observedGeneration": UNSEEN_GENERATION}
     return life
 
 

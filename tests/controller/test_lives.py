@@ -9,6 +9,7 @@ import pytest
 from controller.conftest import SETTINGS, Life
 from support.builders import REMOVED
 from support.fake_cluster import copy_of, failure
+from support.workloads import PENDING, workload
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import FineTuneJobStatus
 from tunesmith.kube.cluster import Object
@@ -52,6 +53,21 @@ def test_nothing_happens_when_nothing_changed(life: Life) -> None:
     life.restart()
     life.wait(10_000)
     assert life.cluster.calls[before:] == []
+
+
+def test_what_an_earlier_version_finished_stays_as_it_is(life: Life) -> None:
+    """A job that ended well and that today's operator would not take any more is left alone until it is edited."""
+    life.apply()
+    life.run()
+    item = life.cluster.objects[("FineTuneJob", "default", "bot")]
+    item["spec"]["pods"] = {"default": {"labels": {"plain": "key"}}}  # as if it had been taken
+    before = life.cluster.status("bot")
+    life.restart()
+    life.look()
+    assert life.cluster.status("bot") == before
+    life.cluster.edit("bot", lambda it: it["spec"].update(suspend=True))
+    life.look()
+    assert life.ready() == ("False", "InvalidSpec")
 
 
 def test_deleted_and_applied_again_it_trains_nothing(life: Life) -> None:
@@ -442,6 +458,7 @@ def test_suspend_stops_what_runs_and_resume_goes_on(life: Life) -> None:
     life.run()
     assert life.ready() == ("True", "Succeeded")
     assert life.programs.ran == CHAIN
+    assert [note for note in life.notes if note.type == "Warning"] == [], "it was asked for"
 
 
 def test_a_queued_training_is_left_alone(life: Life) -> None:
@@ -450,6 +467,7 @@ def test_a_queued_training_is_left_alone(life: Life) -> None:
     life.run(until="train")
     (job,) = life.cluster.jobs("train")
     assert job["spec"]["suspend"] is True
+    life.cluster.put_new(workload(job, PENDING))
     life.wait(3600)
     assert life.ready() == ("False", "Queued")
     assert not [call for call in life.cluster.calls if call[0] == "delete" and call[1] == "Job"]

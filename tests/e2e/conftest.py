@@ -15,7 +15,15 @@ import pytest
 from support.jobs import QUICKSTART
 from support.ollama_server import OllamaServer, ollama_programs, ollama_server
 
+_LONGEST = ("test_train_kills.py", "test_train_nodes.py", "test_chain.py", "test_demo.py")
+"""Files that take minutes with few tests: begun last, each would leave the other worker without anything to do."""
 _MADE_FROM = ("make_base.py", "base_corpus.py", "names.txt", "data/faq.json")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first, in their order; `--no-loadscope-reorder` keeps it so with several workers."""
+    rank = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(_LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ from tunesmith_stages.contract import (
     content_key,
     manifest_digest,
 )
+from tunesmith_stages.live_record import registered
 from tunesmith_stages.ollama import Ollama
 from tunesmith_stages.tools import llama_cpp
 from tunesmith_stages.volume import Volume, manifest_of, sha256_of
@@ -351,6 +352,24 @@ def test_interrupted_change_of_names_is_finished(make_job: Callable[..., Job], s
     (job.volume.unit(StageName.REGISTER, job.key) / "result.json").unlink()
     assert job.run() is ExitCode.OK
     assert server.digests() == wanted
+
+
+def test_what_goes_live_is_noted_before(make_job: Callable[..., Job], server: OllamaServer) -> None:
+    """A stage that fails on the way to its live names has left a note of them: they can be removed with the job."""
+    job = make_job(quantizations=("Q8_0", "F16"))
+    answers: dict[str, tuple[int, bytes]] = {}
+    with ollama_proxy(server.url, answers) as url:
+        job.server = url
+        process = job.start()
+        job.wait_for("proving Q8_0")  # what is created from now on is live
+        answers["POST /api/create"] = (500, b'{"error": "it breaks"}')
+        process.communicate(timeout=600)
+    assert process.returncode != ExitCode.OK
+    assert "it breaks" in job.failure().message
+    noted = {(where, name): digest for where, name, digest in registered(job.volume, job.key)}
+    job.server = server.url
+    assert job.run() is ExitCode.OK
+    assert noted == {("main", name): server.digests()[name] for name in ("bot:v1", "bot:v1-f16")}
 
 
 def test_replaced_model_leaves_no_files(make_job: Callable[..., Job], server: OllamaServer) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ Rights = dict[tuple[str, str], set[str]]
 """Verbs by group and resource; `resource:name` is one object of it."""
 
 OPERATOR: Rights = {
-    ("tunesmith.dev", "finetunejobs"): {"get", "list", "watch"},
+    ("tunesmith.dev", "finetunejobs"): {"get", "list", "watch", "patch"},
     ("tunesmith.dev", "finetunejobs/status"): {"update"},
     ("tunesmith.dev", "finetunejobs/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
@@ -28,6 +31,8 @@ OPERATOR: Rights = {
     ("", "configmaps"): {"create", "delete"},
     ("", "services"): {"create", "delete"},
     ("", "events"): {"create", "list"},
+    ("kueue.x-k8s.io", "workloads"): {"list"},
+    ("visibility.kueue.x-k8s.io", "localqueues/pendingworkloads"): {"get"},
 }
 LEASE: Rights = {
     ("coordination.k8s.io", "leases"): {"create"},
@@ -115,6 +120,148 @@ def test_rights_for_exec(helm: Helm, server: ApiServer) -> None:
     check_rights(server, "team-a:default", "ollama", {})
 
 
+def test_rights_for_clean_ups(helm: Helm, server: ApiServer) -> None:
+    """The account of clean-ups may list the FineTuneJobs of its namespace, and nothing else."""
+    install(helm, {"gc": {"volumes": [{"namespace": "team-a"}]}})
+    check_rights(server, "team-a:tunesmith-gc", "team-a", {("tunesmith.dev", "finetunejobs"): {"list"}})
+    check_rights(server, "team-a:tunesmith-gc", "team-b", {})
+    check_rights(server, "team-a:tunesmith-gc", "tunesmith", {})
+
+
+# --- everything that there is ----------------------------------------------------------------------------------------
+
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+FURTHER = (
+    ("tunesmith.dev", "finetunejobs/finalizers", "update"),
+    ("", "users", "impersonate"),
+    ("", "groups", "impersonate"),
+    ("", "serviceaccounts", "impersonate"),
+    ("rbac.authorization.k8s.io", "roles", "escalate"),
+    ("rbac.authorization.k8s.io", "roles", "bind"),
+    ("rbac.authorization.k8s.io", "clusterroles", "escalate"),
+    ("rbac.authorization.k8s.io", "clusterroles", "bind"),
+    ("certificates.k8s.io", "signers", "approve"),
+    ("certificates.k8s.io", "signers", "sign"),
+    ("", "nodes", "proxy"),
+    ("policy", "podsecuritypolicies", "use"),
+    ("*", "*", "*"),
+)
+"""What no discovery tells of."""
+
+Right = tuple[str, str, str]
+"""Group, resource and verb."""
+
+
+def asked_for(rights: Rights) -> set[Right]:
+    """Return the rights on objects in general; those on one object by its name, and on Kueue's, are left out."""
+    return {
+        (group, kind, verb)
+        for (group, kind), verbs in rights.items()
+        if ":" not in kind and not group.endswith("kueue.x-k8s.io")  # which is not installed here
+        for verb in verbs
+    }
+
+
+class Reviews:
+    """Asks the API server what somebody may do with everything that it serves: some thousand questions, fast."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._plane = server.plane
+        self._all = sorted({*_served(server), *FURTHER})
+
+    def allowed(self, account: str, namespace: str, name: str = "any") -> set[Right]:
+        """Return all that a ServiceAccount (namespace:name) may do with objects of a namespace; "": of the cluster."""
+        authority = self._plane.authority
+        tls = ssl.create_default_context(cafile=authority.certificate)
+        tls.load_cert_chain(authority.certificate_of("admin"), authority.key_of("admin"))
+        connection = http.client.HTTPSConnection(self._plane.address, self._plane.api_port, timeout=60, context=tls)
+        try:
+            found = {right for right in self._all if _may(connection, account, namespace, name, right)}
+        finally:
+            connection.close()
+        return {right for right in found if right[:2] not in EVERYBODY}
+
+
+def _may(connection: http.client.HTTPSConnection, account: str, namespace: str, name: str, right: Right) -> bool:
+    group, kind, verb = right
+    kind, _, part = kind.partition("/")
+    home = account.partition(":")[0]
+    asked = {"group": group, "resource": kind, "subresource": part, "verb": verb, "name": name, "namespace": namespace}
+    spec = {
+        "user": f"system:serviceaccount:{account}",
+        "groups": ["system:serviceaccounts", f"system:serviceaccounts:{home}", "system:authenticated"],
+        "resourceAttributes": asked,
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    connection.request("POST", path, json.dumps({"spec": spec}), {"Content-Type": "application/json"})
+    answer = json.loads(connection.getresponse().read())
+    return bool(answer["status"]["allowed"])
+
+
+def _served(server: ApiServer) -> Iterator[Right]:
+    """Yield every verb on every resource and part of a resource that the API server tells of."""
+    groups = json.loads(server.kubectl("get", "--raw", "/apis"))["groups"]
+    versions = [item["groupVersion"] for group in groups for item in group["versions"]]
+    for path in ("/api/v1", *(f"/apis/{version}" for version in versions)):
+        group = "" if path == "/api/v1" else path.split("/")[2]
+        for resource in json.loads(server.kubectl("get", "--raw", path))["resources"]:
+            for verb in VERBS:
+                yield group, resource["name"], verb
+
+
+def test_no_other_verb_on_anything(helm: Helm, server: ApiServer) -> None:
+    """Of all verbs on all resources that the API server serves, each account has those that are listed here alone.
+
+    The operator reads no Secret and no ConfigMap, makes no Pod, runs and attaches to nothing, and takes nobody's place.
+    The account for Exec has two verbs on one pod.
+    """
+    install(helm, {**EXEC, "gc": {"volumes": [{"namespace": "team-a"}]}})
+    operator, runner = "tunesmith:tunesmith", "team-a:tunesmith-exec"
+    check_rights(server, operator, "team-a", OPERATOR)
+    wait_until("FineTuneJobs are served", lambda: server.serves("finetunejobs.tunesmith.dev"))
+    reviews = Reviews(server)
+    found = {
+        "the operator for a team": reviews.allowed(operator, "team-a"),
+        "the operator in the cluster": reviews.allowed(operator, ""),
+        "Exec in Ollama's pod": reviews.allowed(runner, "ollama", "ollama-0"),
+        "Exec in another pod": reviews.allowed(runner, "ollama", "ollama-1"),
+        "what cleans volumes up": reviews.allowed("team-a:tunesmith-gc", "team-a"),
+        "a stage": reviews.allowed("team-a:default", "team-a"),
+    }
+    assert found == {
+        "the operator for a team": asked_for(OPERATOR),
+        "the operator in the cluster": set(),
+        "Exec in Ollama's pod": {("", "pods/exec", "get"), ("", "pods/exec", "create")},
+        "Exec in another pod": set(),
+        "what cleans volumes up": {("tunesmith.dev", "finetunejobs", "list")},
+        "a stage": set(),
+    }
+
+
+def test_users_gain_what_their_role_says(helm: Helm, server: ApiServer) -> None:
+    """`view` sees FineTuneJobs, `edit` writes them, and neither writes a status: there stands what image is run."""
+    install(helm, {})
+    jobs, status = ("tunesmith.dev", "finetunejobs"), ("tunesmith.dev", "finetunejobs/status")
+    reading = {"get", "list", "watch"}
+    wanted = {"view": reading, "edit": {*VERBS}, "admin": {*VERBS}}
+    for role, verbs in wanted.items():
+        account = f"team-a:{role}s"
+        server.kubectl(
+            "create", "rolebinding", role, f"--clusterrole={role}", f"--serviceaccount={account}", "--namespace=team-a"
+        )
+        try:
+            wait_until(f"{role} has its rights", partial(_sees, server, account, jobs), seconds=30)
+            found = rights(server, account, "team-a")
+            assert found[jobs] == verbs
+            assert status not in found
+        finally:
+            server.kubectl("delete", "rolebinding", role, "--namespace=team-a")
+
+
+def _sees(server: ApiServer, account: str, kind: tuple[str, str]) -> bool:
+    return kind in rights(server, account, "team-a")
+
+
 # --- the commands of Exec --------------------------------------------------------------------------------------------
 
 LET_THROUGH = (400, "pod ollama-0 does not have a host assigned")
@@ -143,6 +290,9 @@ FORBIDDEN: Mapping[str, list[str]] = {
     "a folder beside it": [*CREATE[:4], "/volume/team-ab/Modelfile"],
     "a way out of the folder": [*CREATE[:4], "/volume/team-a/../team-b/Modelfile"],
     "a relative path": [*CREATE[:4], "Modelfile"],
+    "a way out of the names": ["ollama", "rm", "team-a/../team-b"],
+    "a name of two lines": ["ollama", "rm", "team-a/bot\nteam-b/bot"],
+    "a program in the name": ["ollama", "rm", "team-a/$(id)"],
     "another option": [*CREATE[:3], "--file", CREATE[4]],
 }
 
@@ -157,11 +307,11 @@ class Account:
         if token is not None:
             own.cert_file = own.key_file = None
             own.api_key = {"authorization": f"Bearer {token}"}
-        self._core = client.CoreV1Api(client.ApiClient(own))
+        self.core = client.CoreV1Api(client.ApiClient(own))
 
     def run(self, command: list[str], *, pod: str = "ollama-0", verb: str = "get", **options: Any) -> tuple[int, str]:
         """Ask for a command, and return status and words of the refusal: :data:`LET_THROUGH` or another one."""
-        ask = getattr(self._core, f"connect_{verb}_namespaced_pod_exec")
+        ask = getattr(self.core, f"connect_{verb}_namespaced_pod_exec")
         with pytest.raises(client.ApiException) as refused:
             ask(pod, "ollama", **{"command": command, "container": "ollama", "stdout": True, **options})
         return int(refused.value.status or 0), str(json.loads(refused.value.body or "{}")["message"])
@@ -225,3 +375,31 @@ def test_exec_elsewhere(account: Account, options: dict[str, Any], told: str) ->
 def test_exec_of_others_is_not_touched(server: ApiServer) -> None:
     """The policy binds the chart's own accounts; an administrator may still run anything."""
     assert Account(server).run(["sh", "-c", "id"]) == LET_THROUGH
+
+
+def test_only_commands(account: Account) -> None:
+    """In the very pod in which it may run commands, the account may do nothing else, nor read the team's Secrets."""
+    core: Any = account.core
+    asked: Mapping[str, Callable[[], object]] = {
+        "attach": lambda: core.connect_get_namespaced_pod_attach("ollama-0", "ollama", container="ollama"),
+        "attach by POST": lambda: core.connect_post_namespaced_pod_attach("ollama-0", "ollama", container="ollama"),
+        "forward a port": lambda: core.connect_get_namespaced_pod_portforward("ollama-0", "ollama", ports="11434"),
+        "the proxy": lambda: core.connect_get_namespaced_pod_proxy("ollama-0", "ollama"),
+        "put a container into it": lambda: core.patch_namespaced_pod_ephemeralcontainers("ollama-0", "ollama", {}),
+        "read its log": lambda: core.read_namespaced_pod_log("ollama-0", "ollama"),
+        "see it": lambda: core.read_namespaced_pod("ollama-0", "ollama"),
+        "end it": lambda: core.delete_namespaced_pod("ollama-0", "ollama"),
+        "evict it": lambda: core.create_namespaced_pod_eviction(
+            "ollama-0", "ollama", {"metadata": {"name": "ollama-0"}}
+        ),
+        "read a Secret": lambda: core.read_namespaced_secret("tunesmith-hf", "team-a"),
+        "list Secrets": lambda: core.list_namespaced_secret("team-a"),
+        "make a pod": lambda: core.create_namespaced_pod("team-a", _pod("own")),
+        "get another's token": lambda: core.create_namespaced_service_account_token("default", "team-a", {"spec": {}}),
+    }
+    statuses = {}
+    for what, ask in asked.items():
+        with pytest.raises(client.ApiException) as refused:
+            ask()
+        statuses[what] = refused.value.status
+    assert statuses == dict.fromkeys(asked, 403)

@@ -23,6 +23,7 @@ from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.kube_yaml import dump
 from tunesmith.api.parse import InvalidJobError, parse_job, parse_object
+from tunesmith.api.status import UNSEEN_GENERATION
 from unit.api.test_crd import JOBS
 from unit.api.test_parse import BAD_FIELDS, GOOD_TOGETHER
 
@@ -167,7 +168,12 @@ def test_defaults_are_stored(jobs: Jobs) -> None:
     """A stored job says what it was run with, also after the defaults of a later version are others."""
     spec = jobs.server.get("ftj", "stored")["spec"]
     assert (spec["suspend"], spec["dryRun"], spec["ttlSecondsAfterFinished"]) == (False, False, 604_800)
-    assert spec["ollama"] == {"model": "support-bot:v1", "servers": ["main"], "method": "API"}
+    assert spec["ollama"] == {
+        "model": "support-bot:v1",
+        "servers": ["main"],
+        "method": "API",
+        "deletionPolicy": "Retain",
+    }
     assert spec["export"] == {
         "outType": "BF16",
         "quantizations": ["Q4_K_M"],
@@ -282,7 +288,7 @@ def test_status_is_kept_as_written(jobs: Jobs) -> None:
 def test_status_and_spec_are_written_apart(jobs: Jobs) -> None:
     """A status in the YAML of a user is passed over: only the operator's right on the subresource writes it."""
     data = job_data({"metadata.name": "with-status", "status": STATUS})
-    assert "status" not in jobs.create(data, dry=True)
+    assert jobs.create(data, dry=True)["status"] == {"observedGeneration": UNSEEN_GENERATION}
 
 
 BAD_STATUS: dict[str, tuple[dict[str, Any], str]] = {

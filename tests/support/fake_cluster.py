@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from tunesmith.core.times import to_text
+from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import BY_KIND, ApiError, Listing, Object, Resource
 from tunesmith_stages.contract import (
     ExitCode,
@@ -32,14 +33,26 @@ Json = TypeVar("Json")
 
 
 def copy_of(value: Json) -> Json:
-    """Return a copy of an object as JSON has it, all the way down; `copy.deepcopy` takes several times as long."""
-    copied: Any = value
-    if isinstance(value, dict):
-        copied = {key: copy_of(item) for key, item in value.items()}
-    elif isinstance(value, list | tuple):
-        copied = [copy_of(item) for item in value]
-    made: Json = copied
-    return made
+    """Return a copy of an object as JSON has it, all the way down."""
+    copied: Json = json.loads(json.dumps(value))
+    return copied
+
+
+def hear(cache: Cache, kind: str, item: Object) -> None:
+    """Have an operator's cache hear of a change, as its watches do."""
+    known: dict[str, Any] = {
+        "FineTuneJob": (cache.put_finetunejob, cache.drop_finetunejob),
+        "Job": (cache.put_job, cache.drop_job),
+        "Pod": (cache.put_pod, cache.drop_pod),
+    }
+    if item["kind"] in known:
+        known[item["kind"]][kind == "DELETED"](item)
+
+
+def made_from(job: Object) -> tuple[dict[str, str], dict[str, str]]:
+    """Return labels and annotations of a Job's Pods: unlike its own, nobody can change them any more."""
+    meta = job["spec"]["template"]["metadata"]
+    return dict(meta["labels"]), dict(meta["annotations"])
 
 
 @dataclass
@@ -70,6 +83,8 @@ class FakeCluster:
     """Kinds that were searched, one for each time."""
     version: int = 0
     """Resource version of the newest change."""
+    terminating: set[str] = field(default_factory=set)
+    """Namespaces that are being deleted: nothing can be created in them any more."""
 
     # --- the operator's side
 
@@ -126,6 +141,21 @@ class FakeCluster:
     async def replace(self, item: Object) -> Object:
         raise NotImplementedError("nothing but a Lease is replaced as a whole")
 
+    async def set_finalizers(self, item: Object, finalizers: list[str]) -> Object:
+        self.calls.append(("finalizers", item["kind"], item["metadata"]["name"]))
+        if (error := self.refuse("patch", item)) is not None:
+            raise error
+        there = self.objects.get((item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]))
+        if there is None or there["metadata"]["uid"] != item["metadata"]["uid"]:
+            raise ApiError(404, "NotFound", "gone")
+        if there["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        there["metadata"]["finalizers"] = list(finalizers)
+        written = self.changed(there)
+        if there["metadata"].get("deletionTimestamp") and not finalizers:
+            self.remove(there)
+        return written
+
     async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:  # noqa: ARG002 - the protocol has it
         if pod not in self.logs:
             raise ApiError(500, "InternalError", "the kubelet cannot be reached")
@@ -138,6 +168,9 @@ class FakeCluster:
         key = (item["kind"], meta["namespace"], meta["name"])
         if key in self.objects:
             raise ApiError(409, "AlreadyExists", f"{meta['name']} already exists")
+        if meta["namespace"] in self.terminating:
+            ends = f"unable to create new content in namespace {meta['namespace']} because it is being terminated"
+            raise ApiError(403, "Forbidden", f"{meta['name']} is forbidden: {ends}")
         made = copy_of(item)
         number = self._next_version()
         made["metadata"] |= {
@@ -166,6 +199,15 @@ class FakeCluster:
             item["metadata"]["generation"] += 1
         self.changed(item)
 
+    def delete_job(self, name: str, namespace: str = "default") -> None:
+        """Delete a FineTuneJob as a user does: it stays as long as it has finalizers."""
+        item = self.objects[("FineTuneJob", namespace, name)]
+        if not item["metadata"].get("finalizers"):
+            self.remove(item)
+            return
+        item["metadata"]["deletionTimestamp"] = to_text(self.clock.now())
+        self.changed(item)
+
     def remove(self, item: Object) -> None:
         """Delete an object and, as the garbage collector does, what it owns."""
         meta = item["metadata"]
@@ -188,7 +230,7 @@ class FakeCluster:
     def jobs(self, stage: str = "") -> list[Object]:
         """Return child Jobs, oldest first."""
         found = self.of_kind("Job")
-        return [job for job in found if not stage or job["metadata"]["labels"]["tunesmith.dev/stage"] == stage]
+        return [job for job in found if not stage or made_from(job)[0]["tunesmith.dev/stage"] == stage]
 
     def status(self, name: str, namespace: str = "default") -> dict[str, Any]:
         return dict(self.objects[("FineTuneJob", namespace, name)].get("status") or {})
@@ -207,18 +249,23 @@ class Programs:
     """By stage, what its next programs fail with."""
     ran: list[str] = field(default_factory=list)
     """Stages whose programs made something, in order; ``lookup`` for a look-up."""
+    skew: timedelta = timedelta()
+    """By how much the nodes' clocks are ahead."""
+    _started: dict[str, StageConfig] = field(default_factory=dict)
 
     def start(self, job: Object) -> Object:
         """Create the Pod of a Job and have its program run."""
         pod = self.pending(job)
         pod["status"] = {
             "phase": "Running",
-            "containerStatuses": [
-                {"name": "stage", "state": {"running": {"startedAt": to_text(self.cluster.clock.now())}}}
-            ],
+            "containerStatuses": [{"name": "stage", "state": {"running": {"startedAt": self._node_time()}}}],
         }
         self.cluster.changed(pod)
+        self._started[_uid(job)] = self.config(job)
         return pod
+
+    def _node_time(self) -> str:
+        return to_text(self.cluster.clock.now() + self.skew)
 
     def pending(self, job: Object, **status: Any) -> Object:
         meta = job["metadata"]
@@ -256,10 +303,10 @@ class Programs:
 
     def finish(self, job: Object) -> None:
         """Have a Job's program do its work and end; the Job's own conditions follow."""
-        config = self.config(job)
+        config = self._started.get(_uid(job)) or self.config(job)
         pods = [p for p in self.cluster.of_kind("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
         pod = pods[-1] if pods else self.start(job)
-        looks_up = (job["metadata"].get("annotations") or {}).get("tunesmith.dev/lookup") == "true"
+        looks_up = made_from(job)[1].get("tunesmith.dev/lookup") == "true"
         waiting = self.failures.get(str(config.stage)) or []
         if waiting and not looks_up:
             failure = waiting.pop(0)
@@ -300,8 +347,8 @@ class Programs:
         running: dict[str, str] = before[0].get("state", {}).get("running", {})
         ended: dict[str, Any] = {
             "exitCode": code,
-            "startedAt": running.get("startedAt", to_text(self.cluster.clock.now())),
-            "finishedAt": to_text(self.cluster.clock.now()),
+            "startedAt": running.get("startedAt", self._node_time()),
+            "finishedAt": self._node_time(),
         }
         if report is not None:
             ended["message"] = report.to_json()
@@ -345,4 +392,4 @@ def failure(code: ExitCode, reason: str, message: str = "it failed", hint: str =
     return Failure(code, reason, message, hint)
 
 
-__all__ = ["BY_KIND", "Clock", "FakeCluster", "Programs", "failure"]
+__all__ = ["BY_KIND", "Clock", "FakeCluster", "Programs", "failure", "hear", "made_from"]

@@ -38,6 +38,12 @@ def values(teams: Sequence[str]) -> dict[str, Any]:
             "operator": {"repository": operator[0], "tag": operator[1]},
             "stages": {"repository": stages[0], "tag": stages[1]},
         },
+        "gc": {
+            "volumes": [{"namespace": name} for name in teams if name == "team-gc"],
+            "dryRun": False,
+            "grace": "0s",
+            "schedule": "0 0 29 2 *",  # it is started by hand
+        },
         "podDefaults": {"default": {"resources": _SMALL}, "train": {"resources": _SMALL, "sharedMemory": "256Mi"}},
         "ollama": {
             "enabled": True,

@@ -46,6 +46,8 @@ class Job:
     export: Mapping[str, Any] = field(default_factory=lambda: {"outType": "F16", "quantizations": ["Q8_0"]})
     ollama: Mapping[str, Any] = field(default_factory=lambda: {"model": "chain:v1"})
     datasets: Sequence[Mapping[str, Any]] = FAQ
+    file_in: Path | None = None
+    """Folder of its YAML file; none: the volume's."""
 
     def yaml(self) -> str:
         """Return the job's YAML."""
@@ -78,7 +80,7 @@ class Job:
     @property
     def file(self) -> Path:
         """The job's YAML file, written anew."""
-        path = self.root / f"{self.name}.yaml"
+        path = (self.file_in or self.root) / f"{self.name}.yaml"
         path.write_text(self.yaml(), encoding="utf-8")
         return path
 

@@ -20,6 +20,7 @@ _WHERE = (
     "docs/**/*.md",
     "examples/*.md",
     "examples/*/*.md",
+    "examples/gitops/*/*.md",
     "changelog.d/*.md",
     "charts/*/*.md",
     "hack/**/*.md",

@@ -10,8 +10,10 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import TypeGuard
 
 from support.generator import ROOT
+from tunesmith_stages.contract import ExitCode
 
 _CAMEL_CASE = re.compile(r"^[A-Z][A-Za-z0-9]+$")
 _SOURCES = ("images/tunesmith_stages/**/*.py", "operator/tunesmith/core/**/*.py", "operator/tunesmith/reconcile.py")
@@ -37,6 +39,35 @@ def reasons_in_code() -> dict[str, set[str]]:
         for reason in _Module(tree, places, returned).reasons():
             found.setdefault(reason, set()).add(path.relative_to(ROOT).as_posix())
     return found
+
+
+@cache
+def classes_in_code() -> dict[str, set[ExitCode]]:
+    """Return by reason the classes that stand beside it: in one call, or in one tuple."""
+    found: dict[str, set[ExitCode]] = {}
+    for path in (ROOT / "images/tunesmith_stages").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        module = _Module(tree, {}, {})
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                together = [*node.args, *(item.value for item in node.keywords if item.arg == "reason")]
+            else:
+                together = node.elts if isinstance(node, ast.Tuple) else []
+            for items in _branches(together):
+                classes = {ExitCode[item.attr] for item in items if _is_class(item)}
+                for text in {text for item in items for text in module.texts(item)} if classes else ():
+                    found.setdefault(text, set()).update(classes)
+    return found
+
+
+def _branches(items: list[ast.expr]) -> list[list[ast.expr]]:
+    """Return what stands together where conditions hold, and where they do not: code and reason hang on the same."""
+    choices = [[item.body, item.orelse] if isinstance(item, ast.IfExp) else [item, item] for item in items]
+    return [[choice[place] for choice in choices] for place in (0, 1)]
+
+
+def _is_class(node: ast.expr) -> TypeGuard[ast.Attribute]:
+    return isinstance(node, ast.Attribute) and _name(node.value) == "ExitCode"
 
 
 def _places_of_reason(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -71,7 +102,11 @@ class _Module:
 
     def reasons(self) -> set[str]:
         """Return all of them."""
-        return {text for value in self._given() for text in self._texts(value, set()) if _CAMEL_CASE.match(text)}
+        return {text for value in self._given() for text in self.texts(value)}
+
+    def texts(self, value: ast.expr) -> set[str]:
+        """Return what can be a reason of that which an expression can come to."""
+        return {text for text in self._texts(value, set()) if _CAMEL_CASE.match(text)}
 
     def _given(self) -> Iterator[ast.expr]:
         """Yield every expression whose value becomes a reason."""

@@ -133,7 +133,10 @@ def test_llama_cpp_is_built_from_what_is_copied(tmp_path: Path) -> None:
             folder = tmp_path / target.strip("/")
             folder.mkdir(parents=True, exist_ok=True)
             for source in (path for name in sources for path in ROOT.glob(name) if not name.startswith("--")):
-                shutil.copy(source, folder)
+                if source.is_dir():  # what is in it is copied, as Docker does it
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
+                else:
+                    shutil.copy(source, folder)
     subprocess.run(
         [sys.executable, "-S", tmp_path / "build" / "llama_cpp.py", "--help"],  # and no package: there is none either
         check=True,

@@ -45,14 +45,16 @@ def matrix_bytes(chunks: int, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "says"),
+    ("content", "code", "reason", "says"),
     [
-        (matrix_bytes(7, 512)[:-1], ExitCode.INTERNAL, "ends before its numbers do"),
-        (matrix_bytes(7, 64), ExitCode.GATE_FAILED, "chunks of 512 tokens; its file says 7 of 64"),
-        (matrix_bytes(0, 512), ExitCode.GATE_FAILED, "0 of 512"),
+        (matrix_bytes(7, 512)[:-1], ExitCode.INTERNAL, "ToolFailed", "ends before its numbers do"),
+        (matrix_bytes(7, 64), ExitCode.GATE_FAILED, "ImatrixFailed", "chunks of 512 tokens; its file says 7 of 64"),
+        (matrix_bytes(0, 512), ExitCode.GATE_FAILED, "ImatrixFailed", "0 of 512"),
     ],
 )
-def test_matrix_that_is_not_whole_is_not_kept(tmp_path: Path, content: bytes, code: ExitCode, says: str) -> None:
+def test_matrix_that_is_not_whole_is_not_kept(
+    tmp_path: Path, content: bytes, code: ExitCode, reason: str, says: str
+) -> None:
     """llama-imatrix ends well on a full disk, with a part of its file: by its size that is noticed."""
     path = tmp_path / "imatrix.gguf"
     path.write_bytes(matrix_bytes(7, 512))
@@ -60,4 +62,4 @@ def test_matrix_that_is_not_whole_is_not_kept(tmp_path: Path, content: bytes, co
     path.write_bytes(content)
     with pytest.raises(StageError, match=says) as caught:
         chunks_in(path, 512)
-    assert caught.value.code is code
+    assert (caught.value.code, caught.value.reason) == (code, reason)

@@ -5,6 +5,7 @@
 {{- include "tunesmith.checkOllama" . }}
 {{- include "tunesmith.checkServers" . }}
 {{- include "tunesmith.checkNfs" . }}
+{{- include "tunesmith.checkGc" . }}
 {{- include "tunesmith.checkNamespacesExist" . }}
 {{- end }}
 
@@ -50,6 +51,14 @@
 {{- end }}
 {{- end }}
 
+{{- define "tunesmith.checkGc" -}}
+{{- range $volume := .Values.gc.volumes }}
+{{- if and $.Values.watchNamespaces (not (has $volume.namespace $.Values.watchNamespaces)) }}
+{{- fail (printf "\n`gc.volumes` names the namespace %q, which is not in `watchNamespaces`: no FineTuneJob is run there, so all that lies on its volume would count as useless. Add it there, or remove it here." $volume.namespace) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "tunesmith.checkOllama" -}}
 {{- with .Values.ollama }}
 {{- if and .exec.claimName (not .enabled) }}
@@ -80,6 +89,7 @@ outside of namespaces anyway: others may not be allowed to look namespaces up.
 {{- $needed := include "tunesmith.execNamespaces" . | fromYamlArray | concat .Values.watchNamespaces }}
 {{- range $exec }}{{ $needed = append $needed .exec.namespace }}{{ end }}
 {{- if .Values.nfs.enabled }}{{ $needed = concat $needed .Values.nfs.namespaces }}{{ end }}
+{{- range .Values.gc.volumes }}{{ $needed = append $needed .namespace }}{{ end }}
 {{- range uniq $needed }}
 {{- if and (ne . $.Release.Namespace) (not (lookup "v1" "Namespace" "" .)) }}
 {{- fail (printf "\nThe namespace %q is named in the values but does not exist. Create it (`kubectl create namespace %s`), or correct the name." . .) }}

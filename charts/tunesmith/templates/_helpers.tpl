@@ -56,7 +56,7 @@ capabilities:
 {{- define "tunesmith.rules" -}}
 - apiGroups: [tunesmith.dev]
   resources: [finetunejobs]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]  # patch: of the finalizer of `deletionPolicy: Delete`, nothing else
 - apiGroups: [tunesmith.dev]
   resources: [finetunejobs/status]
   verbs: [update]
@@ -78,6 +78,12 @@ capabilities:
 - apiGroups: [""]
   resources: [events]  # quota, FailedMount and Pod Security are told only there
   verbs: [list, create]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]  # why a queue has not admitted a training; without Kueue there are none
+  verbs: [list]
+- apiGroups: [visibility.kueue.x-k8s.io]
+  resources: [localqueues/pendingworkloads]  # its place in the queue
+  verbs: [get]
 {{- end }}
 
 {{/* The trial Ollama. */}}

@@ -20,6 +20,7 @@ from typing import Any
 
 from tunesmith_stages import model_name
 from tunesmith_stages.contract import ExitCode, StageResult, digest_of
+from tunesmith_stages.live_record import note_live
 from tunesmith_stages.llama_server import llama_server
 from tunesmith_stages.ollama import Message, Ollama
 from tunesmith_stages.ollama_gate import connect, require_names, require_supported, typed_parameters
@@ -162,10 +163,10 @@ def _probes(reference: Reference | GgufReference, num_ctx: int) -> list[Sequence
 
 def _go_live(work: Work, server: Ollama, way: Creation, candidates: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
     """Give every candidate its live name, and return what the server then has under these names."""
+    digests = _proven_digests(server, candidates)
+    note_live(work.logs, work.params["server"], digests)
     for candidate in reversed(candidates):
-        proven = server.digest(candidate.check_name)
-        if proven is None:
-            raise _changed(candidate.check_name, server)
+        proven = digests[candidate.live_name]
         if server.digest(candidate.live_name) == proven:
             continue
         way.create(candidate.live_name, candidate, digest=proven)
@@ -174,6 +175,17 @@ def _go_live(work: Work, server: Ollama, way: Creation, candidates: Sequence[Can
     work.progress.note("live as " + ", ".join(candidate.live_name for candidate in candidates))
     models = {model_name.canonical(name): model for name, model in server.models().items()}
     return {candidate.live_name: _as_output(candidate, models) for candidate in candidates}
+
+
+def _proven_digests(server: Ollama, candidates: Sequence[Candidate]) -> dict[str, str]:
+    """Return, by live name, the manifest digest of what was proven."""
+    digests = {}
+    for candidate in candidates:
+        proven = server.digest(candidate.check_name)
+        if proven is None:
+            raise _changed(candidate.check_name, server)
+        digests[candidate.live_name] = proven
+    return digests
 
 
 def _changed(name: str, server: Ollama) -> StageError:

@@ -178,7 +178,7 @@ def _published(volume: Volume, stage: StageName, key: str) -> Unit | None:
     try:
         config = StageConfig.from_json(read_text(volume, folder / "stage.json") or "")
         unit = next(unit for unit in config.units if unit.key == key)
-        result = volume.result(stage, key)
+        result = volume.result(stage, key) or volume.cleared(stage, key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
         return None
     return Unit(stage, unit, config.runtime, config.job, folder, result)

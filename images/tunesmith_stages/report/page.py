@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunesmith_stages.byte_size import size
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report.blocks import Section
 from tunesmith_stages.report.drawing import drawn
@@ -13,7 +14,7 @@ from tunesmith_stages.report.facts import Facts, gather
 from tunesmith_stages.report.markup import Markup, joined, tag
 from tunesmith_stages.report.reading import text
 from tunesmith_stages.report.sections import sections_of
-from tunesmith_stages.report.shown import count, figure, line, moment, size
+from tunesmith_stages.report.shown import count, figure, line, moment
 from tunesmith_stages.report.verdict import Verdict, base_of, verdict_of
 from tunesmith_stages.volume import Volume, write_whole
 

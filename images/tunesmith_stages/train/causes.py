@@ -14,31 +14,16 @@ from types import MappingProxyType
 
 from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure
 from tunesmith_stages.program import StageError
+from tunesmith_stages.reasons import recognised
+from tunesmith_stages.reasons.disk import FILE_UNREADABLE
+from tunesmith_stages.reasons.gpu import CONNECTION_LOST, NCCL_FAILED, TIMED_OUT
+from tunesmith_stages.reasons.row import Reason, Where
 from tunesmith_stages.train.exchange import RankExit
-
-WATCHDOG = ("Watchdog caught collective operation timeout", "Received a dump signal due to a collective timeout")
-"""What NCCL's watchdog writes into the log of a rank that has waited for too long, before it aborts it, and into those
-of others then."""
-
-_TIMED_OUT = (
-    "Timed out waiting",  # Gloo, for what a peer was to send or to take
-    "Application timeout caused pair closure",  # Gloo, of other peers of a rank that has timed out
-    "wait timeout after",  # the store by which ranks meet
-    *WATCHDOG,
-)
-
-_GONE = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Connection refused",
-    "Broken pipe",
-    "Socket closed",
-    "NCCL communicator was aborted",
-    "remote process exited",
-)
 
 _KILLED_READER = "is killed by signal: Killed"
 """What PyTorch says of a process that reads rows for a rank (`dataloaderWorkers`)."""
+
+_MAY_PASS = ExitCode.TEMPORARY
 
 _NOBODY: Mapping[int, str] = MappingProxyType({})
 _UNTOLD: Mapping[int, bool | None] = MappingProxyType({})
@@ -80,29 +65,34 @@ def root_cause(
     if lost:
         return lost_nodes(lost)
     # A rank may have been stopped by torchrun, because another had failed: what that one said comes before.
-    for failure in (_what_was_said(exits, elsewhere), killed, *(left.failure for left in exits)):
+    for failure in (_what_was_said(exits, elsewhere), killed, _what_others_did(exits, CONNECTION_LOST)):
         if failure is not None:
             return failure
     if launcher < 0:
         return _killed("torchrun", -launcher, no_memory)
     if launcher in FAILURE_CLASSES and launcher != ExitCode.INTERNAL:  # a full disk: no rank could leave its reason
         return Failure.from_exit_code(launcher)
-    return StageError(
-        ExitCode.INTERNAL, f"the ranks ended without saying why (exit code {launcher}):\n{tail}"
-    ).failure()
+    known = recognised(Where.LOG, text=tail) or FAILURE_CLASSES[ExitCode.INTERNAL]
+    return Failure.of(known, f"the ranks ended without saying why (exit code {launcher}):\n{tail}")
 
 
 def _what_was_said(exits: Sequence[RankExit], elsewhere: Mapping[int, str]) -> Failure | None:
     """Return the most specific thing that ranks said: an error, or that they waited; None: they just lost others."""
     for left in exits:
-        if not _says(left, (*_GONE, *_TIMED_OUT)):
+        if _of_others(left) is None:
             return left.failure
-    waited = [left for left in exits if _says(left, _TIMED_OUT)]
-    return _stalled(waited, elsewhere) if waited else None
+    waited = [left for left in exits if _of_others(left) is TIMED_OUT]
+    return _what_others_did(exits, NCCL_FAILED) or (_stalled(waited, elsewhere) if waited else None)
 
 
-def _says(left: RankExit, texts: Sequence[str]) -> bool:
-    return any(text in left.failure.message for text in texts)
+def _of_others(left: RankExit) -> Reason | None:
+    """Return what a rank tells of others; None: it tells of itself."""
+    return recognised(Where.PEERS, text=left.failure.message)
+
+
+def _what_others_did(exits: Sequence[RankExit], row: Reason) -> Failure | None:
+    """Return the first thing that ranks tell of others for the reason `row`; None: nothing of that kind."""
+    return next((Failure.of(row, left.failure.message, _MAY_PASS) for left in exits if _of_others(left) is row), None)
 
 
 def _stalled(waited: Sequence[RankExit], elsewhere: Mapping[int, str]) -> Failure:
@@ -112,7 +102,7 @@ def _stalled(waited: Sequence[RankExit], elsewhere: Mapping[int, str]) -> Failur
         ExitCode.TEMPORARY,
         f"{who} waited for other ranks for longer than `ddpTimeoutSeconds`: a process hangs, or cannot be reached "
         f"({waited[0].failure.message.strip()})",
-        reason="TrainingStalled",
+        reason=TIMED_OUT.name,
         hint="The logs rank-0.log and so on end with the last words of each process. It is tried again, from its "
         "newest checkpoint. If single steps or saves take so long, raise `ddpTimeoutSeconds`.",
     ).failure()
@@ -184,4 +174,6 @@ def _killed(who: str, number: int, no_memory: bool | None) -> Failure:
         ).failure()
     if number in _ASKED_TO_END:
         return StageError(ExitCode.INTERRUPTED, f"{who} was stopped by {name}").failure()
+    if number == signal.SIGBUS:
+        return Failure.of(FILE_UNREADABLE, f"{who} crashed ({name}): a file that it had mapped could not be read")
     return StageError(ExitCode.INTERNAL, f"{who} crashed ({name})", reason="RankCrashed").failure()

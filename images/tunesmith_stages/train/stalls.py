@@ -1,6 +1,7 @@
-"""Keeps a training that hangs at the same place again and again from being tried for ever: GPUs are held meanwhile.
+"""Keeps a training that ends at the same place again and again from being tried for ever: GPUs are held meanwhile.
 
-How often it has hung since its newest checkpoint is kept beside the checkpoints.
+That goes for what may pass and need not: it hangs, a GPU or NCCL fails. How often it was so since the newest checkpoint
+is kept beside the checkpoints.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
+from tunesmith_stages.reasons import REASONS
 from tunesmith_stages.train.checkpoints import newest_step
-from tunesmith_stages.train.stillness import STALLED
 from tunesmith_stages.volume import write_whole
 
 FILE = "stalls.json"
 """Its name among the checkpoints."""
 MOST = 3
-"""Attempts in a row that may hang without a new checkpoint between them."""
+"""Attempts in a row that may end so without a new checkpoint between them."""
 
 
 def bounded(folder: Path, error: StageError) -> StageError:
-    """Return what a failed attempt ends with: its own error, but one that is not tried again if it has hung too often.
+    """Return what a failed attempt ends with: its own error, but one that is not tried again if it was so too often.
 
     Another try that somebody asks for counts from the beginning.
 
@@ -30,11 +31,13 @@ def bounded(folder: Path, error: StageError) -> StageError:
         folder: of the checkpoints.
         error: why the attempt ended.
     """
-    if error.reason != STALLED or error.code is not ExitCode.TEMPORARY:
+    row = REASONS.get(error.reason)
+    if error.code is not ExitCode.TEMPORARY or row is None or ExitCode.BAD_CONFIG not in row.classes:
         return error
     step = newest_step(folder)
     count = _count(folder, step) + 1
     with suppress(OSError):  # a volume that cannot be written ends the next attempt by itself
+        folder.mkdir(parents=True, exist_ok=True)  # it may have ended before there was anything to save
         if count < MOST:
             write_whole(folder / FILE, json.dumps({"step": step, "count": count}))
             return error
@@ -44,10 +47,8 @@ def bounded(folder: Path, error: StageError) -> StageError:
     return StageError(
         ExitCode.BAD_CONFIG,
         f"{error} It was so {count} times in a row, each time after step {step}, so it is not tried again.",
-        reason=STALLED,
-        hint="See where each process stood, in the logs rank-0.log and so on. If a step, an evaluation or a save takes "
-        "so long, raise `ddpTimeoutSeconds` and `guards.stallMinutes`; else look at the network, the GPUs and the "
-        "volume. Then have it tried again: it goes on from its newest checkpoint.",
+        reason=error.reason,
+        hint=f"{row.hint} Then have it tried again: it goes on from its newest checkpoint.",
     )
 
 

@@ -21,9 +21,10 @@ import psutil
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
+from tunesmith_stages.reasons.gpu import TIMED_OUT
 from tunesmith_stages.train.exchange import Exchange
 
-STALLED = "TrainingStalled"
+STALLED = TIMED_OUT.name
 """The reason with which a training ends that no longer gets on."""
 
 TELL_WHERE = signal.SIGUSR1

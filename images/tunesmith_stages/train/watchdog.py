@@ -1,4 +1,7 @@
-"""What NCCL's watchdog said in the log of a rank: it aborts the process, which then can leave no reason of its own."""
+"""What libraries said in the log of a rank that crashed: one that is aborted can leave no reason of its own.
+
+NCCL's watchdog aborts its process after it has waited for too long, or when CUDA has failed under it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.program import StageError
-from tunesmith_stages.train.causes import WATCHDOG
+from tunesmith_stages.contract import FAILURE_CLASSES, ExitCode, Failure
+from tunesmith_stages.reasons import recognised
+from tunesmith_stages.reasons.gpu import TIMED_OUT
+from tunesmith_stages.reasons.row import Where
 from tunesmith_stages.train.exchange import RankExit
 
 _LAST_BYTES = 1 << 20
@@ -18,7 +22,7 @@ _LAST_BYTES = 1 << 20
 
 
 def with_aborted(exits: Sequence[RankExit], codes: Mapping[int, int], logs: Path) -> list[RankExit]:
-    """Return what ranks have left, and the watchdog's words for those of this node that it aborted.
+    """Return what ranks have left, and the last known words of those of this node that were aborted.
 
     Args:
         exits: what ranks have left.
@@ -34,7 +38,12 @@ def _said(rank: int, log: Path) -> RankExit | None:
     with suppress(OSError), log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LAST_BYTES))
-        for line in file.read().decode(errors="replace").splitlines():
-            if any(text in line for text in WATCHDOG):
-                return RankExit(rank, log.stat().st_mtime, StageError(ExitCode.INTERNAL, line.strip()).failure())
+        lines = file.read().decode(errors="replace").splitlines()
+        for line in lines:
+            if (row := recognised(Where.LOG, text=line)) is not None:
+                return RankExit(rank, log.stat().st_mtime, Failure.of(row, line.strip()))
+        for line in lines:  # what it says of others is weighed with theirs; that it lost them may be long past
+            if recognised(Where.PEERS, text=line) is TIMED_OUT:
+                unexplained = FAILURE_CLASSES[ExitCode.INTERNAL]
+                return RankExit(rank, log.stat().st_mtime, Failure.of(unexplained, line.strip()))
     return None

@@ -12,21 +12,14 @@ from pathlib import Path
 
 from tunesmith_stages.contract import ExitCode, Failure, StageConfig
 from tunesmith_stages.failures import blame_full_disk
-from tunesmith_stages.program import Progress, StageError, Work, classify
+from tunesmith_stages.program import Progress, Work, classify
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.launch import LAUNCHER_VARIABLE
 from tunesmith_stages.train.lifeline import die_with
 from tunesmith_stages.train.stillness import TELL_WHERE
 from tunesmith_stages.volume import Volume
 
-_OUT_OF_MEMORY = re.compile(
-    r"OutOfMemoryError|can't allocate memory|Cannot allocate memory|std::bad_alloc"
-    r"|(?i:cuda)[^\n]*out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED|Failed to CUDA (?:m|c)alloc"
-)
-"""PyTorch's own allocators, and CUDA, cuBLAS, cuDNN, Triton and NCCL, which take memory beside them."""
 _LOST_READER = re.compile(r"DataLoader worker \(pid.*exited unexpectedly")
-_NO_SPACE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc|No space left on device")
-"""torch.save reports a full disk as a RuntimeError of its own that does not name the cause."""
 
 
 def main() -> None:
@@ -71,14 +64,9 @@ def _work(folder: Path) -> Work:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return what an error in a rank means, with the libraries' own ways to say "no memory" and "disk full"."""
+    """Return what an error in a rank means; of a process that read rows for it, how that one ended."""
     if error.__cause__ is not None and _LOST_READER.search(str(error)):
-        error = error.__cause__  # how it ended
-    text = f"{type(error).__name__}: {error}"
-    if _OUT_OF_MEMORY.search(text):
-        return StageError(ExitCode.OUT_OF_MEMORY, text).failure()
-    if _NO_SPACE.search(text):
-        return StageError(ExitCode.NO_SPACE, text).failure()
+        error = error.__cause__
     return classify(error)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tunesmith.api.finetunejob import FineTuneJob, FineTuneJobSpec
 from tunesmith.api.keys import GROUP, KIND, PLURAL, VERSION
 from tunesmith.api.problems import pattern_in_words
-from tunesmith.api.status import FineTuneJobStatus
+from tunesmith.api.status import UNSEEN_GENERATION, FineTuneJobStatus
 from tunesmith.api.values import CEL_RULES, LIST_KEYS, LIST_TYPE, NAME_PATTERN
 
 Schema = dict[str, Any]
@@ -99,7 +99,10 @@ def _root() -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural(spec, spec.pop("$defs")),
-            "status": without_defaults(structural(status, status.pop("$defs"))),
+            "status": {
+                **without_defaults(structural(status, status.pop("$defs"))),
+                "default": {"observedGeneration": UNSEEN_GENERATION},
+            },
         },
         CEL_RULES: [*_name_rules(), *(rule.as_cel() for rule in FineTuneJob.RULES)],
     }

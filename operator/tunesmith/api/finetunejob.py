@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
 
 from tunesmith.api.datasets import Dataset, DatasetFormat, DatasetUse
-from tunesmith.api.pods import Pods, Scheduling, Storage
+from tunesmith.api.pods import JobStorage, Pods, Scheduling
 from tunesmith.api.sources import (
     MODEL_SOURCES,
     HuggingFaceModel,
@@ -280,6 +280,13 @@ class RegisterMethod(StrEnum):
     EXEC = "Exec"
 
 
+class DeletionPolicy(StrEnum):
+    """What becomes of the served model when its FineTuneJob is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class Ollama(ApiModel):
     """How the model is served."""
 
@@ -320,6 +327,12 @@ class Ollama(ApiModel):
 
     smoke_tests: Annotated[tuple[SmokeTest, ...], Field(max_length=64)] = ()
     """Questions that the served model must answer before it gets its name."""
+
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    """What becomes of the model in Ollama when this FineTuneJob is deleted, on a cluster. Retain leaves it. Delete
+    removes it from each of the servers, if it is still the one that this job registered there. What is not done within
+    ten minutes is given up and told in an Event. `tunesmith run` never removes a model: a file cannot be deleted
+    there."""
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -446,7 +459,7 @@ class FineTuneJobSpec(ApiModel):
     dry_run: Bool = False
     """Stop after `rehearse`: the data is checked and the way out is tried, nothing is trained."""
 
-    storage: Storage = Storage()
+    storage: JobStorage = JobStorage()
     """The volume that everything is kept on, on a cluster."""
 
     model: Model
@@ -475,7 +488,9 @@ class FineTuneJobSpec(ApiModel):
     Default: none."""
 
     ttl_seconds_after_finished: Annotated[Int, Field(ge=60, le=31_536_000)] = 604_800
-    """Keep the finished Kubernetes Jobs of the stages, with their logs, for so long. The FineTuneJob itself stays."""
+    """Keep the ended Kubernetes Jobs of the stages, with their pods and logs, for so long after the FineTuneJob became
+    Ready or Stalled. It itself stays, and so does everything on the volume: nothing is made again. `tunesmith run` has
+    no such Jobs."""
 
 
 class Metadata(BaseModel):

@@ -11,6 +11,7 @@ from pydantic import Field
 from tunesmith.api.values import (
     QUALIFIED_PATTERN,
     ApiModel,
+    Bool,
     Int,
     LabelValue,
     Once,
@@ -49,14 +50,48 @@ class Storage(ApiModel):
     """Further groups of the programs, such as the one that owns an NFS export."""
 
 
+class Retention(ApiModel):
+    """How long what this job made stays on the volume. `tunesmith gc` keeps to it; nothing else removes anything."""
+
+    keep_intermediates: Bool = False
+    """Keep the converted model, from which quantizations are made, also after all of them are registered. Without it, a
+    further quantization converts once more. Nothing is ever trained again for that: the trained model stays."""
+
+    keep_versions: Annotated[Int, Field(ge=1, le=1000)] = 1
+    """So many trained versions of the job stay, with their quantizations: the one that it asks for now, and those that
+    it asked for before an edit, the newest first. An edit back to a version that stays trains nothing."""
+
+
+class JobStorage(Storage):
+    """The volume that everything is kept on, on a cluster, and what stays there.
+
+    What is left out of the volume is as the administrator set it for the namespace. `tunesmith run` takes its volume
+    from the command line instead.
+    """
+
+    retention: Retention | None = None
+    """What stays on the volume of what the job has made, when `tunesmith gc` cleans it up. Default: what the job needs
+    as it is written now."""
+
+
 class Scheduling(ApiModel):
     """How the training queues and whom it may displace, on a cluster."""
 
     queue_name: Subdomain | None = None
     """Kueue's LocalQueue that the training waits in. Default: none."""
 
-    priority_class_name: Subdomain | None = None
-    """PriorityClass of the pods. Default: the cluster's."""
+    priority_class_name: (
+        Annotated[
+            Subdomain,
+            Rule(
+                "must not begin with `system-`: those classes are for what the cluster itself needs",
+                lambda name: not name.startswith("system-"),
+                "!self.startsWith('system-')",
+            ),
+        ]
+        | None
+    ) = None
+    """PriorityClass of the pods; not one of the cluster's own, `system-...`. Default: the cluster's."""
 
 
 # --- mappings by name ------------------------------------------------------------------------------------------------
@@ -82,8 +117,48 @@ _FREE_KEYS = Rule(
     f"(!key.matches(r'{_KUBERNETES.pattern}') || key.matches(r'{_HARMLESS.pattern}')))",
 )
 
-Labels = Annotated[dict[QualifiedName, LabelValue], Field(max_length=16), _FREE_KEYS]
-Annotations = Annotated[dict[QualifiedName, Annotated[str, Field(max_length=4096)]], Field(max_length=16), _FREE_KEYS]
+_NAMED_DOMAIN = Rule(
+    "must have keys with a domain, such as `example.com/team`: by keys without one, Services and NetworkPolicies "
+    "choose pods; only the administrator may set such",
+    lambda labels: all("/" in key for key in labels),
+    "self.all(key, key.contains('/'))",
+)
+
+_PLACING = re.compile(r"^([A-Za-z0-9_-]+$|(cluster-autoscaler\.kubernetes\.io|karpenter\.sh|kueue\.x-k8s\.io)/)")
+"""Keys that no program takes for an order but to place a pod. (`io.katacontainers...` has no slash, but a domain.)"""
+_NETWORKS_KEY = "k8s.v1.cni.cncf.io/networks"
+_NETWORKS = re.compile(r"^[a-z0-9.-]+(@[a-z0-9]+)?( *, *[a-z0-9.-]+(@[a-z0-9]+)?)*$")
+"""Networks of the job's own namespace by name, as Multus reads them: no other namespace, no JSON."""
+_TURNS_OFF = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+"""What keeps a service mesh away, so that the pod ends when its program does."""
+
+
+def _is_harmless(key: str, value: str) -> bool:
+    if key == _NETWORKS_KEY:
+        return bool(_NETWORKS.fullmatch(value))
+    return bool(_PLACING.match(key)) or _TURNS_OFF.get(key) == value
+
+
+_HARMLESS_NOTES = Rule(
+    "must have keys without a domain, of `cluster-autoscaler.kubernetes.io/`, `karpenter.sh/` or "
+    f"`kueue.x-k8s.io/podset-`, `{_NETWORKS_KEY}` with names of networks in the job's namespace, or "
+    + " or ".join(f"`{key}: {value}`" for key, value in _TURNS_OFF.items())
+    + ": by others, programs of the cluster put images, volumes and identities into pods; only the administrator may "
+    "set such",
+    lambda notes: all(_is_harmless(key, value) for key, value in notes.items()),
+    f"self.all(key, key.matches(r'{_PLACING.pattern}') || "
+    f"(key == '{_NETWORKS_KEY}' && self[key].matches(r'{_NETWORKS.pattern}')) || "
+    + " || ".join(f"(key == '{key}' && self[key] == '{value}')" for key, value in _TURNS_OFF.items())
+    + ")",
+)
+
+AnyLabels = Annotated[dict[QualifiedName, LabelValue], Field(max_length=16), _FREE_KEYS]
+AnyAnnotations = Annotated[
+    dict[QualifiedName, Annotated[str, Field(max_length=4096)]], Field(max_length=16), _FREE_KEYS
+]
+"""What an administrator may set."""
+Labels = Annotated[AnyLabels, _NAMED_DOMAIN]
+Annotations = Annotated[AnyAnnotations, _HARMLESS_NOTES]
 NodeSelector = Annotated[dict[QualifiedName, LabelValue], Field(max_length=16)]
 Amounts = Annotated[dict[QualifiedName, Quantity], Field(max_length=16)]
 
@@ -160,10 +235,13 @@ _NAMES = (
 )
 ENV_PATTERN = rf"^(({'|'.join(_PREFIXES)})_[A-Z0-9_]{{1,120}}|{'|'.join(_NAMES)})$"
 _LOADS_OR_WRITES = re.compile(
-    r"PLUGIN|^OMP_TOOL|_(DRIVERS|LIB|LIBRARY|LIBRARIES|COMMAND|DIR|PATH|FILE|CONF_FILE|CONFIG|DEST)$"
+    r"PLUGIN|^OMP_TOOL|_MAIL_|"
+    r"_(DRIVERS|LIB|LIBRARY|LIBRARIES|COMMAND|DIR|PATH|FILE|CONF_FILE|CONFIG|DEST|CERT|PKEY|ADDR|COMM_ID)$"
 )
-"""Variables of these libraries that name code to load, a command to run or a file to read or write: NCCL_NET_PLUGIN,
-FI_PROVIDER_PATH, UCX_MODULE_DIR, UCX_GDB_COMMAND, RDMAV_DRIVERS, OMP_TOOL_LIBRARIES, NCCL_DEBUG_FILE."""
+"""Variables of these libraries that name code to load, a command to run, a file to read or write, or an address:
+NCCL_NET_PLUGIN, FI_PROVIDER_PATH, UCX_MODULE_DIR, UCX_GDB_COMMAND, RDMAV_DRIVERS, OMP_TOOL_LIBRARIES, NCCL_DEBUG_FILE,
+GLOO_DEVICE_TRANSPORT_TCP_TLS_PKEY, UCX_ERROR_MAIL_TO, NCCL_COMM_ID (where the first rank is asked for), NCCL_RAS_ADDR
+(where a diagnosis is offered)."""
 
 
 class EnvVar(ApiModel):
@@ -171,7 +249,8 @@ class EnvVar(ApiModel):
 
     RULES: ClassVar = (
         Rule(
-            "must not be a variable that names code, a command or a file; only the administrator may set one",
+            "must not be a variable that names code, a command, a file or an address; only the administrator may set "
+            "one",
             lambda item: not _LOADS_OR_WRITES.search(item.name),
             f"!self.name.matches(r'{_LOADS_OR_WRITES.pattern}')",
             ("name",),
@@ -182,7 +261,7 @@ class EnvVar(ApiModel):
     """One of NCCL, RCCL, UCX, FI (libfabric), GLOO, TORCH_NCCL, IBV, RDMAV, MLX5, OMP or KMP with its rest, such as
     `NCCL_IB_HCA`, or CUDA_VISIBLE_DEVICES, CUDA_DEVICE_ORDER, CUDA_DEVICE_MAX_CONNECTIONS, CUDA_LAUNCH_BLOCKING,
     CUDA_MODULE_LOADING, HIP_VISIBLE_DEVICES, PYTORCH_ALLOC_CONF, PYTORCH_CUDA_ALLOC_CONF. Variables that name code to
-    load, a command or a file are refused."""
+    load, a command, a file or an address are refused."""
 
     value: Annotated[str, Field(max_length=4096)] = ""
     """Its value."""
@@ -227,10 +306,11 @@ class PodOverrides(ApiModel):
     """Variables of the environment that tune NCCL, RDMA, OpenMP and CUDA."""
 
     labels: Labels = Field(default_factory=dict)
-    """Further labels of the pods."""
+    """Further labels of the pods, with a domain: `example.com/team: support`."""
 
     annotations: Annotations = Field(default_factory=dict)
-    """Further annotations of the pods, such as `k8s.v1.cni.cncf.io/networks` for RDMA networks."""
+    """Further annotations of the pods: what places them, such as `k8s.v1.cni.cncf.io/networks` for RDMA networks, what
+    keeps a service mesh away, and notes without a domain."""
 
     image_pull_secrets: Annotated[tuple[LocalReference, ...], Field(max_length=8), Once("name")] = ()
     """Secrets with credentials for the registry of the stages' image, besides the administrator's."""

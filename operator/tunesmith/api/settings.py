@@ -6,12 +6,15 @@ Read strictly, once, at the start. Where Helm has no other way, an empty text me
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from tunesmith.api.pods import (
+    AnyAnnotations,
+    AnyLabels,
     PodOverrides,
     QualifiedResource,
     ResourceRequirements,
@@ -103,6 +106,9 @@ Certificates = Annotated[
 ]
 
 
+_PREFIX = re.compile(r"([A-Za-z0-9_.:/-]|\{namespace\}[/_.:])*")
+
+
 class ExecTarget(SettingsModel):
     """The pod of an Ollama server, for the method Exec."""
 
@@ -149,7 +155,16 @@ class Server(SettingsModel):
     allowed_namespaces: tuple[Name, ...] = ()
     """Namespaces whose FineTuneJobs may use it. Empty: all."""
 
-    model_name_prefix: Annotated[str, Field(max_length=255, pattern=r"^[A-Za-z0-9_.:/{}-]*$")] = ""
+    model_name_prefix: Annotated[
+        str,
+        Field(max_length=255),
+        Rule(
+            "must be letters, digits and `_.:/-`, and `{namespace}` only with one of `/_.:` behind it: with "
+            "`{namespace}-` team-a could take the names of team-a-b",
+            lambda prefix: bool(_PREFIX.fullmatch(prefix)),
+            "",
+        ),
+    ] = ""
     """Names of models must begin with it."""
 
     exec: ExecTarget | None = None
@@ -174,6 +189,12 @@ class PodSettings(SettingsModel, PodOverrides):
 
     env: Annotated[tuple[AnyEnvVar, ...], Once("name")] = ()  # type: ignore[assignment] # wider than a job's
     """Variables of the environment."""
+
+    labels: AnyLabels = Field(default_factory=dict)
+    """Further labels of the pods."""
+
+    annotations: AnyAnnotations = Field(default_factory=dict)
+    """Further annotations of the pods."""
 
     priority_class_name: Subdomain | None = None
     """PriorityClass."""

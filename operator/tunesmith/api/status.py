@@ -24,6 +24,10 @@ NUMBER_NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=64)]
 """A sha256 in hexadecimal digits."""
 
+UNSEEN_GENERATION = -1
+"""`observedGeneration` of a job that the operator has not seen. The API server gives each new job this status: tools
+that wait by kstatus (`helm --wait`, Flux) take an object without any status for one that is ready."""
+
 Count = Annotated[Int, Field(ge=0, le=2_147_483_647)]
 Bytes = Annotated[Int, Field(ge=0, json_schema_extra={"format": "int64"})]
 Short = Annotated[str, Field(max_length=256)]
@@ -156,6 +160,10 @@ class Stage(ApiModel):
     exit_code: Annotated[Int, Field(ge=0, le=255)] | None = None
     """Exit code of the program."""
 
+    log_tail: Annotated[str, Field(max_length=2048)] = ""
+    """The last lines that the program wrote before it failed, at most 20, without what looks like a secret. The whole
+    log is on the volume: `kubectl tunesmith logs`."""
+
     cached: Bool = False
     """Everything that it makes was on the volume already."""
 
@@ -278,8 +286,8 @@ class StorageInUse(ApiModel):
 class FineTuneJobStatus(ApiModel):
     """How the job stands. The operator writes it; edits by hand are overwritten."""
 
-    observed_generation: Annotated[Int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
-    """The generation of the spec that the status is of."""
+    observed_generation: Annotated[Int, Field(ge=-1, json_schema_extra={"format": "int64"})] | None = None
+    """The generation of the spec that the status is of; -1 before the operator has seen the job."""
 
     conditions: Annotated[tuple[Condition, ...], Field(max_length=32), Once("type")] = ()
     """Ready, Reconciling and Stalled as Kubernetes' tools know them, and more. The reason of Ready is the one word for

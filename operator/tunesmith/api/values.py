@@ -10,6 +10,7 @@ import decimal
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
@@ -137,6 +138,13 @@ def _is_whole(annotation: object) -> bool:
     return annotation is int or any(map(_is_whole, get_args(annotation)))
 
 
+@cache
+def _whole_fields(model: type[ApiModel]) -> frozenset[str]:
+    """Return the fields that hold whole numbers, as they are written."""
+    fields = model.model_fields.items()
+    return frozenset(info.alias or name for name, info in fields if _is_whole(info.annotation))
+
+
 class ApiModel(BaseModel):
     """What all objects of the API have in common."""
 
@@ -159,11 +167,10 @@ class ApiModel(BaseModel):
         """Take `1e9` and `2.0` for the whole numbers that they are, as kubectl does."""
         if not isinstance(data, dict):
             return data
-        counts = {info.alias or name for name, info in cls.model_fields.items() if _is_whole(info.annotation)}
         whole = {
             name: int(value)
             for name, value in data.items()
-            if name in counts and isinstance(value, float) and value.is_integer()
+            if isinstance(value, float) and value.is_integer() and name in _whole_fields(cls)
         }
         return {**data, **whole} if whole else data
 

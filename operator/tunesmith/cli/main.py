@@ -21,6 +21,7 @@ from tunesmith import __version__
 from tunesmith.api.crd import custom_resource_definition
 from tunesmith.api.kube_yaml import dump
 from tunesmith.api.parse import parse_job_file
+from tunesmith.cli.gc import gc
 from tunesmith.cli.live import LiveView
 from tunesmith.cli.operate import operator
 from tunesmith.cli.reading import fail, read_job
@@ -48,6 +49,7 @@ app = typer.Typer(
 
 app.command()(render)
 app.command()(report)
+app.command()(gc)
 app.command()(operator)
 
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The FineTuneJob's YAML file; - reads standard input.")]
@@ -70,6 +72,7 @@ _EXIT_CODES = {
     errno.EROFS: ExitCode.NO_SPACE,
     errno.EACCES: ExitCode.NO_PERMISSION,
     errno.EPERM: ExitCode.NO_PERMISSION,
+    errno.EIO: ExitCode.TEMPORARY,
 }
 """Exit code by what the volume's file system answers to the run's own notes."""
 
@@ -209,7 +212,7 @@ def _told_in_words(place: Volume) -> Iterator[None]:
         code = _EXIT_CODES.get(error.errno or 0)
         if code is None:
             raise
-        fail(f"The volume cannot be written: {error}.", f"Free or open {place.root}, then run it again.", code)
+        fail(f"The volume cannot be used: {error}.", f"Free, open or mend {place.root}, then run it again.", code)
     except KeyboardInterrupt:
         fail(
             "Stopped.",

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.api.keys import LONGEST_ANNOTATION, REFRESH_ANNOTATION
+from tunesmith.api.keys import REFRESH_ANNOTATION
+from tunesmith.core.asked import asked
 from tunesmith.core.record import read_records
 from tunesmith_stages.contract import StageName
 
@@ -78,8 +79,8 @@ def told_to_others(item: Item | None) -> object:
 def _is_done(item: Item, condition: str) -> bool:
     """Tell whether a stage is done of what is wanted now, not of an earlier version of it."""
     meta, status = item["metadata"], item.get("status") or {}
-    asked = (meta.get("annotations") or {}).get(REFRESH_ANNOTATION, "")[:LONGEST_ANNOTATION]
-    seen = (status.get("observedGeneration"), status.get("refresh", "")) == (meta.get("generation", 1), asked)
+    wanted = (meta.get("generation", 1), asked(REFRESH_ANNOTATION, meta, status))
+    seen = (status.get("observedGeneration"), status.get("refresh", "")) == wanted
     return seen and _condition(item, condition).get("status") == "True"
 
 

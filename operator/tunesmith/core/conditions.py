@@ -14,9 +14,12 @@ from typing import Any
 
 from tunesmith.api.status import REASON_PATTERN, State
 from tunesmith.core.decide import Draft, known_inputs
+from tunesmith.core.log_tail import MOST_BYTES
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.model import PlannedStage, StageState
-from tunesmith.core.record import ACTIVE, StageRecord, write_record
+from tunesmith.core.progress import percentage
+from tunesmith.core.queueing import INADMISSIBLE, QUEUED
+from tunesmith.core.record import ACTIVE, StageRecord, read_records, write_record
 from tunesmith.core.times import to_text
 from tunesmith_stages import model_name
 from tunesmith_stages.contract import StageName
@@ -41,6 +44,8 @@ _DONE: Mapping[StageName, str] = {
 }
 """The condition that says that a stage is done."""
 
+_KEEPS_ITS_STEPS = frozenset({QUEUED, INADMISSIBLE, "Suspended", "Unschedulable"})
+"""Reasons to wait in which a training is that was stopped with a checkpoint: it is said how far it was."""
 _MAX_MESSAGE = 2048
 
 
@@ -74,9 +79,14 @@ def standing(draft: Draft) -> Standing:
         return Standing(*draft.waits_for, stage=stage)
     if draft.finished:
         return _finished(draft)
-    busy = [record for record in draft.records.values() if record.state in ACTIVE]
+    # What is to be looked up of a later stage waits for its turn, if it is wanted still.
+    busy = [one for one in draft.records.values() if one.state in ACTIVE - {State.UNKNOWN} or _is_unknown(one, stage)]
     record = busy[-1] if busy else draft.records[stage]
     return _standing_of(record)
+
+
+def _is_unknown(record: StageRecord, stage: StageName) -> bool:
+    return record.name is stage and record.state is State.UNKNOWN
 
 
 def _finished(draft: Draft) -> Standing:
@@ -110,11 +120,15 @@ def _standing_of(record: StageRecord) -> Standing:
 def next_status(draft: Draft, progress: Mapping[str, Any], warnings: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the whole status after a decision; `progress` is what the running program's log tells."""
     stands = standing(draft)
+    so_far = _progress(draft, stands, progress)
+    if stands.reason in _KEEPS_ITS_STEPS and so_far.get("done"):
+        done = f"At least {so_far['done']} of {so_far['total']} {so_far['of']} were done"
+        stands = replace(stands, message=f"{stands.message}. {done}; it goes on from its newest checkpoint")
     status: dict[str, Any] = {
         "observedGeneration": draft.subject.generation,
         "conditions": _conditions(draft, stands, warnings),
         "stages": [write_record(_bounded(record)) for record in draft.records.values()],
-        "progress": _progress(draft, stands, progress),
+        "progress": so_far,
         "image": draft.image,
         "recipes": {str(name): number for name, number in draft.recipes.items()},
         "storage": _storage(draft),
@@ -147,7 +161,13 @@ def _how_done(stage: PlannedStage, record: StageRecord) -> str:
 
 
 def _bounded(record: StageRecord) -> StageRecord:
-    return replace(record, message=record.message[:_MAX_MESSAGE], hint=record.hint[:1024])
+    stopped = record.state in {State.FAILED, State.WAITING} and record.reason
+    return replace(
+        record,
+        message=record.message[:_MAX_MESSAGE],
+        hint=record.hint[:1024],
+        log_tail=record.log_tail[:MOST_BYTES] if stopped else "",
+    )
 
 
 def _conditions(draft: Draft, stands: Standing, warnings: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -215,9 +235,21 @@ def _progress(draft: Draft, stands: Standing, told: Mapping[str, Any]) -> dict[s
         progress |= {name: numbers[name] for name in ("loss", "evalLoss") if name in numbers}
     if stands.ready:
         return {**progress, "text": "100 %"}
+    if stands.stage is StageName.TRAIN and not stands.stalled:
+        progress |= _reached(draft)
     if stands.stage and told.get("stage") == stands.stage and draft.records[stands.stage].state is State.RUNNING:
         return {**progress, **told}
     return progress
+
+
+def _reached(draft: Draft) -> dict[str, Any]:
+    """Return how far a training was that does not run now, or has told nothing yet: it goes on from a checkpoint."""
+    before = draft.subject.status.get("progress") or {}
+    same = read_records(draft.subject.status)[StageName.TRAIN].keys == draft.records[StageName.TRAIN].keys
+    if not same or before.get("stage") != StageName.TRAIN or not (before.get("done") and before.get("total")):
+        return {}
+    kept = {name: before[name] for name in ("done", "total", "of", "loss", "evalLoss") if name in before}
+    return {**kept, "text": percentage(before["done"], before["total"])}
 
 
 def _artifacts(draft: Draft) -> list[dict[str, Any]]:
@@ -249,7 +281,7 @@ def _served(draft: Draft) -> list[dict[str, Any]]:
 # --- what is told as Events ------------------------------------------------------------------------------------------
 
 _QUIET = frozenset({"Pending", *_DOING.values()})
-_WAITS = frozenset({"Queued", "Suspended", "WaitingForJob"})
+_WAITS = frozenset({"Queued", "Suspended", "Stopping", "WaitingForJob"})
 """Reasons to wait that are nobody's fault."""
 
 

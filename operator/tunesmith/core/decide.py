@@ -22,7 +22,7 @@ from tunesmith.core.model import Plan, PlannedStage, StageState
 from tunesmith.core.observe import NO_IMAGE, NOTHING_YET, ObservedJob, Phase, Waiting
 from tunesmith.core.plan import later_units, plan, source_kinds, source_specs
 from tunesmith.core.record import ACTIVE, StageRecord, UnitRecord, as_result, read_records
-from tunesmith.core.times import to_text, to_time
+from tunesmith.core.times import to_text
 from tunesmith_stages.contract import (
     KEY_DIGITS,
     RECIPES,
@@ -114,13 +114,18 @@ class Draft:
         self.wake_after = seconds if self.wake_after is None else min(self.wake_after, seconds)
 
 
-def is_settled(subject: Subject) -> bool:
-    """Tell whether a job ended well as it is written now: then it is never planned again."""
-    status = subject.status
+def is_settled(status: Mapping[str, Any], generation: int, refresh: str) -> bool:
+    """Tell whether a job ended well as it is written now: then it is never planned again.
+
+    Args:
+        status: of the FineTuneJob.
+        generation: of its spec.
+        refresh: value of the annotation that asks to look at the sources again.
+    """
     return (
         _holds(status, "Succeeded")
-        and status.get("observedGeneration") == subject.generation
-        and status.get("refresh", "") == subject.refresh
+        and status.get("observedGeneration") == generation
+        and status.get("refresh", "") == refresh
     )
 
 
@@ -307,6 +312,22 @@ def _take_in_job(draft: Draft, stage: PlannedStage) -> None:
             if stage.name is StageName.TRAIN
             else record.save_seconds,
         )
+        _end_in_time(draft, stage.name, job)
+
+
+def _end_in_time(draft: Draft, stage: StageName, job: ObservedJob) -> None:
+    """End a training that has used up its time though its Pod has not: that was given more than is left by now.
+
+    A queue or an eviction lets the same Job have one Pod after the other, or somebody lowered the deadline.
+    """
+    deadline, record = draft.subject.job.spec.active_deadline_seconds, draft.records[stage]
+    if deadline is None or job.deadline is None or record.elapsed + job.deadline <= deadline:
+        return
+    charged = retries.charge(record, to_text(draft.now)) if record.started else record
+    if charged.elapsed >= deadline:
+        draft.records[stage] = retries.out_of_time(charged, deadline)
+    elif record.started:
+        draft.wake(deadline - charged.elapsed)
 
 
 def _succeeded(record: StageRecord, job: ObservedJob) -> StageRecord:
@@ -335,13 +356,11 @@ def _failed(draft: Draft, record: StageRecord, job: ObservedJob) -> StageRecord:
     assert job.failure is not None  # noqa: S101 - observe gives every failed Job a cause
     if job.interrupted:
         ended = retries.interrupted(record, job, draft.now, job.failure.message)
-        deadline = draft.subject.job.spec.active_deadline_seconds
-        if not job.out_of_time or deadline is None:
+        if not job.out_of_time:
             return ended
-        return replace(ended, elapsed=max(ended.elapsed, deadline), next_attempt="")
+        return replace(ended, elapsed=max(ended.elapsed, record.elapsed + (job.deadline or 0)), next_attempt="")
     if job.failure.reason == INPUT_LOST:
         _forget_before(draft, record.name)
-        return retries.to_be_tried_again(record, job, job.failure, draft.now)
     return retries.failed(record, job, job.failure, draft.now)
 
 
@@ -460,7 +479,8 @@ def _stop_unwanted(draft: Draft) -> None:
             unwanted.append(job.name)
             record = draft.records[job.stage]
             if record.job == job.name and record.state in ACTIVE:
-                draft.records[job.stage] = retries.interrupted(record, job, draft.now, "it is not wanted any more")
+                ended = retries.interrupted(record, job, draft.now, "")
+                draft.records[job.stage] = replace(ended, reason="")  # it is as asked for: nothing to be told of
     draft.delete = tuple(unwanted)
 
 
@@ -528,8 +548,8 @@ def _go_on(draft: Draft) -> None:
         return
     if record.state is State.SUCCEEDED and stage.name is not StageName.REHEARSE:
         record = draft.records[stage.name] = retries.lost(record, draft.now)  # its report lacks what it was to make
-    if (due := to_time(record.next_attempt)) is not None and due > draft.now:
-        draft.wake((due - draft.now).total_seconds())
+    if (wait := retries.seconds_left(record, draft.now)) > 0:
+        draft.wake(wait)
         return
     if record.state is State.UNKNOWN:
         _look_up(draft, stage, record)

@@ -13,8 +13,8 @@ def obstacle(job: FineTuneJob, namespace: str, settings: Settings) -> Obstacle |
     """Return why a job must not go on under these settings, or None."""
     servers = {server.name: server for server in settings.servers}
     for name in job.spec.ollama.servers:
-        if name not in servers or not _allows(servers[name], namespace):
-            known = ", ".join(sorted(s.name for s in settings.servers if _allows(s, namespace))) or "none"
+        if name not in servers or not allows(servers[name], namespace):
+            known = ", ".join(sorted(s.name for s in settings.servers if allows(s, namespace))) or "none"
             what = "does not exist" if name not in servers else f"is not for namespace {namespace}"
             return "ServerNotAllowed", (
                 f"`spec.ollama.servers` names {name!r}, which {what}; servers for this namespace: {known}. "
@@ -31,14 +31,20 @@ def obstacle(job: FineTuneJob, namespace: str, settings: Settings) -> Obstacle |
     return None
 
 
-def _allows(server: Server, namespace: str) -> bool:
+def allows(server: Server, namespace: str) -> bool:
+    """Tell whether the FineTuneJobs of a namespace may use a server."""
     return not server.allowed_namespaces or namespace in server.allowed_namespaces
 
 
 def _name_obstacle(job: FineTuneJob, namespace: str, server: Server) -> Obstacle | None:
-    prefix = server.model_name_prefix.replace("{namespace}", namespace)
+    prefix = prefix_of(server, namespace)
     if job.spec.ollama.model.startswith(prefix):
         return None
     return "ModelNameNotAllowed", (
         f"`spec.ollama.model` is {job.spec.ollama.model!r}; on server {server.name!r} names must begin with {prefix!r}."
     )
+
+
+def prefix_of(server: Server, namespace: str) -> str:
+    """Return what the names of a namespace's models must begin with on a server."""
+    return server.model_name_prefix.replace("{namespace}", namespace)

@@ -52,6 +52,8 @@ class StageRecord:
     reason: str = ""
     message: str = ""
     hint: str = ""
+    log_tail: str = ""
+    """The last lines that its program wrote before it failed."""
     exit_code: int | None = None
     cached: bool = False
     """Everything it makes was on the volume already."""
@@ -76,6 +78,7 @@ _TEXTS = {
     "reason": "reason",
     "message": "message",
     "hint": "hint",
+    "log_tail": "logTail",
 }
 _COUNTS = {
     "attempts": "attempts",

@@ -8,19 +8,23 @@ from datetime import datetime, timedelta
 from tunesmith.api.status import State
 from tunesmith.core.observe import ObservedJob, Phase
 from tunesmith.core.record import StageRecord
-from tunesmith.core.times import seconds_between, to_text
-from tunesmith_stages.contract import FAILURE_CLASSES, Failure
-
-FIRST_DELAY = 10
-"""Seconds until a stage is tried again after its first failure; doubled with each one."""
-LONGEST_DELAY = 300
-_SHORT_LIVED = 30
-"""Seconds; what is interrupted sooner than this waits before it starts again."""
+from tunesmith.core.times import seconds_between, to_text, to_time
+from tunesmith_stages.contract import Failure
+from tunesmith_stages.reasons import retry_of
+from tunesmith_stages.reasons.classes import INTERRUPTED, OUT_OF_TIME
+from tunesmith_stages.reasons.retry import AT_ONCE, LATER, SHORT_LIVED
 
 DEFAULT_GRACE = 300
 """Seconds that a training gets to end, as long as it is not known how long the saving of a checkpoint takes."""
 _SHORTEST_GRACE = 60
 _MOST = 86_400
+
+
+def seconds_left(record: StageRecord, now: datetime) -> float:
+    """Return the seconds until a stage may be tried again; 0 also if the clock was put back since that was said."""
+    due = to_time(record.next_attempt)
+    left = (due - now).total_seconds() if due is not None else 0.0
+    return left if 0 < left <= max(LATER.longest, AT_ONCE.longest) else 0.0
 
 
 def reset(record: StageRecord, keys: tuple[str, ...]) -> StageRecord:
@@ -50,41 +54,40 @@ def interrupted(record: StageRecord, job: ObservedJob, now: datetime, why: str) 
     """
     began = job.started or record.started
     lasted = seconds_between(began, job.finished or to_text(now)) if began else 0
-    in_vain = job.phase is Phase.FAILED and lasted < _SHORT_LIVED
-    wait = _delay(record.interruptions) if in_vain else 0
+    in_vain = job.phase is Phase.FAILED and lasted < SHORT_LIVED
+    wait = AT_ONCE.delay(record.interruptions) if in_vain else 0
     return replace(
         record,
         state=State.WAITING,
         interruptions=record.interruptions + 1 if in_vain else 0,
         elapsed=record.elapsed + lasted,
         finished=job.finished,
-        reason="Interrupted",
+        reason=INTERRUPTED.name,
         message=why[:1024],
         hint="",
+        log_tail=job.log_tail,
         next_attempt=to_text(now + timedelta(seconds=wait)) if wait else "",
     )
 
 
 def failed(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
-    """Return the record of a stage that failed: to be tried again if its class of failure may pass."""
-    if FAILURE_CLASSES[failure.code].retry:
-        return to_be_tried_again(record, job, failure, now)
-    return replace(_with_failure(record, job, failure, now), state=State.FAILED)
-
-
-def to_be_tried_again(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
-    """Return the record of a stage whose failure may pass: it waits, longer each time."""
+    """Return the record of a stage that failed: tried again, at once or later each time, or not, as the table says."""
+    retry = retry_of(failure.reason, failure.code)
+    if not retry.tried:
+        return replace(_with_failure(record, job, failure, now), state=State.FAILED)
+    if not retry.charged:
+        return interrupted(record, job, now, failure.message)
     return replace(
         _with_failure(record, job, failure, now),
         state=State.WAITING,
         failures=record.failures + 1,
-        next_attempt=to_text(now + timedelta(seconds=_delay(record.failures))),
+        next_attempt=to_text(now + timedelta(seconds=retry.delay(record.failures))),
     )
 
 
 def lost(record: StageRecord, now: datetime) -> StageRecord:
     """Return the record of a stage that ended well, without a result: it is made again, the first time at once."""
-    again = "" if record.failures == 0 else to_text(now + timedelta(seconds=_delay(record.failures)))
+    again = "" if record.failures == 0 else to_text(now + timedelta(seconds=LATER.delay(record.failures)))
     return replace(
         record,
         state=State.WAITING,
@@ -105,13 +108,8 @@ def look_up_again(record: StageRecord, failure: Failure, now: datetime) -> Stage
         reason=failure.reason,
         message=f"what became of it could not be looked up: {failure.message}"[:1024],
         hint=failure.hint,
-        next_attempt=to_text(now + timedelta(seconds=_delay(record.failures))),
+        next_attempt=to_text(now + timedelta(seconds=LATER.delay(record.failures))),
     )
-
-
-def _delay(before: int) -> int:
-    """Return how many seconds to wait after so many in vain."""
-    return min(FIRST_DELAY << min(before, 10), LONGEST_DELAY)
 
 
 def _with_failure(record: StageRecord, job: ObservedJob, failure: Failure, now: datetime) -> StageRecord:
@@ -124,6 +122,7 @@ def _with_failure(record: StageRecord, job: ObservedJob, failure: Failure, now: 
         reason=failure.reason,
         message=failure.message,
         hint=failure.hint,
+        log_tail=job.log_tail,
         exit_code=int(failure.code),
     )
 
@@ -133,9 +132,9 @@ def out_of_time(record: StageRecord, deadline: int) -> StageRecord:
     return replace(
         record,
         state=State.FAILED,
-        reason="DeadlineExceeded",
+        reason=OUT_OF_TIME.name,
         message=f"the training has taken the {deadline} s that `activeDeadlineSeconds` allows.",
-        hint="Raise `spec.activeDeadlineSeconds`: the training goes on from its newest checkpoint.",
+        hint=OUT_OF_TIME.hint,
     )
 
 

@@ -138,6 +138,17 @@ class Cache:
                     return claim, other
         return None
 
+    def taken(self, item: Mapping[str, Any], names: Iterable[Claim]) -> set[Claim]:
+        """Return those of `names` that belong to another FineTuneJob rather than to this one."""
+        key = key_of(item)
+        mine = self._claims.of(key)
+        return {
+            claim
+            for claim in names
+            for other, rank in self._claims.others(key, claim)
+            if claim not in mine or (rank, *_age(self.finetunejobs[other])) < (mine[claim], *_age(item))
+        }
+
     def is_unseen(self, key: Key) -> bool:
         """Tell whether a FineTuneJob is there that has no status yet: nobody has been told that it is known."""
         item = self.finetunejobs.get(key)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from tunesmith.api.keys import FINALIZER
 from tunesmith.kube.items import Key, ready_reason
 from tunesmith_stages.model_name import canonical, live_names
 
@@ -36,8 +37,11 @@ class Rank(IntEnum):
 
 
 def claims(item: Mapping[str, Any]) -> dict[Claim, Rank]:
-    """Return the names that a FineTuneJob wants, one for each server and quantization; none if it is being deleted."""
-    if item["metadata"].get("deletionTimestamp"):
+    """Return the names that a FineTuneJob wants, one for each server and quantization.
+
+    None if it is being deleted, unless its models are still being removed: who took a name then could lose his own.
+    """
+    if item["metadata"].get("deletionTimestamp") and FINALIZER not in (item["metadata"].get("finalizers") or ()):
         return {}
     spec = item.get("spec") or {}
     ollama, export = spec.get("ollama") or {}, spec.get("export") or {}

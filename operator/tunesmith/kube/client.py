@@ -120,6 +120,17 @@ class KubeCluster:
         path = _path(BY_KIND[item["kind"]], meta["namespace"], meta["name"]) + part
         return await self._object("PUT", path, {"fieldManager": FIELD_MANAGER}, item)
 
+    async def set_finalizers(self, item: Object, finalizers: list[str]) -> Object:
+        """Write the finalizers of an object that was read before, nothing else; refused if it has changed since.
+
+        A merge patch (RFC 7386) that names the object's uid and resource version is refused with a conflict if either
+        is another one by now, so nobody else's finalizer is lost that came or went meanwhile.
+        """
+        meta = item["metadata"]
+        patch = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"], "finalizers": finalizers}
+        path = _path(BY_KIND[item["kind"]], meta["namespace"], meta["name"])
+        return await self._object("PATCH", path, {"fieldManager": FIELD_MANAGER}, {"metadata": patch})
+
     async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:
         """Return the last lines that our container in a Pod wrote."""
         query = {"container": STAGE_CONTAINER, "tailLines": str(lines), "limitBytes": "65536"}
@@ -205,7 +216,8 @@ class KubeCluster:
             ApiError: there is none, or it is a refusal.
         """
         url = f"{self.client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Accept": "application/json", "Content-Type": content}
         await self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
             answer = await self.client.call_api(method, url, headers, body, _request_timeout=limits)
@@ -234,4 +246,5 @@ def _path(resource: Resource, namespace: str | None, name: str | None = None) ->
     parts.append(resource.plural)
     if name:
         parts.append(quote(name, safe=""))
+        parts += [resource.part] if resource.part else []
     return "/".join(parts)

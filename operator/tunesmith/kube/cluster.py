@@ -17,6 +17,8 @@ class Resource:
     api_version: str
     kind: str
     plural: str
+    part: str = ""
+    """What of an object is meant, where the API has that by itself."""
 
     @property
     def base(self) -> str:
@@ -31,6 +33,14 @@ CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 SERVICES = Resource("v1", "Service", "services")
 EVENTS = Resource("v1", "Event", "events")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+_KUEUE_VERSIONS = ("v1beta2", "v1beta1")  # the newest first; Kueue before 0.15 has the second one only
+WORKLOADS = tuple(Resource(f"kueue.x-k8s.io/{version}", "Workload", "workloads") for version in _KUEUE_VERSIONS)
+"""What Kueue makes of Jobs: the same in each version of its API."""
+PENDING_WORKLOADS = tuple(
+    Resource(f"visibility.kueue.x-k8s.io/{version}", "PendingWorkloadsSummary", "localqueues", "pendingworkloads")
+    for version in _KUEUE_VERSIONS
+)
+"""Those that wait in a LocalQueue, in their order."""
 
 BY_KIND: Mapping[str, Resource] = {
     item.kind: item for item in (FINETUNEJOBS, JOBS, PODS, CONFIG_MAPS, SERVICES, EVENTS, LEASES)
@@ -108,6 +118,9 @@ class Cluster(Protocol):
 
     async def replace_status(self, item: Object) -> Object:
         """Write the status of an object that was read before; refused if it has changed since."""
+
+    async def set_finalizers(self, item: Object, finalizers: list[str]) -> Object:
+        """Write the finalizers of an object that was read before, nothing else; refused if it has changed since."""
 
     async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:
         """Return the last lines that a Pod's only container wrote."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.api import keys
+from tunesmith.api.status import UNSEEN_GENERATION
 from tunesmith.core.manifests.places import VOLUME
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, Object, Resource, to_version
 
@@ -31,6 +32,16 @@ def key_of(item: Item) -> Key:
     return Key(item["metadata"]["namespace"], item["metadata"]["name"])
 
 
+def whole(item: Item) -> Object:
+    """Return a FineTuneJob of the cache as the API server takes it: with its kind."""
+    return {"apiVersion": FINETUNEJOBS.api_version, "kind": FINETUNEJOBS.kind, **item}
+
+
+def about(item: Item) -> dict[str, str]:
+    """Return which FineTuneJob a line of the log is about."""
+    return {"namespace": item["metadata"]["namespace"], "finetunejob": item["metadata"]["name"]}
+
+
 def version_of(item: Item) -> int:
     """Return an object's resource version as a number."""
     return to_version(item["metadata"].get("resourceVersion"))
@@ -50,6 +61,7 @@ _KEPT_META = (
     "generation",
     "creationTimestamp",
     "deletionTimestamp",
+    "finalizers",
     "labels",
     "annotations",
     "ownerReferences",
@@ -58,21 +70,31 @@ _COPY_OF_IT_ALL = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def slim(item: Item) -> Object:
-    """Return a FineTuneJob without managed fields, and without the copy of itself that `kubectl apply` leaves in it."""
-    return {"metadata": _meta(item), "spec": item.get("spec") or {}, "status": item.get("status") or {}}
+    """Return a FineTuneJob without managed fields, and without the copy of itself that `kubectl apply` leaves in it.
+
+    A status that is the API server's and not the operator's is none.
+    """
+    status = item.get("status") or {}
+    unseen = status.get("observedGeneration") == UNSEEN_GENERATION
+    return {"metadata": _meta(item), "spec": item.get("spec") or {}, "status": {} if unseen else status}
 
 
 def slim_child(item: Item, owner: Owner, *, pod: bool) -> Object:
-    """Return a Job or Pod with its `owner`, and of its spec whether it is suspended, its size and its volume."""
+    """Return a Job or Pod with its `owner`, and of its spec whether it is suspended, size, volume and Pods' time.
+
+    `watched`: it has the label by which the watches and lists of the operator have their objects.
+    """
     spec = item.get("spec") or {}
     template = spec if pod else (spec.get("template") or {}).get("spec") or {}
     return {
-        "metadata": _meta(item),
+        "metadata": _meta(item) if pod else _with_labels_of_pods(_meta(item), spec.get("template") or {}),
         "spec": {"suspend": spec.get("suspend", False), "completions": spec.get("completions") or 1},
         "status": item.get("status") or {},
         "owner": owner,
         "pod": pod,
+        "watched": bool(label(item, keys.UID_LABEL)),
         "volume": _volume_of(template),
+        "deadline": template.get("activeDeadlineSeconds"),
     }
 
 
@@ -82,6 +104,15 @@ def _meta(item: Item) -> Object:
     if _COPY_OF_IT_ALL in notes:
         meta["annotations"] = {name: text for name, text in notes.items() if name != _COPY_OF_IT_ALL}
     return meta
+
+
+def _with_labels_of_pods(meta: Object, template: Item) -> Object:
+    """Return a Job's metadata with what we wrote there: anybody may edit that, but nobody its template for Pods."""
+    ours: Item = template.get("metadata") or {}
+    return {
+        **meta,
+        **{part: {**(meta.get(part) or {}), **(ours.get(part) or {})} for part in ("labels", "annotations")},
+    }
 
 
 def _volume_of(pod_spec: Item) -> tuple[str, str]:

@@ -156,6 +156,12 @@ def hold(path: Path, told: Callable[[AlreadyRunningError], None] | None = None) 
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether the lock at `path` is held by a process that lives, or that nobody here can look at."""
+    found = _read(path)
+    return any(_alive(one) for one in (found.get("run"), found.get("child")) if one)
+
+
 def _say_nothing(_error: AlreadyRunningError) -> None:
     """Take note of what was told before."""
 

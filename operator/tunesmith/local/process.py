@@ -34,7 +34,15 @@ class StageFailedError(Exception):
         self.stage = stage
         self.failure = failure
         self.log = log
-        self.tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+        self.tail = _last_lines(log)
+
+
+def _last_lines(log: Path) -> list[str]:
+    """Return the end of a log; nothing of one that cannot be read: what failed may be the disk that it is on."""
+    try:
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+    except OSError:
+        return []
 
 
 def run_stage(
@@ -102,9 +110,8 @@ def _checked(config: StageConfig, volume: Volume, file: Path, log: Path) -> Repo
         report, versions = Report(), {}
     for unit in config.units:
         if volume.result(config.stage, resolved_key(unit, versions.get(unit.name, ""))) is None:
-            known = FAILURE_CLASSES[ExitCode.INTERNAL]
             sentence = f"The program ended well, but left no result of `{unit.name}` that can be used."
-            raise StageFailedError(config.stage, Failure(ExitCode.INTERNAL, known.reason, sentence, known.hint), log)
+            raise StageFailedError(config.stage, Failure.of(FAILURE_CLASSES[ExitCode.INTERNAL], sentence), log)
     return report
 
 
@@ -124,7 +131,6 @@ def _failure(config: StageConfig, volume: Volume, code: int) -> Failure:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     if code == -signal.SIGKILL:
-        known = FAILURE_CLASSES[ExitCode.OUT_OF_MEMORY]
         sentence = "The program was killed (signal 9), which the system does when memory runs out."
-        return Failure(ExitCode.OUT_OF_MEMORY, known.reason, sentence, known.hint)
-    return Failure.from_exit_code(code)
+        return Failure.of(FAILURE_CLASSES[ExitCode.OUT_OF_MEMORY], sentence)
+    return Failure.from_exit_code(code if code >= 0 else 128 - code)  # as a container tells of a signal

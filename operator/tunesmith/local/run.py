@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -54,6 +54,25 @@ def current_plan(
     `versions` are those of the sources, looked up now if they are not given.
     """
     versions = source_versions(job, volume) if versions is None else versions
+    current = _planned(job, versions, volume.result, rehearsed=rehearsed)
+    if current[0].next is None:
+        return current
+    # What a clean-up has taken away counts as made as long as nothing is to be made of it.
+    complete = _planned(job, versions, partial(_as_known, volume), rehearsed=rehearsed)
+    return complete if complete[0].next is None else current
+
+
+def _as_known(volume: Volume, stage: StageName, key: str) -> StageResult | None:
+    return volume.result(stage, key) or volume.cleared(stage, key)
+
+
+def _planned(
+    job: FineTuneJob,
+    versions: Mapping[str, str],
+    find: Callable[[StageName, str], StageResult | None],
+    *,
+    rehearsed: bool,
+) -> tuple[Plan, dict[str, StageResult]]:
     results: dict[str, StageResult] = {}
     while True:
         current = plan(job, results, source_versions=versions, rehearsed=rehearsed)
@@ -61,7 +80,7 @@ def current_plan(
             unit.key: result
             for stage in current.stages
             for unit in stage.missing
-            if (result := volume.result(stage.name, unit.key)) is not None and stage.name is not StageName.REHEARSE
+            if (result := find(stage.name, unit.key)) is not None and stage.name is not StageName.REHEARSE
         }
         if not found:
             return current, results

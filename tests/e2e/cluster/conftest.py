@@ -10,7 +10,7 @@ import pytest
 from support.cluster import NodeCluster, cluster_with_nodes
 from support.installed import Installed, Team, install, uninstall
 
-TEAMS = ("team-quickstart", "team-faults", "team-inputs", "team-quota")
+TEAMS = ("team-quickstart", "team-faults", "team-inputs", "team-quota", "team-queue", "team-gitops", "team-gc")
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +53,15 @@ def inputs(installed: Installed) -> Team:
 def quota(installed: Installed) -> Team:
     """Return the team that has a quota."""
     return installed.teams["team-quota"]
+
+
+@pytest.fixture(scope="session")
+def queued(installed: Installed) -> Team:
+    """Return the team whose jobs wait for others."""
+    return installed.teams["team-queue"]
+
+
+@pytest.fixture
+def collected(installed: Installed) -> Team:
+    """Return the team whose volume is cleaned up."""
+    return installed.teams["team-gc"]

@@ -14,14 +14,14 @@ import torch.distributed as dist
 from transformers import TrainerState
 
 from support.builders import work_of
-from support.prepared import PARAMS, RUNTIME, train_config, write_prepared
+from support.prepared import PARAMS, RUNTIME, train_config, write_prepared, write_rows
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
 from tunesmith_stages.train.checkpoints import COMPLETE
 from tunesmith_stages.train.exchange import Exchange
 from tunesmith_stages.train.limits import EarlyStopping
 from tunesmith_stages.train.rows import Rows
-from tunesmith_stages.train.session import _check_evaluations, _join, _take_the_best
+from tunesmith_stages.train.session import _check_evaluations, _join, _open_data, _take_the_best
 from tunesmith_stages.train.settings import read_settings
 from tunesmith_stages.train.trainer import Data, FineTuner
 
@@ -36,6 +36,14 @@ def test_what_goes_by_evaluations_needs_rows_for_them(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"keepBest` and `validation\.earlyStopping` must have rows") as caught:
         _check_evaluations(asked, without)
     assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, "NothingHeldOut")
+
+
+def test_prepared_data_without_rows(tmp_path: Path) -> None:
+    """A training on nothing ends before a model is loaded."""
+    write_rows(tmp_path / "train.arrow", [])
+    with pytest.raises(StageError) as caught:
+        _open_data(tmp_path, read_settings(PARAMS, RUNTIME))
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, "NoRows")
 
 
 def test_fewer_gpus_than_the_training_wants() -> None:

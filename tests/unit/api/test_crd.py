@@ -186,6 +186,7 @@ def test_what_the_models_take_the_schema_takes(name: str) -> None:
     parsed = FineTuneJob.model_validate(data)
     assert complaints(data, {**SCHEMA, "properties": {**SCHEMA["properties"], "metadata": {"type": "object"}}}) == []
     stored = defaulted(data, SCHEMA)
+    assert stored.pop("status") == {"observedGeneration": -1}
     assert FineTuneJob.model_validate(stored) == parsed
 
 
@@ -246,7 +247,7 @@ def test_what_says_nothing_is_not_stored() -> None:
             "importanceMatrix": "Auto",
             "keepMerged": False,
         },
-        "ollama": {"model": "support-bot:v1", "servers": ["main"], "method": "API"},
+        "ollama": {"model": "support-bot:v1", "servers": ["main"], "method": "API", "deletionPolicy": "Retain"},
         "ttlSecondsAfterFinished": 604_800,
     }
 
@@ -294,7 +295,7 @@ def test_rules_of_single_values_are_in_the_crd() -> None:
     assert "a name of letters" in at[".spec.datasets[].substitutions"][0]
     assert len(at[".spec.ollama.model"]) == 2
     for stage in ("default", "train", "register"):
-        assert len(at[f".spec.pods.{stage}.labels"]) == 2
+        assert len(at[f".spec.pods.{stage}.labels"]) == len(at[f".spec.pods.{stage}.annotations"]) == 3
     assert ["size(self.metadata.name)" in rule["rule"] for rule in SCHEMA[CEL_RULES]] == [True, False, False]
 
 
@@ -318,8 +319,9 @@ def test_named_lists_are_maps() -> None:
 
 
 def test_status_has_no_defaults() -> None:
-    """What the operator did not write does not appear: the status that it reads is the one that it wrote."""
-    assert not [path for path in DEFAULTS if path.startswith(".status")]
+    """What the operator did not write does not appear. Only a job that it has not seen is told by its generation."""
+    assert [path for path in DEFAULTS if path.startswith(".status")] == [".status"]
+    assert DEFAULTS[".status"]["default"] == {"observedGeneration": -1}
 
 
 def test_columns_show_fields_that_there_are() -> None:

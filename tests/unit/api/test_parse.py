@@ -959,8 +959,12 @@ REFUSED_VARIABLES = [
     "NCCL_TUNER_PLUGIN", "NCCL_PROFILER_PLUGIN", "NCCL_CONF_FILE", "NCCL_CUDA_PATH", "FI_PROVIDER_PATH",
     "UCX_MODULE_DIR", "UCX_GDB_COMMAND", "RDMAV_DRIVERS", "IBV_DRIVERS", "OMP_TOOL_LIBRARIES", "CUDA_INJECTION64_PATH",
     "CUDA_HOME", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR",
-    # what makes it write or read a file, or gives it what was not asked for
+    # what makes it write or read a file
     "NCCL_DEBUG_FILE", "NCCL_TOPO_DUMP_FILE", "UCX_STATS_DEST", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE", "MLX5_DEBUG_FILE",
+    "GLOO_DEVICE_TRANSPORT_TCP_TLS_PKEY", "GLOO_DEVICE_TRANSPORT_TCP_TLS_CERT",
+    # what makes it send something somewhere
+    "NCCL_COMM_ID", "NCCL_RAS_ADDR", "UCX_ERROR_MAIL_TO",
+    # and what gives it what was not asked for
     "OMP_TOOL_VERBOSE_INIT", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "HF_ENDPOINT", "HF_TOKEN",
     "HTTPS_PROXY", "HOME", "nccl_debug", "NCCL_", "XNCCL_DEBUG", "NCCL_DEBUG\n",
 ]  # fmt: skip
@@ -986,24 +990,70 @@ def test_variables_of_communication_are_passed(name: str) -> None:
     assert [(item.name, item.value) for item in job.spec.pods.train.env] == [(name, "1")]
 
 
-FREE_KEYS = [
-    "team", "example.com/team", "k8s.v1.cni.cncf.io/networks", "sidecar.istio.io/inject",
-    "cluster-autoscaler.kubernetes.io/safe-to-evict", "kueue.x-k8s.io/podset-required-topology", "notk8s.io/x",
-]  # fmt: skip
 KEPT_KEYS = [
     "tunesmith.dev/job", "kubernetes.io/x", "k8s.io/x", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/job-name",
     "seccomp.security.alpha.kubernetes.io/pod", "pod-security.kubernetes.io/enforce",
 ]  # fmt: skip
+FREE_LABELS = ["example.com/team", "notk8s.io/x", "kueue.x-k8s.io/podset-required-topology"]
+CHOOSING_LABELS = ["app", "role", "aadpodidbinding"]
+FREE_ANNOTATIONS = {
+    "owner": "anybody",
+    "k8s.v1.cni.cncf.io/networks": "rdma-a, rdma-b@net1",
+    "sidecar.istio.io/inject": "false",
+    "linkerd.io/inject": "disabled",
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "kueue.x-k8s.io/podset-required-topology": "rack",
+}
+INJECTING_ANNOTATIONS = {
+    "sidecar.istio.io/inject": "true",
+    "sidecar.istio.io/proxyImage": "example.com/any:1",
+    "sidecar.istio.io/userVolume": '[{"name": "all", "hostPath": {"path": "/"}}]',
+    "linkerd.io/inject": "enabled",
+    "config.linkerd.io/proxy-image": "example.com/any",
+    "vault.hashicorp.com/agent-inject-secret-x": "secret/others",
+    "admission.datadoghq.com/python-lib.custom-image": "example.com/any:1",
+    "instrumentation.opentelemetry.io/inject-python": "others/any",
+    "iam.amazonaws.com/role": "admin",
+    "io.katacontainers.config.hypervisor.path": "/volume/any",
+    "io.kubernetes.cri-o.Devices": "/dev/mem",
+    "k8s.v1.cni.cncf.io/networks": "other-namespace/net",
+}
 
 
-@pytest.mark.parametrize("key", FREE_KEYS + KEPT_KEYS)
-def test_keys_that_others_rely_on_are_kept(key: str) -> None:
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+@pytest.mark.parametrize("key", KEPT_KEYS)
+def test_keys_that_others_rely_on_are_kept(key: str, field: str) -> None:
     """Labels and annotations of Kubernetes and of Tunesmith are not a user's, but for those that place a pod."""
-    text = job_text({"spec.pods": {"default": {"annotations": {key: "x"}}}})
-    if key in FREE_KEYS:
-        assert parse_job(text).spec.pods.default.annotations == {key: "x"}
+    problems = problems_of(job_text({"spec.pods": {"default": {field: {key: "x"}}}}))
+    assert [problem.field for problem in problems] == [f"spec.pods.default.{field}"]
+
+
+@pytest.mark.parametrize("key", FREE_LABELS + CHOOSING_LABELS)
+def test_no_label_brings_a_pod_into_the_services_of_others(key: str) -> None:
+    """Services, NetworkPolicies and identities choose pods by plain labels, which only the administrator gives."""
+    text = job_text({"spec.pods": {"train": {"labels": {key: "x"}}}})
+    if key in FREE_LABELS:
+        assert parse_job(text).spec.pods.train.labels == {key: "x"}
     else:
-        assert [problem.field for problem in problems_of(text)] == ["spec.pods.default.annotations"]
+        assert [problem.field for problem in problems_of(text)] == ["spec.pods.train.labels"]
+
+
+@pytest.mark.parametrize(("key", "value"), FREE_ANNOTATIONS.items())
+def test_annotations_that_place_a_pod_are_passed(key: str, value: str) -> None:
+    """What says where a pod runs, what keeps a service mesh away and plain notes are taken as they are."""
+    job = parse_job(job_text({"spec.pods": {"train": {"annotations": {key: value}}}}))
+    assert job.spec.pods.train.annotations == {key: value}
+
+
+@pytest.mark.parametrize(("key", "value"), [*INJECTING_ANNOTATIONS.items(), ("k8s.v1.cni.cncf.io/networks", "[{}]")])
+def test_no_annotation_brings_something_into_a_pod(key: str, value: str) -> None:
+    """Whoever may write FineTuneJobs but no pods gets no image, volume, network or identity of their choice into one.
+
+    Programs that many clusters have read such annotations.
+    """
+    problems = problems_of(job_text({"spec.pods": {"train": {"annotations": {key: value}}}}))
+    assert [problem.field for problem in problems] == ["spec.pods.train.annotations"]
 
 
 # --- from the API server ---------------------------------------------------------------------------------------------

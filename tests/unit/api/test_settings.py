@@ -93,6 +93,20 @@ def test_administrators_may_set_any_variable() -> None:
     assert isinstance(found.pod_defaults.train, PodSettings)
 
 
+def test_administrators_may_set_any_label() -> None:
+    """What would let a user choose Services or have something put into pods is the administrator's to set."""
+    given = {"labels": {"team": "a"}, "annotations": {"sidecar.istio.io/proxyCPU": "10m"}}
+    found = settings(podDefaults={"default": given}).pod_defaults.default
+    assert (found.labels, found.annotations) == (given["labels"], given["annotations"])
+
+
+@pytest.mark.parametrize("prefix", ["", "{namespace}/", "x/{namespace}_", "{namespace}.", "tunesmith/"])
+def test_prefixes_of_names(prefix: str) -> None:
+    """A prefix is free as long as it tells namespaces apart."""
+    found = settings(servers=[{"name": "main", "url": "http://x", "modelNamePrefix": prefix}])
+    assert found.servers[0].model_name_prefix == prefix
+
+
 def test_values_of_the_chart_are_settings() -> None:
     """What the chart's values say about storage, pods and network is taken as it is."""
     values = yaml.safe_load(Path(__file__).parents[3].joinpath("charts/tunesmith/values.yaml").read_text())
@@ -141,6 +155,24 @@ BAD: dict[str, tuple[str, str, int, str]] = {
         "network.caBundle",
         3,
         "must be PEM certificates, got '/etc/ssl/ca.crt'",
+    ),
+    "a prefix with which team-a has the names of team-a-b": (
+        f"{SMALLEST}{SERVER}http://x\n  modelNamePrefix: '{{namespace}}-'\n",
+        "servers[0].modelNamePrefix",
+        5,
+        "team-a could take the names of team-a-b",
+    ),
+    "a prefix with nothing after the namespace": (
+        f"{SMALLEST}{SERVER}http://x\n  modelNamePrefix: 'x/{{namespace}}'\n",
+        "servers[0].modelNamePrefix",
+        5,
+        "team-a could take the names of team-a-b",
+    ),
+    "a misspelt namespace in a prefix": (
+        f"{SMALLEST}{SERVER}http://x\n  modelNamePrefix: '{{ns}}/'\n",
+        "servers[0].modelNamePrefix",
+        5,
+        "team-a could take the names of team-a-b",
     ),
     "Exec for everybody": (
         f"{SMALLEST}{SERVER}http://x\n  exec: {{namespace: a, pod: b, container: c, volumeMountPath: /v}}\n",

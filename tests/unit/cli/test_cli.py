@@ -225,7 +225,7 @@ def test_full_or_closed_volume_is_no_traceback(tmp_path: Path) -> None:
     volume = tmp_path / "locked" if os.geteuid() else Path("/sys")  # where not even root may write
     done = tunesmith("run", written(tmp_path), "--volume", volume)
     assert done.exit_code in {ExitCode.NO_PERMISSION, ExitCode.NO_SPACE}
-    assert "The volume cannot be written" in done.stderr
+    assert "The volume cannot be used" in done.stderr
 
 
 @pytest.mark.parametrize("stage", ["nothing", ""])

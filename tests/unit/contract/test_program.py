@@ -197,7 +197,12 @@ ERRORS: dict[str, tuple[BaseException, ExitCode, str, str]] = {
     ),
     "the disk is full": (OSError(errno.ENOSPC, "No space left on device", "x"), ExitCode.NO_SPACE, "NoSpace", "x"),
     "the quota is used up": (OSError(errno.EDQUOT, "Disk quota exceeded"), ExitCode.NO_SPACE, "NoSpace", "quota"),
-    "the disk is read-only": (OSError(errno.EROFS, "Read-only file system"), ExitCode.NO_SPACE, "NoSpace", "Read-only"),
+    "the disk is read-only": (
+        OSError(errno.EROFS, "Read-only file system"),
+        ExitCode.NO_SPACE,
+        "VolumeReadOnly",
+        "Read-only",
+    ),
     "a library says that the disk is full": (
         RuntimeError("write failed: No space left on device"),
         ExitCode.NO_SPACE,

@@ -123,5 +123,6 @@ def test_adapter_of_another_base_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_empty_adapter_is_refused(tmp_path: Path) -> None:
     """If nothing would be merged, the result would be the base: an error."""
-    with pytest.raises(StageError, match="nothing to merge"):
+    with pytest.raises(StageError, match="nothing to merge") as caught:
         adapter(tmp_path, {}).require_fits(BASE)
+    assert caught.value.reason == "NoAdapter"

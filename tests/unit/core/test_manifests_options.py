@@ -139,7 +139,7 @@ def said_in(*layers: str) -> tuple[dict[str, Any], dict[str, Any]]:
     defaults: dict[str, Any] = {}
     changes: dict[str, Any] = {}
     for layer in layers:
-        labels = {"labels": {"said-by": layer.replace(", ", "-")}}
+        labels = {"labels": {"example.com/said-by": layer.replace(", ", "-")}}
         who, what = layer.split(", ")
         stage = "default" if what == "all" else "convert"
         if who == "administrator":
@@ -154,7 +154,7 @@ def test_order_of_the_layers(count: int) -> None:
     """The job goes over the administrator, and for each of them a stage over all stages."""
     defaults, changes = said_in(*LAYERS[:count])
     options = pod_options(children(changes)[StageName.CONVERT], settings(podDefaults=defaults))
-    assert options["labels"] == {"said-by": LAYERS[count - 1].replace(", ", "-")}
+    assert options["labels"] == {"example.com/said-by": LAYERS[count - 1].replace(", ", "-")}
 
 
 def test_other_stages_are_left_alone() -> None:

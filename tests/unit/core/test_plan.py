@@ -90,7 +90,7 @@ NO_KEY: dict[str, Mapping[str, Any]] = {
     },
     "a tracker": {f"{TRAINING}.tracking": {"type": "MLflow", "project": "bots"}},
     "to stop, or to stop early": {"spec.suspend": True, "spec.dryRun": True},
-    "the way into Ollama": {"spec.ollama.method": "Exec"},
+    "the way into Ollama, and out of it": {"spec.ollama.method": "Exec", "spec.ollama.deletionPolicy": "Delete"},
     "eight GPUs, no accumulation": {f"{TRAINING}.gpusPerNode": 8, f"{TRAINING}.gradientAccumulationSteps": 1},
 }
 

@@ -19,7 +19,7 @@ def test_addresses_that_lead_nowhere_are_refused(address: str) -> None:
     """An address without scheme or host is a mistake in the job or its surroundings, and is shown."""
     with pytest.raises(StageError) as caught:
         Ollama(address)
-    assert caught.value.code is ExitCode.BAD_CONFIG
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "InvalidOllamaAddress")
     assert repr(address) in caught.value.message
 
 

@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.ollama import Ollama
+from tunesmith_stages.ollama_pod import OllamaPod
 from tunesmith_stages.pod_exec import Ended, Pod, ended, execute, refusal
 from tunesmith_stages.program import StageError
 
@@ -213,6 +215,33 @@ def test_refused_handshake_is_read(api_server: ApiServer, answer: tuple[int, byt
         execute(POD, COMMAND, lambda _: None)
     assert caught.value.reason == reason
     assert words in caught.value.message
+
+
+class _WithoutModels(BaseHTTPRequestHandler):
+    """An Ollama server that has no model."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "14")
+        self.end_headers()
+        self.wfile.write(b'{"models": []}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_pod_that_is_another_server(api_server: ApiServer) -> None:
+    """What the pod says that it created, and the server at the address does not have, was created somewhere else."""
+    api_server.frames = [channel(2, "success\n"), channel(3, status(status="Success"))]
+    ollama = ThreadingHTTPServer(("127.0.0.1", 0), _WithoutModels)
+    threading.Thread(target=ollama.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    settings = {"namespace": "ai", "pod": "ollama-0", "container": "ollama", "volumeMountPath": "/volume"}
+    with Ollama(f"http://127.0.0.1:{ollama.server_port}") as server, pytest.raises(StageError) as caught:
+        OllamaPod(server, settings).create("bot:v1", "Modelfile")
+    ollama.shutdown()
+    ollama.server_close()
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_CONFIG, "OllamaPodDiffers")
+    assert "command=rm" in api_server.asked[-1], "it is not left there"
 
 
 def test_api_server_that_is_away(api_server: ApiServer, tmp_path: Path) -> None:

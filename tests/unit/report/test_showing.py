@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from support.reported import ReadPage, whole_job
+from tunesmith_stages.byte_size import size
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report import gather, text_of
 from tunesmith_stages.report.blocks import Bars, Lines
 from tunesmith_stages.report.charts import draw_bars, draw_lines, thinned
-from tunesmith_stages.report.shown import count, duration, figure, line, moment, shown, size
+from tunesmith_stages.report.shown import count, duration, figure, line, moment, shown
 
 VALUES = {
     "falling": [3.0, 2.0, 1.0],
@@ -66,9 +67,12 @@ def test_long_curves_keep_their_extremes() -> None:
 
 
 FIGURES = {
+    "nothing": (size(0), "0 B"),
     "bytes": (size(999), "999 B"),
+    "a kilobyte": (size(1_000), "1 kB"),
     "megabytes": (size(2_145_408), "2.15 MB"),
     "almost a gigabyte": (size(999_999_999), "1 GB"),
+    "gigabytes": (size(4_700_000_000), "4.7 GB"),
     "terabytes": (size(5e15), "5,000 TB"),
     "no size": (size(None), "–"),
     "seconds": (duration(0.31), "0.3 s"),

@@ -87,4 +87,5 @@ def test_all_nodes_hear_that_it_goes_on_with_fewer_rows(
     ending = _next_time(work, settings, StageError(code, "no"), exchange)
     kept = batch_split.read(work.volume.checkpoints(unit.key))
     assert ending.code is ends_as
+    assert (ending.reason == "BatchReduced") == (ends_as is ExitCode.TEMPORARY)
     assert kept == (BatchSplit(1, 1) if ends_as is ExitCode.TEMPORARY else None)

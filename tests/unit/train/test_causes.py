@@ -158,6 +158,11 @@ def test_a_killed_launcher_is_told() -> None:
     assert root_cause([], {}, -9, "").code is ExitCode.OUT_OF_MEMORY
 
 
+def test_a_kill_by_somebody_is_named() -> None:
+    """Where the kernel counts no want of memory, the reason says that somebody did it."""
+    assert root_cause([], {1: -9}, 1, "", no_memory=False).reason == "RankKilled"
+
+
 ELSEWHERE = {1: "rank 1 on node 1 (pod-1)"}
 OVER_NODES = [
     pytest.param(
@@ -212,3 +217,32 @@ def test_names_the_node(
     """With several nodes the report says on which of them it began: that is where the person must look."""
     failure = root_cause(exits, codes, 1, "last words", elsewhere=ELSEWHERE, lost=lost)
     assert (failure.code, failure.message[: len(expected[1])]) == expected
+
+
+CUDA = "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+
+
+def test_the_log_of_ranks_that_left_no_word_is_read() -> None:
+    """Where nothing but a log is left, what libraries write there says what it was."""
+    failure = root_cause([], {}, 1, f"step 3\n{CUDA}\n")
+    assert (failure.code, failure.reason) == (ExitCode.TEMPORARY, "GpuFault")
+    assert CUDA in failure.message
+
+
+@pytest.mark.parametrize(
+    ("messages", "codes", "expected"),
+    [
+        pytest.param([LOST, LOST], {0: 70, 1: 70}, (ExitCode.TEMPORARY, "ConnectionLost"), id="each other, no more"),
+        pytest.param([LOST, "unhandled system error"], {}, (ExitCode.TEMPORARY, "NcclFailed"), id="NCCL"),
+        pytest.param([GLOO, "ncclSystemError: no"], {}, (ExitCode.TEMPORARY, "NcclFailed"), id="NCCL beats who waited"),
+        pytest.param([LOST, "KeyError: 'x'"], {}, (ExitCode.INTERNAL, "Reason"), id="an error beats the loss"),
+        pytest.param(["ncclSystemError: no"], {1: -9}, (ExitCode.OUT_OF_MEMORY, "OutOfMemory"), id="a kill beats NCCL"),
+    ],
+)
+def test_what_ranks_tell_of_each_other(
+    messages: list[str], codes: dict[int, int], expected: tuple[ExitCode, str]
+) -> None:
+    """A network that failed may pass, and so it is told where nothing else ended the training."""
+    exits = [left(rank, ExitCode.INTERNAL, message) for rank, message in enumerate(messages)]
+    failure = root_cause(exits, codes, 70, "last words")
+    assert (failure.code, failure.reason) == expected

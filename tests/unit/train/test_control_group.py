@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.control_groups import control_group
 from tunesmith_stages.train.control_group import cpu_limit
 
 V1 = "cpu/pods/a/cpu.cfs_quota_us", "cpu/pods/a/cpu.cfs_period_us"
@@ -37,12 +38,7 @@ CASES: dict[str, tuple[str, dict[str, str], float]] = {
 def test_the_limit_is_read_where_it_stands(tmp_path: Path, case: str) -> None:
     """Both versions of control groups tell it, seen from the machine or from a container; else there is none."""
     own, files, expected = CASES[case]
-    (tmp_path / "own").write_text(own)
-    for name, text in files.items():
-        path = tmp_path / "root" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert cpu_limit(tmp_path / "root", tmp_path / "own") == expected
+    assert cpu_limit(*control_group(tmp_path, own, files)) == expected
 
 
 def test_nowhere_to_look(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.control_groups import control_group
 from tunesmith_stages.train.memory_events import oom_kills
 
 CASES: dict[str, tuple[str, dict[str, str], int | None]] = {
@@ -27,12 +28,7 @@ CASES: dict[str, tuple[str, dict[str, str], int | None]] = {
 def test_it_is_read_where_it_stands(tmp_path: Path, case: str) -> None:
     """Both versions of control groups tell it, seen from the machine or from a container; else nothing is claimed."""
     own, files, expected = CASES[case]
-    (tmp_path / "own").write_text(own)
-    for name, text in files.items():
-        path = tmp_path / "root" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert oom_kills(tmp_path / "root", tmp_path / "own") == expected
+    assert oom_kills(*control_group(tmp_path, own, files)) == expected
 
 
 def test_nowhere_to_look(tmp_path: Path) -> None:

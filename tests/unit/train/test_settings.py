@@ -72,6 +72,24 @@ def test_refuses(params: dict[str, object], runtime: dict[str, object], words: l
 
 
 @pytest.mark.parametrize(
+    ("params", "runtime", "reason"),
+    [
+        pytest.param({"globalBatchSize": 5}, {}, "BatchSizeMismatch", id="the batch"),
+        pytest.param({"precision": "FP16"}, {}, "PrecisionUnsupported", id="FP16 on the CPU"),
+        pytest.param({"finetuningType": "QLoRA"}, {}, "GpuNeeded", id="QLoRA on the CPU"),
+        pytest.param({}, {"offloadParameters": True}, "GpuNeeded", id="offload on the CPU"),
+    ],
+)
+def test_what_does_not_go_together_has_a_reason_of_its_own(
+    params: dict[str, object], runtime: dict[str, object], reason: str
+) -> None:
+    """What people get wrong most is known by one word."""
+    with pytest.raises(StageError) as caught:
+        read_settings({**PARAMS, **params}, {**RUNTIME, **runtime})
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
     ("cores", "load", "ranks", "limit", "threads"),
     [
         pytest.param(16, 0.3, 2, math.inf, 7, id="idle machine"),

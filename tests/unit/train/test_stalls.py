@@ -36,6 +36,16 @@ def test_a_new_checkpoint_begins_the_count_anew(tmp_path: Path) -> None:
             assert stalls.bounded(tmp_path, HANGS) is HANGS
 
 
+@pytest.mark.parametrize("reason", ["GpuFault", "GpuBusy", "NcclFailed", "ConnectionLost"])
+def test_what_holds_gpus_in_vain_has_an_end(tmp_path: Path, reason: str) -> None:
+    """It may pass, and a broken GPU or network does not: also before there was anything to save."""
+    error = StageError(ExitCode.TEMPORARY, "it failed", reason=reason)
+    endings = [stalls.bounded(tmp_path / "not" / "there", error) for _ in range(3)]
+    assert [ending.code for ending in endings] == [ExitCode.TEMPORARY, ExitCode.TEMPORARY, ExitCode.BAD_CONFIG]
+    assert endings[-1].reason == reason
+    assert "have it tried again" in endings[-1].hint
+
+
 def test_other_errors_pass(tmp_path: Path) -> None:
     """Only what hangs is counted."""
     other = StageError(ExitCode.TEMPORARY, "a node is gone", reason="NodeLost")
@@ -52,4 +62,6 @@ def test_a_count_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """The attempt ends for its own reason, not for that."""
-    assert stalls.bounded(tmp_path / "not-there", HANGS) is HANGS
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        assert stalls.bounded(tmp_path / "file", HANGS) is HANGS

@@ -43,3 +43,20 @@ def test_what_the_watchdog_did_not_do_is_not_its(tmp_path: Path) -> None:
         (tmp_path / f"rank-{rank}.log").write_text(LOG if rank else "free(): invalid pointer\n")
     codes = {0: ABORT, 1: ABORT, 2: -signal.SIGTERM, 3: ABORT}  # rank 1 has no log
     assert with_aborted([spoken], codes, tmp_path) == [spoken]
+
+
+ECC = """step 77
+[W socket.cpp:755] [c10d] The client socket has failed to connect to node-1: Connection refused
+terminate called after throwing an instance of 'c10::DistBackendError'
+  what():  [PG ID 0 Rank 1] Process group watchdog thread terminated with exception: CUDA error: uncorrectable \
+ECC error encountered
+"""
+
+
+def test_a_rank_whose_gpu_broke_is_heard(tmp_path: Path) -> None:
+    """The watchdog aborts a rank under which CUDA fails, too: the log says how; what was long past counts no more."""
+    (tmp_path / "rank-1.log").write_text(ECC)
+    failure = root_cause(with_aborted([], {1: ABORT}, tmp_path), {1: ABORT}, 1, "")
+    assert (failure.code, failure.reason) == (ExitCode.TEMPORARY, "GpuFault")
+    (tmp_path / "rank-1.log").write_text(ECC.partition("terminate")[0])
+    assert root_cause(with_aborted([], {1: ABORT}, tmp_path), {1: ABORT}, 1, "").reason == "RankCrashed"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tunesmith_stages.byte_size import size
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report.blocks import NOTE, Block, Code, Folded, Says, Section, Table
 from tunesmith_stages.report.facts import Facts, Unit
 from tunesmith_stages.report.reading import mapping, text
-from tunesmith_stages.report.shown import count, line, moment, shown, size
+from tunesmith_stages.report.shown import count, line, moment, shown
 from tunesmith_stages.report.verdict import place_of
 
 _MOST_UNITS = 60

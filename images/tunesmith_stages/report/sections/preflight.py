@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tunesmith_stages.byte_size import size
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report.blocks import BAD, GOOD, NOTE, Block, Says, Section, Table
 from tunesmith_stages.report.facts import Facts, Unit
 from tunesmith_stages.report.reading import listed, mapping, number, text
-from tunesmith_stages.report.shown import duration, line, size
+from tunesmith_stages.report.shown import duration, line
 
 _MOST_CHECKS = 40
 _FAILED, _NOT_MADE, _PASSED = "✗ failed", "– not made", "✓ passed"

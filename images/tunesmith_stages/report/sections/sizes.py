@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tunesmith_stages.byte_size import size
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report.blocks import NOTE, Bars, Block, Items, Says, Section, Table
 from tunesmith_stages.report.facts import Facts, Unit
 from tunesmith_stages.report.reading import mapping, number, text
-from tunesmith_stages.report.shown import count, figure, line, shown, size
+from tunesmith_stages.report.shown import count, figure, line, shown
 
 _MOST_TENSORS = 20
 

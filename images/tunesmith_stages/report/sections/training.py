@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tunesmith_stages.byte_size import size
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.report.blocks import NOTE, Block, Folded, Lines, Says, Section, Table
 from tunesmith_stages.report.facts import Facts, Unit
 from tunesmith_stages.report.reading import listed, mapping, number, read_json_lines, text
-from tunesmith_stages.report.shown import count, duration, figure, line, size
+from tunesmith_stages.report.shown import count, duration, figure, line
 
 _LARGEST = 1e30
 """What is more than this is no loss that a curve could show."""

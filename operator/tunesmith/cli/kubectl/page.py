@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.api import keys
 from tunesmith.api.status import State
+from tunesmith.core.asked import asked
 from tunesmith.core.times import seconds_between, to_text
 
 Object = Mapping[str, Any]
@@ -28,6 +29,8 @@ class StageRow:
     reason: str = ""
     next_attempt: str = ""
     """When it is tried again (RFC 3339)."""
+    log_tail: str = ""
+    """The last lines that its program wrote before it failed."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,8 @@ def _standing(item: Object) -> tuple[bool, bool, str, str]:
 
 def _is_asked(item: Object, annotation: str, done_for: str) -> bool:
     """Tell whether an annotation asks for something that the status does not know of."""
-    asked = (item["metadata"].get("annotations") or {}).get(annotation, "")
-    return bool(asked != (item.get("status") or {}).get(done_for, ""))
+    status = item.get("status") or {}
+    return bool(asked(annotation, item["metadata"], status) != status.get(done_for, ""))
 
 
 def _hint(item: Object, reason: str, message: str) -> str:
@@ -156,6 +159,7 @@ def _stage(stage: Object, now: datetime) -> StageRow:
         cached=stage.get("cached", False),
         reason=stage.get("reason", ""),
         next_attempt=stage.get("nextAttemptTime", ""),
+        log_tail=stage.get("logTail", ""),
     )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tunesmith.cli.kubectl.page import Page, StageRow
 from tunesmith.core.progress import duration
+from tunesmith_stages.byte_size import size
 
 _WIDE = 100_000
 _COLOURS = {"Succeeded": "green", "Running": "cyan", "Pending": "yellow", "Unknown": "yellow", "Failed": "red"}
@@ -53,6 +54,9 @@ def as_text(page: Page) -> RenderableType:
     if page.stages:
         head = ("STAGE", "STATE", "ATTEMPT", "DURATION", "CACHED", "REASON")
         parts += ["", _table(head, (_stage_cells(stage) for stage in page.stages))]
+    for stage in page.stages:
+        if stage.log_tail:
+            parts += ["", Text(f"LAST LINES OF {stage.name}'s LOG", style="dim"), _indented(stage.log_tail)]
     if progress := progress_in_words(page.progress):
         parts += ["", Text(f"PROGRESS  {page.progress.get('stage', '')} {progress}")]
     if page.artifacts:
@@ -95,14 +99,6 @@ def progress_in_words(progress: Mapping[str, Any]) -> str:
     return printable("  ".join(filter(None, parts)))
 
 
-def size(count: int) -> str:
-    """Return a size in bytes as people say it."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} B"
-
-
 def printable(text: str) -> str:
     """Return a text without what would control the terminal: others have a hand in it."""
     return "".join(letter if _is_harmless(letter) else "\ufffd" for letter in text)
@@ -119,6 +115,10 @@ def _headline(page: Page) -> RenderableType:
     )
     lines = [head, *([Text(f"  {printable(page.message)}")] if page.message else [])]
     return Group(*lines, *([Text(f"  → {printable(page.hint)}")] if page.hint else []))
+
+
+def _indented(text: str) -> Text:
+    return Text("\n".join(f"  {printable(line)}" for line in text.splitlines()))
 
 
 def _stage_cells(stage: StageRow) -> tuple[str | Text, ...]:

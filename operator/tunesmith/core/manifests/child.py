@@ -37,6 +37,8 @@ class Child:
     """Seconds between SIGTERM and SIGKILL, from the measured time of saving a checkpoint; `train` only."""
     lookup: bool = False
     """Nothing is made: what is on the volume already is looked up and reported."""
+    removes: bool = False
+    """Nothing is made: what `register` has made is removed from the servers; `register` only."""
 
     @property
     def units(self) -> tuple[UnitConfig, ...]:
@@ -64,7 +66,13 @@ def child_name(child: Child) -> str:
     if not job[0].isalpha():
         job = f"j{job[: _JOB_CHARACTERS - 1]}".rstrip("-")
     made = digest_of([child.uid, str(child.stage.name), [unit.key for unit in child.units]])[:_DIGEST_CHARACTERS]
-    return f"{job}-{child.stage.name}-{made}-{child.attempt}" + ("-lookup" if child.lookup else "")
+    return f"{job}-{child.stage.name}-{made}-{child.attempt}" + _suffix(child)
+
+
+def _suffix(child: Child) -> str:
+    if child.removes:
+        return "-remove"
+    return "-lookup" if child.lookup else ""
 
 
 def common_labels(component: str) -> dict[str, str]:
@@ -90,6 +98,8 @@ def child_labels(child: Child) -> dict[str, str]:
 def child_annotations(child: Child) -> dict[str, str]:
     """Return the annotations of everything that belongs to a child."""
     made = {keys.KEYS_ANNOTATION: ",".join(unit.key for unit in child.units)}
+    if child.removes:
+        return {keys.REMOVAL_ANNOTATION: "true"}
     return {**made, keys.LOOKUP_ANNOTATION: "true"} if child.lookup else made
 
 

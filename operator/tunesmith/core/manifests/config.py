@@ -74,9 +74,17 @@ def _runtime(child: Child, settings: Settings, grace: int) -> dict[str, Any]:
                 "gpuMemoryBytes": int(parse_quantity(memory)) if memory else None,
             }
             return {"servers": servers(child, settings), "estimate": estimate}
+        case StageName.REGISTER if child.removes:
+            return {"servers": _servers_of_record(child, settings)}
         case StageName.REGISTER:
             return {"servers": servers(child, settings)}
     return {}
+
+
+def _servers_of_record(child: Child, settings: Settings) -> dict[str, Any]:
+    """Return, by name, the servers from which models are to be removed, as far as they are there still."""
+    wanted = child.stage.runtime["names"]
+    return {server.name: _server(server, child) for server in settings.servers if server.name in wanted}
 
 
 def servers(child: Child, settings: Settings) -> dict[str, Any]:

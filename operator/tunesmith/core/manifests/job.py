@@ -51,7 +51,6 @@ def _job_spec(child: Child) -> Object:
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [_on_disruption(child)]},
-        "ttlSecondsAfterFinished": child.job.spec.ttl_seconds_after_finished,
         **({"suspend": True} if _queue(child) else {}),
     }
 

@@ -75,7 +75,7 @@ def _container(child: Child, storage: Storage, settings: Settings, options: Obje
         "name": STAGE_CONTAINER,
         "image": child.image,
         "imagePullPolicy": str(settings.image_pull_policy),
-        "command": ["python", "-m", f"tunesmith_stages.{'lookup' if child.lookup else child.stage.name}"],
+        "command": ["python", "-m", f"tunesmith_stages.{_program(child)}"],
         "args": _arguments(child),
         "env": environment(child, settings, options),
         "resources": options["resources"],
@@ -92,16 +92,23 @@ def _container(child: Child, storage: Storage, settings: Settings, options: Obje
     }
 
 
+def _program(child: Child) -> str:
+    if child.removes:
+        return "unregister"
+    return "lookup" if child.lookup else str(child.stage.name)
+
+
 def _arguments(child: Child) -> list[str]:
     arguments = ["--config", f"{CONFIG}/{STAGE_FILE}", "--report", TERMINATION_LOG]
-    # Kubernetes puts the variable's value in. Who only looks up makes no attempt.
-    return arguments if child.lookup else [*arguments, "--attempt", f"$({ATTEMPT})", "--log"]
+    # Kubernetes puts the variable's value in. Who only looks up or removes makes no attempt.
+    return arguments if child.lookup or child.removes else [*arguments, "--attempt", f"$({ATTEMPT})", "--log"]
 
 
 def _identity(child: Child, settings: Settings) -> Object:
     """Return who the pod is to the API server: nobody, but for those that run a command in Ollama's pod."""
     by_exec = child.job.spec.ollama.method is RegisterMethod.EXEC
-    if not by_exec or child.lookup or child.stage.name not in _REACHES_OLLAMA:
+    makes_none = child.lookup or child.removes  # a model is removed by HTTP, as those that were only tried are
+    if not by_exec or makes_none or child.stage.name not in _REACHES_OLLAMA:
         return {"automountServiceAccountToken": False}
     if settings.exec_service_account is None:
         raise ManifestError(

@@ -28,7 +28,9 @@ def effective_storage(job: FineTuneJob, namespace: str, settings: Settings) -> S
 
 
 def _given(storage: Storage | None) -> Object:
-    given = storage.model_dump(mode="json", by_alias=True, exclude_none=True) if storage else {}
+    """Return what is said of the volume itself, and nothing of what stays on it."""
+    fields = set(Storage.model_fields)
+    given = storage.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields) if storage else {}
     return {name: value for name, value in given.items() if value != []}
 
 

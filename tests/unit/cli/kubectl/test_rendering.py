@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunesmith.cli.kubectl.page import page_of
-from tunesmith.cli.kubectl.rendering import as_json, as_line, as_text, output, printable, progress_in_words, size
+from tunesmith.cli.kubectl.rendering import as_json, as_line, as_text, output, printable, progress_in_words
 from unit.cli.kubectl.items import DIGEST, NOW, item, ready, stage
 
 TRAINING: dict[str, Any] = {
@@ -97,7 +97,7 @@ LINES: dict[str, tuple[dict[str, Any], str]] = {
         TRAINING,
         (
             "Training: train 37 %  (1,110/3,000 steps)  loss 1.204  eval loss 1.3  grad norm 0.8  "
-            "lr 0.0002  5120 tok/s  41.0 GB, at most 61.2 GB on the GPU  ETA 1h12m"
+            "lr 0.0002  5120 tok/s  41 GB, at most 61.2 GB on the GPU  ETA 1h12m"
         ),
     ),
     "why it waits": (ready("Unschedulable", "no node\nhas a GPU"), "Unschedulable: no node has a GPU"),
@@ -114,6 +114,14 @@ LINES: dict[str, tuple[dict[str, Any], str]] = {
         "OutOfMemory: no memory. → Use less.",
     ),
 }
+
+
+def test_the_last_lines_of_a_failed_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    """They stand below the stages, without what would control the terminal, also in the JSON."""
+    failed = stage("train", "Failed", 1, reason="OutOfMemory", logTail="allocating\n\x1b[31mboom")
+    job = item({**ready("OutOfMemory", "no memory.", stalled=True), "stages": [failed]})
+    assert "LAST LINES OF train's LOG\n  allocating\n  \ufffd[31mboom" in shown(job, capsys)
+    assert json.loads(as_json(page_of(job, NOW)))["stages"][0]["logTail"].startswith("allocating")
 
 
 @pytest.mark.parametrize(("status", "wanted"), LINES.values(), ids=LINES)
@@ -137,15 +145,6 @@ def test_progress(progress: dict[str, Any], wanted: str) -> None:
     assert progress_in_words(progress) == wanted
 
 
-SIZES = {0: "0 B", 999: "999 B", 1_000: "1.0 kB", 1_234_567: "1.2 MB", 4_700_000_000: "4.7 GB", 2 * 10**12: "2.0 TB"}
-
-
-@pytest.mark.parametrize(("count", "wanted"), SIZES.items())
-def test_sizes(count: int, wanted: str) -> None:
-    """Sizes have the unit that people would say."""
-    assert size(count) == wanted
-
-
 def test_json() -> None:
     """JSON has the fields of the page, named as Kubernetes names fields, and text as it is."""
     status = {**TRAINING, **ready("Training", "größer \x1b[2J \x9b31m \U000e0001")}
@@ -163,6 +162,7 @@ def test_json() -> None:
         "cached": False,
         "reason": "Unavailable",
         "nextAttempt": "2026-05-04T12:05:00Z",
+        "logTail": "",
     }
     assert data["progress"] == TRAINING["progress"]
     assert data["sources"][0] == {"name": "base", "place": "volume models/base", "version": "a" * 64, "bytes": None}

@@ -1,0 +1,81 @@
+"""Disks that fail, in every stage: the reason is true, nothing half-made counts, and the same command goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from support.faulty_disk import READ_ERRORS, READ_ONLY, WRITE_ERRORS, FaultyDisk, faulty_disk
+from support.jobs import Job, quickstart_volume
+from support.ollama_server import OllamaServer
+from tunesmith_stages.contract import ExitCode, StageName
+from tunesmith_stages.volume import sha256_of
+
+pytestmark = pytest.mark.e2e
+
+_TRAINING = {
+    "finetuningType": "LoRA",
+    "learningRate": "5e-3",
+    "maxSteps": 4,
+    "processesPerNode": 1,
+    "checkpoint": {"saveSteps": 2},
+}
+_KEYED = [stage for stage in StageName if stage is not StageName.REHEARSE]
+_CANNOT_BE_USED = "The volume cannot be used"
+"""What the command line says where the disk fails it before the stage."""
+_FAULTS: Mapping[str, tuple[ExitCode, tuple[str, ...]]] = {
+    READ_ONLY: (ExitCode.NO_SPACE, ("VolumeReadOnly", "NoSpace", _CANNOT_BE_USED)),
+    WRITE_ERRORS: (ExitCode.TEMPORARY, ("VolumeFails", "Temporary", _CANNOT_BE_USED)),
+    READ_ERRORS: (ExitCode.TEMPORARY, ("VolumeFails", "FileUnreadable", "Temporary", _CANNOT_BE_USED)),
+}
+"""Exit code that each fault must lead to, and the reasons of which one must be told. The class alone is known where the
+program could not leave its own words on that disk."""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[FaultyDisk]:
+    """Yield a disk that can be told to fail."""
+    with faulty_disk(tmp_path / "faulty") as mounted:
+        yield mounted
+
+
+def test_faults_in_every_stage(disk: FaultyDisk, toy_base: Path, newest_ollama: OllamaServer, tmp_path: Path) -> None:
+    """A disk that gets read-only or errs in the middle of a stage; once it is well, the stage is finished."""
+    root = quickstart_volume(disk.folder, toy_base)
+    job = Job(root, newest_ollama.url, "failing", _TRAINING, ollama={"model": "failing:v1"}, file_in=tmp_path)
+    for stage in _KEYED:
+        before = job.results().keys()
+        for fault, (code, reasons) in _FAULTS.items():
+            told = strike(job, disk, stage, fault, code)
+            assert any(reason in told for reason in reasons), told
+            assert "Traceback" not in told
+            assert job.results().keys() == before
+        job.run("--until", stage)
+        assert any(name.startswith(f"{stage}/") for name in job.results())
+    for result in job.results().values():
+        for entry in result.files:
+            assert sha256_of(root / result.path / entry.path) == entry.sha256, f"{result.path}/{entry.path}"
+    assert "failing:v1" in newest_ollama.digests()
+
+
+def strike(job: Job, disk: FaultyDisk, stage: StageName, fault: str, code: ExitCode) -> str:
+    """Run a job up to a stage whose disk fails when its program has begun; return what is printed."""
+    begun = attempts(disk, stage)
+    run = job.start("--until", stage)
+    try:
+        while run.poll() is None and attempts(disk, stage) == begun:
+            time.sleep(0.005)
+        disk.fails(fault, after=3)
+        printed, _ = run.communicate(timeout=600)
+    finally:
+        disk.is_well()
+    assert run.returncode == code, f"{stage}, {fault}: {printed}"
+    return printed
+
+
+def attempts(disk: FaultyDisk, stage: StageName) -> set[Path]:
+    """Return what says who makes units of a stage, or has tried to."""
+    return set((disk.behind / "stages" / stage).glob("*.*-*/owner.json"))
