@@ -32,6 +32,10 @@ demo: env toolchain ## Fine-tune a toy model on this machine and let it answer i
 .PHONY: test
 test: check verify faults integration e2e ## Run every test: style, types, unit tests, and the real chain, on this machine and on a cluster
 
+.PHONY: nightly
+nightly: ## Run `make test` with every case of each test, and 10,000 histories of faults: some hours
+	@$(MAKE) test N=10000 PYTEST_ARGS='-m "nightly or not nightly"'
+
 # --- for developers --------------------------------------------------------------------------------------------------
 
 .PHONY: env

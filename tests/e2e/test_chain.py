@@ -24,8 +24,16 @@ _FULL = {"finetuningType": "Full", "learningRate": "1e-3", "maxSteps": 40}
     "training",
     [
         pytest.param({**_LORA, "processesPerNode": 1, "deepspeed": {"zeroStage": 3}}, id="LoRA-1-process-ZeRO-3"),
-        pytest.param({**_LORA, "processesPerNode": 2, "deepspeed": {"zeroStage": 0}}, id="LoRA-2-processes-ZeRO-0"),
-        pytest.param({**_FULL, "processesPerNode": 1, "deepspeed": {"zeroStage": 2}}, id="Full-1-process-ZeRO-2"),
+        pytest.param(
+            {**_LORA, "processesPerNode": 2, "deepspeed": {"zeroStage": 0}},
+            id="LoRA-2-processes-ZeRO-0",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {**_FULL, "processesPerNode": 1, "deepspeed": {"zeroStage": 2}},
+            id="Full-1-process-ZeRO-2",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param({**_FULL, "processesPerNode": 2, "deepspeed": {"zeroStage": 3}}, id="Full-2-processes-ZeRO-3"),
     ],
 )

@@ -57,8 +57,8 @@ LABELS = [
     ("method", "preference", "rows"),
     [
         pytest.param("DPO", {"beta": "0.1", "sftWeight": "1"}, PAIRS, id="DPO"),
-        pytest.param("ORPO", {"beta": "0.5"}, PAIRS, id="ORPO"),
-        pytest.param("KTO", {"beta": "0.1"}, LABELS, id="KTO"),
+        pytest.param("ORPO", {"beta": "0.5"}, PAIRS, id="ORPO", marks=pytest.mark.nightly),
+        pytest.param("KTO", {"beta": "0.1"}, LABELS, id="KTO", marks=pytest.mark.nightly),
     ],
 )
 def test_serves_what_is_preferred(

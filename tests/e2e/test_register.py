@@ -188,10 +188,14 @@ def quantize(f16: Path, type_: str, out: Path) -> None:
     subprocess.run(argv, check=True, capture_output=True)
 
 
-@pytest.fixture(scope="module", params=ollama_programs(), ids=lambda program: program.parents[1].name)
+OLLAMAS = {program.parents[1].name: program for program in ollama_programs()}
+*_OLDER, _NEWEST = OLLAMAS
+
+
+@pytest.fixture(scope="module", params=[*(pytest.param(older, marks=pytest.mark.nightly) for older in _OLDER), _NEWEST])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaServer]:
-    """A running server, of each version that is there."""
-    with ollama_server(request.param, tmp_path_factory.mktemp("ollama") / "models") as running:
+    """A running server: of the newest version, and at night of each other that is there."""
+    with ollama_server(OLLAMAS[request.param], tmp_path_factory.mktemp("ollama") / "models") as running:
         yield running
 
 
@@ -227,6 +231,7 @@ def check_names(server: OllamaServer) -> list[str]:
 # --- the way through -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("server", OLLAMAS, indirect=True)
 def test_proven_model_goes_live(make_job: Callable[..., Job], server: OllamaServer) -> None:
     """Every quantization is proven and answers under its live name; nothing else is left on the server or loaded."""
     job = make_job(quantizations=("Q4_K_M", "Q8_0", "F16"), params={"parameters": {"temperature": "0.5"}})

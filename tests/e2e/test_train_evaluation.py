@@ -36,8 +36,10 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
 
 @pytest.mark.parametrize(
     ("name", "more", "last"),
-    [("to-the-end", {}, 12), ("stopped-early", {"earlyStopping": NO_BETTER}, 8)],
-    ids=["to the end", "stopped early"],
+    [
+        pytest.param("to-the-end", {}, 12, id="to the end", marks=pytest.mark.nightly),
+        pytest.param("stopped-early", {"earlyStopping": NO_BETTER}, 8, id="stopped early"),
+    ],
 )
 def test_an_evaluation_is_left_and_made_up_for(volume: Volume, name: str, more: dict[str, Any], last: int) -> None:
     """The step is saved, and the end is that of a training that nothing disturbed, with every evaluation in place."""

@@ -1,6 +1,6 @@
 """Trainings that are ended again and again, anywhere and in every way: each comes to the end that it has undisturbed.
 
-32 kills. `TUNESMITH_KILL_SEED` chooses other moments for them.
+8 kills in `make test`, 32 in `make nightly`. `TUNESMITH_KILL_SEED` chooses other moments for them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,15 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
     return Volume(root)
 
 
-@pytest.mark.parametrize(("method", "zero"), [(method, zero) for method in METHODS for zero in (2, 3)])
+@pytest.mark.parametrize(
+    ("method", "zero"),
+    [
+        ("LoRA", 2),
+        pytest.param("LoRA", 3, marks=pytest.mark.nightly),
+        pytest.param("Full", 2, marks=pytest.mark.nightly),
+        pytest.param("Full", 3, marks=pytest.mark.nightly),
+    ],
+)
 def test_whatever_ends_it_it_goes_on_as_if_nothing_had_happened(volume: Volume, method: str, zero: int) -> None:
     """An interval of saving is lost at most, nothing on SIGTERM; losses and weights are those of a quiet training."""
     kills = plan(np.random.default_rng(SEED))
