@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def toy_base() -> Path:
-    """Return the folder of the quickstart's base model; it is kept in the cache, by what it is made from."""
-    digest = hashlib.sha256(b"".join((QUICKSTART / name).read_bytes() for name in _MADE_FROM)).hexdigest()[:16]
+    """Return the folder of the quickstart's base model; it is kept in the cache, by what it is made from and by."""
+    made_from = b"".join((QUICKSTART / name).read_bytes() for name in _MADE_FROM)
+    digest = hashlib.sha256(made_from + version("transformers").encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith" / "toy-base"
     folder = cache / digest
     if not folder.is_dir():

@@ -85,6 +85,10 @@ def test_adapter_of_all_linear_modules_gets_out(tmp_path: Path, server: OllamaSe
     assert "hidden_size 256" in found(end, "step of training")
     assert "the adapter merged into the base" in found(end, "convert")
     assert server.digests() == {}
+    (stored,) = (folder for folder in (tmp_path / "store" / "models").iterdir() if folder.is_dir())
+    assert {"config.json", "generation_config.json"} <= {path.name for path in stored.iterdir()}
+    for path in stored.iterdir():
+        assert path.read_bytes() == (tmp_path / "models" / "base" / path.name).read_bytes(), path.name
 
 
 def test_dora_of_transposed_layers_is_refused_before_training(tmp_path: Path, server: OllamaServer) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def make(task: Task) -> Outcome:
     base, trained = Path(task.folder) / "base", Path(task.folder) / "trained"
     base.mkdir(parents=True)
     trained.mkdir()
-    _link_tokenizer(Path(task.base), base)
+    _copy_tokenizer(Path(task.base), base)
     model, changes, why = _twin(task, base, config)
     if model is None:
         return dataclasses.replace(outcome, why_none=why)
@@ -246,10 +247,11 @@ def _refer(model: Any, probes: Sequence[Sequence[int]], trained: Path) -> None:
     (trained / "reference.json").write_text(text, encoding="utf-8")
 
 
-def _link_tokenizer(source: Path, base: Path) -> None:
+def _copy_tokenizer(source: Path, base: Path) -> None:
+    """Copy what the twin has of the base as it is: through a link transformers would write its own into the base."""
     for name in (*TOKENIZER_FILES, "tokenizer_config.json", "generation_config.json"):
         if (source / name).is_file():
-            (base / name).symlink_to((source / name).resolve())
+            shutil.copyfile(source / name, base / name)
 
 
 def _in_short(error: Exception) -> str:
