@@ -13,23 +13,15 @@ from pathlib import Path
 import pytest
 
 from support.disks import small_disk
-from support.jobs import Job, quickstart_volume
+from support.jobs import FOUR_STEPS, KEYED, Job, quickstart_volume
 from support.ollama_server import OllamaServer
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.volume import Volume
 
 pytestmark = pytest.mark.e2e
 
-_TRAINING = {
-    "finetuningType": "LoRA",
-    "learningRate": "5e-3",
-    "maxSteps": 4,
-    "processesPerNode": 1,
-    "checkpoint": {"saveSteps": 2},
-}
 # Bytes that are left on the full disk: enough to begin, not to end.
 _SPARE = {StageName.PREPARE: 24 * 1024, StageName.REGISTER: 12 * 1024}
-_KEYED = [stage for stage in StageName if stage is not StageName.REHEARSE]
 
 
 @pytest.fixture
@@ -41,9 +33,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_full_disk(disk: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
     """A stage that finds no space says so by its exit code and publishes nothing; with space again it goes on."""
-    job = Job(quickstart_volume(disk, toy_base), newest_ollama.url, name="full-disk", training=_TRAINING)
+    job = Job(quickstart_volume(disk, toy_base), newest_ollama.url, name="full-disk", training=FOUR_STEPS)
     ballast = disk / "ballast"
-    for stage in _KEYED:
+    for stage in KEYED:
         before = job.results()
         assert job.file.exists()  # written while there is space
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
@@ -60,11 +52,11 @@ def test_full_disk(disk: Path, toy_base: Path, newest_ollama: OllamaServer) -> N
 def test_killed_anywhere(tmp_path: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
     """Whoever is killed with -9 in whichever stage, the next run ends what is left and finishes the stage."""
     job = Job(
-        quickstart_volume(tmp_path, toy_base), newest_ollama.url, "killed", _TRAINING, ollama={"model": "killed:v1"}
+        quickstart_volume(tmp_path, toy_base), newest_ollama.url, "killed", FOUR_STEPS, ollama={"model": "killed:v1"}
     )
     volume = Volume(tmp_path)
     in_the_middle = 0
-    for stage in _KEYED:
+    for stage in KEYED:
         run = job.start("--until", stage)
         child = _begun(run, tmp_path, stage)
         run.kill()  # the command line; what it started must not live on
@@ -82,7 +74,7 @@ def test_killed_anywhere(tmp_path: Path, toy_base: Path, newest_ollama: OllamaSe
         assert _has(job, stage)
         for result in job.results().values():
             assert not any((attempt / "out").exists() for attempt in volume.attempts(result.stage, result.key))
-    assert in_the_middle >= len(_KEYED), "too few of the kills came in time to prove anything"
+    assert in_the_middle >= len(KEYED), "too few of the kills came in time to prove anything"
     assert "killed:v1" in newest_ollama.digests()
     assert not [name for name in newest_ollama.digests() if name.startswith("tunesmith-check")]
 
@@ -90,7 +82,7 @@ def test_killed_anywhere(tmp_path: Path, toy_base: Path, newest_ollama: OllamaSe
 def test_two_jobs_want_the_same(tmp_path: Path, toy_base: Path, newest_ollama: OllamaServer) -> None:
     """Two jobs that come to the same training at once train once: one waits for the other and takes its result."""
     root = quickstart_volume(tmp_path, toy_base)
-    runs = [Job(root, newest_ollama.url, name, _TRAINING).start("--until", "train") for name in ("one", "two")]
+    runs = [Job(root, newest_ollama.url, name, FOUR_STEPS).start("--until", "train") for name in ("one", "two")]
     printed = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [ExitCode.OK] * 2, printed
     assert any(" waits: process" in text for text in printed), printed

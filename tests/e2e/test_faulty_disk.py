@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 
 from support.faulty_disk import READ_ERRORS, READ_ONLY, WRITE_ERRORS, FaultyDisk, faulty_disk
-from support.jobs import Job, quickstart_volume
+from support.jobs import FOUR_STEPS, KEYED, Job, quickstart_volume
 from support.ollama_server import OllamaServer
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.volume import sha256_of
 
 pytestmark = pytest.mark.e2e
 
-_TRAINING = {
-    "finetuningType": "LoRA",
-    "learningRate": "5e-3",
-    "maxSteps": 4,
-    "processesPerNode": 1,
-    "checkpoint": {"saveSteps": 2},
-}
-_KEYED = [stage for stage in StageName if stage is not StageName.REHEARSE]
 _CANNOT_BE_USED = "The volume cannot be used"
 """What the command line says where the disk fails it before the stage."""
 _FAULTS: Mapping[str, tuple[ExitCode, tuple[str, ...]]] = {
@@ -42,17 +34,23 @@ def disk(tmp_path: Path) -> Iterator[FaultyDisk]:
         yield mounted
 
 
-def test_faults_in_every_stage(disk: FaultyDisk, toy_base: Path, newest_ollama: OllamaServer, tmp_path: Path) -> None:
-    """A disk that gets read-only or errs in the middle of a stage; once it is well, the stage is finished."""
+@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.nightly) for turn in (1, 2))])
+def test_a_fault_in_every_stage(
+    disk: FaultyDisk, toy_base: Path, newest_ollama: OllamaServer, tmp_path: Path, turn: int
+) -> None:
+    """A disk that gets read-only or errs in the middle of a stage; once it is well, the stage is finished.
+
+    In three turns each stage meets each fault.
+    """
     root = quickstart_volume(disk.folder, toy_base)
-    job = Job(root, newest_ollama.url, "failing", _TRAINING, ollama={"model": "failing:v1"}, file_in=tmp_path)
-    for stage in _KEYED:
+    job = Job(root, newest_ollama.url, "failing", FOUR_STEPS, ollama={"model": "failing:v1"}, file_in=tmp_path)
+    for place, stage in enumerate(KEYED):
         before = job.results().keys()
-        for fault, (code, reasons) in _FAULTS.items():
-            told = strike(job, disk, stage, fault, code)
-            assert any(reason in told for reason in reasons), told
-            assert "Traceback" not in told
-            assert job.results().keys() == before
+        fault, (code, reasons) = list(_FAULTS.items())[(place + turn) % len(_FAULTS)]
+        told = strike(job, disk, stage, fault, code)
+        assert any(reason in told for reason in reasons), told
+        assert "Traceback" not in told
+        assert job.results().keys() == before
         job.run("--until", stage)
         assert any(name.startswith(f"{stage}/") for name in job.results())
     for result in job.results().values():

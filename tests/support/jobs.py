@@ -32,6 +32,18 @@ FAQ: Sequence[Mapping[str, Any]] = (
 )
 """The quickstart's data."""
 
+FOUR_STEPS: Mapping[str, Any] = {
+    "finetuningType": "LoRA",
+    "learningRate": "5e-3",
+    "maxSteps": 4,
+    "processesPerNode": 1,
+    "checkpoint": {"saveSteps": 2},
+}
+"""The shortest training in whose middle there is a checkpoint."""
+
+KEYED = tuple(stage for stage in StageName if stage is not StageName.REHEARSE)
+"""The stages whose results are kept under keys."""
+
 
 @dataclass
 class Job:
