@@ -35,6 +35,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING = 8
 _ARRAY = 9
 _LONGEST = 1 << 28
+_MOST_EXTENTS = 4  # ggml's own (GGML_MAX_DIMS)
 _CHUNK = 4 * 1024 * 1024
 
 
@@ -117,9 +118,9 @@ def read_gguf(path: Path) -> GgufFile:
             (kind,) = _unpack(file, "<I")
             metadata[key] = _value(file, kind)
         tensors = tuple(_tensor(file) for _ in range(tensor_count))
-        alignment = int(metadata.get("general.alignment", 32))
-        if alignment < 1:
-            raise ValueError(f"{path} is damaged: its tensors would lie at multiples of {alignment} bytes")
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"{path} is damaged: its tensors would lie at multiples of {str(alignment)[:50]} bytes")
         data_offset = -(-file.tell() // alignment) * alignment
     return GgufFile(path, metadata, tensors, data_offset, path.stat().st_size)
 
@@ -208,6 +209,8 @@ def _value(file: BinaryIO, kind: int) -> Any:
 def _tensor(file: BinaryIO) -> GgufTensor:
     name = _string(file)
     (dimensions,) = _unpack(file, "<I")
+    if dimensions > _MOST_EXTENTS:
+        raise ValueError(f"{file.name} is damaged: a tensor with {dimensions} extents at {file.tell()}")
     shape = _unpack(file, f"<{dimensions}Q")
     kind, offset = _unpack(file, "<IQ")
     return GgufTensor(name, shape, kind, offset)

@@ -15,7 +15,7 @@ from preflight.zoo import CASES, Case
 from support.builders import CHATML
 from support.ollama_proxy import ollama_proxy
 from support.ollama_server import OllamaServer, ollama_programs, ollama_server
-from support.toy_base import write_toy_base
+from support.toy_base import change_json, write_toy_base
 from tunesmith_stages.contract import StageName
 
 pytestmark = pytest.mark.e2e
@@ -61,6 +61,22 @@ def test_nothing_of_it_is_said_of_a_whole_base(tmp_path: Path, server: OllamaSer
     assert (end.stage, end.failure) == (StageName.TRAIN, None)
     assert all(check["passed"] for check in end.report["checks"])
     assert server.digests() == {}
+
+
+def test_code_that_comes_with_a_base_is_not_run(tmp_path: Path, server: OllamaServer) -> None:
+    """A base that names code of its own is taken for what its architecture is; the code stays where it was, unrun."""
+    witness = tmp_path / "witness"
+
+    def bring_code(base: Path) -> None:
+        (base / "own.py").write_text(f"open({str(witness)!r}, 'w')\nConfig = Model = Tokenizer = object\n")
+        change_json(base, "config.json", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})
+        change_json(base, "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Tokenizer", None]})
+
+    root = build(tmp_path / "volume", Case("", StageName.TRAIN, "", "", bring_code))
+    end = run_until_training(root, server.url, {}, {})
+    assert (end.stage, end.failure) == (StageName.TRAIN, None)
+    assert not witness.exists()
+    assert not list((root / "store").rglob("*.py"))
 
 
 def test_lora_fits_where_full_training_does_not(tmp_path: Path) -> None:

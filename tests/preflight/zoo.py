@@ -192,6 +192,7 @@ REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('System role 
 NO_SYSTEM = REFUSES + CHATML
 BROKEN = CHATML.replace("{% endfor %}", "")
 ENDS = CHATML.replace("'<|im_end|>", "('<|eot_id|>' if 'Acme' in message.content else '<|im_end|>') + '")
+DOUBLES = "{% set all = namespace(x='a') %}{% for a in range(99) %}{% set all.x = all.x ~ all.x %}{% endfor %}"
 SEVERAL = [{"name": name, "template": CHATML} for name in ("chat", "tools")]
 
 FETCH, PREPARE, REHEARSE = StageName.FETCH, StageName.PREPARE, StageName.REHEARSE
@@ -236,6 +237,12 @@ CASES: Mapping[str, Case] = {
         "System role not supported",
         template(NO_SYSTEM),
         rows=[{"system": "Be brief.", "instruction": "Who are you?", "output": "I am Tunny."}] * 3,
+    ),
+    "a template that reaches for what it may not": Case(
+        "", PREPARE, "UnsafeTemplate", "__class__", template("{{ ''.__class__.__mro__ }}" + CHATML)
+    ),
+    "a template that fills the memory": Case(
+        "", PREPARE, "TemplateTakesTooMuch", "bytes of memory", template(DOUBLES + CHATML)
     ),
     "no eos token": Case(
         "unslothai/unsloth#468",

@@ -93,7 +93,7 @@ class SafetensorsFile:
 def _info(name: str, entry: Mapping[str, Any], data: int) -> TensorInfo:
     first, last = entry["data_offsets"]
     shape = tuple(int(extent) for extent in entry["shape"])
-    if first < 0 or last - first != math.prod(shape) * _BYTES[entry["dtype"]]:
+    if first < 0 or min(shape, default=0) < 0 or last - first != math.prod(shape) * _BYTES[entry["dtype"]]:
         raise ValueError(f"tensor {name} has {last - first} bytes, which its shape and dtype do not give")
     return TensorInfo(name, entry["dtype"], shape, data + first, last - first)
 

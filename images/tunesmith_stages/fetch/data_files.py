@@ -53,9 +53,11 @@ def dataset_files(place: Path, given: str) -> list[Path]:
         names = {path.name for path in place.iterdir() if path.is_file()}
         files = [place / name for name in data_names(names)]
         what = f"the folder {given!r} holds no {ALLOWED} file"
-    else:
+    elif place.is_file():
         files = [place] if may_hold_rows(place.name) else []
         what = f"{given!r} is no {ALLOWED} file"
+    else:
+        files, what = [], f"{given!r} is neither a file nor a folder"
     hint = f"Datasets must be {ALLOWED} files."
     if place.name in DESCRIPTIONS:
         what = f"{given!r} describes datasets and holds no rows"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,9 @@ def _weight_files(place: Path, given: str, cure: str) -> list[Path]:
 
 
 def check_safetensors(path: Path, cure: str = COPY_AGAIN) -> dict[str, Any]:
-    """Return the header of a safetensors file, after proving that the file has the size that the header asks for.
+    """Return the header of a safetensors file, after proving that its tensors lie one behind the other and fill it.
 
-    The format: 8 bytes with the header's length (little endian), the header as JSON, the tensors' bytes
+    The format: 8 bytes with the header's length (little endian), the header as JSON, the tensors' bytes without gaps
     (https://github.com/huggingface/safetensors#format).
 
     Raises:
@@ -169,8 +170,10 @@ def check_safetensors(path: Path, cure: str = COPY_AGAIN) -> dict[str, Any]:
                 raise ValueError(f"a header of {length} bytes")
             header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
+        end = _end_of_data(header)
+    except (
+        ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, struct.error
+    ) as error:  # fmt: skip
         raise StageError(
             ExitCode.BAD_DATA,
             f"{path.name} is not a safetensors file: {error}",
@@ -186,6 +189,21 @@ def check_safetensors(path: Path, cure: str = COPY_AGAIN) -> dict[str, Any]:
             hint=cure,
         )
     return header
+
+
+def _end_of_data(header: Mapping[str, Any]) -> int:
+    """Return how many bytes the tensors have together, which lie one behind the other and fill them.
+
+    Raises:
+        ValueError: they overlap, or leave gaps.
+    """
+    end = 0
+    offsets = {name: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for name, entry in header.items()}
+    for name, (begin, behind) in sorted(offsets.items(), key=lambda item: item[1]):
+        if begin != end or behind < begin:
+            raise ValueError(f"the tensor {name[:200]!r} would lie from {begin} to {behind}, and not from {end} on")
+        end = behind
+    return end
 
 
 def describe_model(place: Path, cure: str = COPY_AGAIN) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from tunesmith_stages.fetch import from_hub, on_volume
 from tunesmith_stages.fetch.asked import Asked
 from tunesmith_stages.fetch.data_files import data_names, dataset_files
 from tunesmith_stages.fetch.from_hub import Loads
-from tunesmith_stages.fetch.storing import store_copies
+from tunesmith_stages.fetch.storing import open_source, store_copies
 from tunesmith_stages.prepare.dataset_info import FILE, Entry, entry_alone, read_entry
 from tunesmith_stages.program import Made, StageError, Work
-from tunesmith_stages.volume import UnsafePathError
+from tunesmith_stages.volume import UnsafePathError, Volume
 
 _NO_LIST = f"With `datasetInfo` the source is a folder or repository with LLaMA-Factory's {FILE} at its top."
 _DEFAULT_BRANCH = {"huggingFace": "main", "modelScope": "master"}
@@ -34,7 +34,7 @@ def version_on_volume(asked: Asked) -> str:
     given = asked.source["volume"]["path"]
     folder = asked.volume.version(given)
     try:
-        entry = read_entry((asked.volume.resolve(given) / FILE).read_bytes(), asked.source["datasetInfo"])
+        entry = read_entry(_content(asked.volume, asked.volume.root / given / FILE), asked.source["datasetInfo"])
         entry.require_text()
     except (OSError, UnsafePathError, StageError):
         return ""
@@ -45,6 +45,11 @@ def version_on_volume(asked: Asked) -> str:
         if "/" not in entry.file_name and _is_file(asked, entry)
         else digest_of([folder, asked.volume.version(f"{given}/{entry.file_name}")])
     )
+
+
+def _content(volume: Volume, path: Path) -> bytes:
+    with open_source(volume, path) as file:
+        return file.read()
 
 
 def _version_of_hub(asked: Asked, commit: str) -> str:
@@ -65,7 +70,7 @@ def bring_from_volume(work: Work) -> Made:
     """
     source = work.params["source"]
     given, name = source["volume"]["path"], source["datasetInfo"]
-    content = on_volume.find(work, f"{given}/{FILE}", _NO_LIST).read_bytes()
+    content = _content(work.volume, on_volume.find(work, f"{given}/{FILE}", _NO_LIST))
     entry = read_entry(content, name)
     entry.require_text()
     alone = entry_alone(content, name)

@@ -90,7 +90,7 @@ def bring_gguf(work: Work) -> Made:
     given: str = work.params["source"]["gguf"]["path"]
     place = find(work, given, _CORRECT.format("gguf.path"))
     if not place.is_file():
-        raise _not_gguf(f"{given!r} must be a file that ends in .gguf, not a folder")
+        raise _not_gguf(f"{given!r} must be a file that ends in .gguf")
     try:
         gguf = read_gguf(place)
     except (ValueError, OverflowError, MemoryError) as error:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tunesmith_stages.contract import ExitCode, FileEntry, manifest_digest
 from tunesmith_stages.program import Made, StageError, Work
-from tunesmith_stages.volume import UnsafePathError, publish, sync, write_whole
+from tunesmith_stages.volume import UnsafePathError, Volume, publish, readable, sync, write_whole
 
 _CHUNK = 4 * 1024 * 1024
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
@@ -78,8 +80,7 @@ def _copy(work: Work, source: Path, folder: Path, name: str, advance: Callable[[
     size = 0
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as reading, target.open("xb") as writing:
-        _refuse_outsider(work, reading.fileno())
+    with open_source(work.volume, source) as reading, target.open("xb") as writing:
         while chunk := reading.read(_CHUNK):
             digest.update(chunk)
             size += writing.write(chunk)
@@ -89,11 +90,36 @@ def _copy(work: Work, source: Path, folder: Path, name: str, advance: Callable[[
     return FileEntry(name, size, digest.hexdigest())
 
 
-def _refuse_outsider(work: Work, handle: int) -> None:
-    """Refuse an open file that does not lie on the volume: a link may have been put there since it was looked at."""
-    place = Path(f"/proc/self/fd/{handle}").readlink()
-    if not (place.is_relative_to(work.volume.root) or place.is_relative_to(BUILTIN)):
-        raise UnsafePathError(f"a file of the source leads out of the volume, to {place}")
+def open_source(volume: Volume, path: Path) -> BinaryIO:
+    """Open a file of a source, whatever has been put in its place since it was looked at.
+
+    Raises:
+        UnsafePathError: it does not lie on the volume, or is a pipe, a socket or a device, which could be waited for.
+    """
+    try:
+        file: BinaryIO = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - pathlib takes no opener
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise _no_file(path) from None  # a socket
+    try:
+        place = Path(f"/proc/self/fd/{file.fileno()}").readlink()
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _no_file(path)
+        if not (place.is_relative_to(volume.root) or place.is_relative_to(BUILTIN)):
+            raise UnsafePathError(f"a file of the source leads out of the volume, to {place}")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _no_file(path: Path) -> UnsafePathError:
+    return UnsafePathError(f"{readable(path.name)!r} of the source is a pipe, a socket or a device, not a file")
 
 
 def write_file(content: bytes, folder: Path, name: str) -> FileEntry:

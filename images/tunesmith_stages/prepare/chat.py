@@ -2,8 +2,8 @@
 
 The environment is transformers' own (sandbox, filters, the ``generation`` tag), and each template is compiled once.
 What is added keeps a template from taking the stage with it: an expression that would compute for ever or fill the
-memory is refused, the text is bounded, and a timer ends what runs too long. That changes nothing that is rendered. What
-does is the day (:mod:`.day`), for templates that write it.
+memory is refused, the text is bounded, and limits of time and memory end what takes too much. That changes nothing that
+is rendered. What does is the day (:mod:`.day`), for templates that write it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ import jinja2.meta
 import jinja2.nodes
 
 from tunesmith_stages.prepare.day import strftime_in_training
+from tunesmith_stages.prepare.memory import Limit, limit_above_now, limited_memory
 
 LONGEST_TEXT = 64 * 1024 * 1024
 """Characters that one rendering may have; a row has at most a few million."""
 SECONDS = 10.0
 """Of the processor's time that one turn may take; a megabyte takes some milliseconds."""
+MEMORY = 1024 * 1024 * 1024
+"""Bytes that a turn may take besides those that the process has; the longest text takes half of that."""
 _LONGEST_NUMBER = 65536
 """Bits."""
 
@@ -156,23 +159,23 @@ def _bounded_binop(context: Any, operator: str, left: Any, right: Any) -> Any:
     return left * right
 
 
-_time_can_be_limited = False
-"""Whether the handler is set that ends what takes too long."""
+_memory_limit: Limit | None = None
+"""The limit of memory to set, once the handler is set that ends what takes too long."""
 
 
 @contextmanager
-def prepared_to_limit_time() -> Iterator[None]:
-    """Spare each :func:`limited_time` in the block setting its handler, which takes as long as rendering a row."""
-    global _time_can_be_limited  # noqa: PLW0603 - as signal handlers are, it is the process's
-    if _time_can_be_limited or threading.current_thread() is not threading.main_thread():
+def prepared_to_limit() -> Iterator[None]:
+    """Spare each :func:`limited` in the block setting up its limits, which takes as long as rendering a row."""
+    global _memory_limit  # noqa: PLW0603 - as signal handlers are, it is the process's
+    if _memory_limit is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGVTALRM, _stop)
-    _time_can_be_limited = True
+    _memory_limit = limit_above_now(MEMORY)
     try:
         yield
     finally:
-        _time_can_be_limited = False
+        _memory_limit = None
         signal.signal(signal.SIGVTALRM, before)
 
 
@@ -181,25 +184,26 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def limited_time() -> Iterator[None]:
-    """Raise TooMuchError in what the block runs after SECONDS of the processor's time.
+def limited() -> Iterator[None]:
+    """Raise in what the block runs: TooMuchError after SECONDS of the processor's time, MemoryError beyond MEMORY.
 
-    By a signal, which Python gives to the main thread alone; in another one there is no limit.
+    The first by a signal, which Python gives to the main thread alone; in another one there are no limits.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
-    elif not _time_can_be_limited:
-        with prepared_to_limit_time(), limited_time():
+    elif _memory_limit is None:
+        with prepared_to_limit(), limited():
             yield
     else:
-        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        with limited_memory(_memory_limit):
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def restart_time() -> None:
-    """Give what runs in :func:`limited_time` its whole time again."""
+    """Give what runs in :func:`limited` its whole time again."""
     if signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0:
         signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.chat import ChatTemplate, limited_time
+from tunesmith_stages.prepare.chat import ChatTemplate, limited
 from tunesmith_stages.prepare.named_templates import NAMED, named_template
 from tunesmith_stages.prepare.served_template import with_choices, without_generation_tags
+from tunesmith_stages.prepare.template_errors import explained
 from tunesmith_stages.program import StageError
 
 if TYPE_CHECKING:
@@ -54,15 +55,11 @@ def with_job_choices(
     the tokenizer: a server may know them otherwise.
 
     Raises:
-        StageError: the template does not ask whether to think, or it is no Jinja.
+        StageError: the template does not ask whether to think, is no Jinja, or takes too much.
     """
-    try:
+    with limited(), explained(()):
         reads = ChatTemplate(source, {}).variables
         plain = without_generation_tags(source)
-    except jinja2.TemplateSyntaxError as error:
-        message = f"the chat template is not Jinja: {error.message} (line {error.lineno} of the template)"
-        hint = "Correct the template: `model.chatTemplate.jinja`, or the one of the base model's tokenizer."
-        raise StageError(ExitCode.BAD_CONFIG, message, reason="BadTemplate", hint=hint) from None
     variables: dict[str, str | bool] = {}
     if name in NAMED and "eos_token" in reads:
         variables["eos_token"] = tokenizer.eos_token
@@ -94,9 +91,12 @@ def _thinks_only_when_told(source: str, tokenizer: PreTrainedTokenizerBase) -> b
     for more in told:
         template = ChatTemplate(source, {**tokenizer.special_tokens_map, **more})
         try:
-            with limited_time():
+            with limited():
                 prompts.append(template.render(question, ask=True))
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError):
+        except (
+            jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
+            MemoryError
+        ):  # fmt: skip
             return False  # whatever it is, the first rendering of all tells it
     silent, off, on = prompts
     return silent == off != on

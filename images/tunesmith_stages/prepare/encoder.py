@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.prepare.base import load_base
-from tunesmith_stages.prepare.chat import prepared_to_limit_time
+from tunesmith_stages.prepare.chat import prepared_to_limit
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.day import DAY
 from tunesmith_stages.prepare.labels import IGNORED, Example, Labeller
@@ -89,7 +89,7 @@ class Encoder:
         encoded: list[Encoded] = []
         samples: list[Rendered] = []
         owners: list[int] = []
-        with prepared_to_limit_time():
+        with prepared_to_limit():
             for index, conversation in enumerate(conversations):
                 try:
                     own = [sample for side in conversation.sides for sample in self._renderer.samples(side)]

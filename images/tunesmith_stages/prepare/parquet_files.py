@@ -10,9 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.prepare.memory import limit_above_now, limited_memory
 from tunesmith_stages.prepare.row import MAX_ROW_BYTES, BadRow, Batch, RawRow, too_long
 from tunesmith_stages.prepare.text_files import other_kind
 from tunesmith_stages.program import StageError
+
+MEMORY = 4 * 1024 * 1024 * 1024
+"""Bytes that reading one table may take: what a few kilobytes of a file are unpacked to is known when it is there."""
 
 
 def parquet_tables(path: Path, name: str, rows: int, size: int) -> Iterator[tuple[int, bytes]]:
@@ -21,20 +25,33 @@ def parquet_tables(path: Path, name: str, rows: int, size: int) -> Iterator[tupl
     A table has at most `rows` rows, and not much more than `size` bytes if it has more than one.
 
     Raises:
-        StageError: the file is not Parquet, is damaged, or has two columns of one name.
+        StageError: the file is not Parquet, is damaged, takes too much memory, or has two columns of one name.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _require_names_once(file.schema_arrow, name)
-            for table in file.iter_batches(batch_size=rows, use_threads=False):
+            tables = file.iter_batches(batch_size=rows, use_threads=False)
+            while (table := _next(tables)) is not None:
                 part = max(1, table.num_rows * size // max(size, table.nbytes))
                 for start in range(0, table.num_rows, part):
                     piece = table.slice(start, part)
                     yield piece.num_rows, _packed(piece)
+    except MemoryError:
+        raise StageError(
+            ExitCode.BAD_DATA,
+            f"{name} takes more than {MEMORY:,} bytes of memory to read {rows} of its rows",
+            reason="BadParquet",
+            hint="Write the file again with smaller row groups (1,000 rows), and without rows of many megabytes.",
+        ) from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # Arrow's own are without a number
             raise
         raise _not_parquet(path, name, error) from None
+
+
+def _next(tables: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
+    with limited_memory(limit_above_now(MEMORY)):
+        return next(tables, None)
 
 
 def parquet_count(path: Path, name: str) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.chat import ChatTemplate, Span, limited_time, restart_time
+from tunesmith_stages.prepare.chat import ChatTemplate, Span, limited, restart_time
 from tunesmith_stages.prepare.control_text import ControlText, places_of_marks
 from tunesmith_stages.prepare.conversations import Conversation, Message
 from tunesmith_stages.prepare.pattern import learn_pattern
@@ -57,10 +57,10 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, marked: str | None = None) -> None:
         constants = tokenizer.special_tokens_map
-        with explained(()):
+        with limited(), explained(()):  # what is constant in it is computed when it is compiled
             self._template = ChatTemplate(template, constants)
             self._marked = ChatTemplate(marked, constants) if marked is not None else None
-        with limited_time(), explained(()):
+        with limited(), explained(()):
             self._pattern = learn_pattern(self._template)
         self.writes_date = self._template.writes_date
         """Whether the template writes the date."""
@@ -76,7 +76,7 @@ class Renderer:
         Raises:
             StageError: the template fails, or tries what its sandbox or its bounds forbid.
         """
-        with limited_time(), explained(messages):
+        with limited(), explained(messages):
             return self._template.render(messages, tools, ask=ask)
 
     def check(self) -> None:
@@ -119,7 +119,7 @@ class Renderer:
             text = conversation.text
             return [Rendered(conversation, text, (), literal=self._control_text.spans(text))]
         try:
-            with limited_time(), explained(conversation.messages):
+            with limited(), explained(conversation.messages):
                 return self._samples(conversation)
         except StageError as error:
             raise StageError(

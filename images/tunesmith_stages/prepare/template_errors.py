@@ -10,7 +10,7 @@ import jinja2
 import jinja2.exceptions
 
 from tunesmith_stages.contract import ExitCode
-from tunesmith_stages.prepare.chat import TooMuchError
+from tunesmith_stages.prepare.chat import MEMORY, TooMuchError
 from tunesmith_stages.prepare.conversations import Message
 from tunesmith_stages.program import StageError
 
@@ -31,14 +31,17 @@ def explained(messages: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     except TooMuchError as error:
         message = f"the chat template never comes to an end, or nearly so: {error}"
         raise StageError(ExitCode.BAD_CONFIG, message, reason="TemplateTakesTooMuch", hint=MEND) from None
+    except MemoryError:
+        message = f"the chat template takes more than {MEMORY:,} bytes of memory"
+        raise StageError(ExitCode.BAD_CONFIG, message, reason="TemplateTakesTooMuch", hint=MEND) from None
     except (
-        jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
-        MemoryError
+        jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError
     ) as error:  # fmt: skip
         roles = ", ".join(message["role"] for message in messages)
+        on = f" on a conversation of {roles}" if roles else ""
         raise StageError(
             ExitCode.BAD_DATA,
-            f"the chat template fails on a conversation of {roles}: {error}",
+            f"the chat template fails{on}: {error}",
             reason="TemplateRefusesRow",
             hint="Change the conversation, or use another template (`model.chatTemplate`).",
         ) from None

@@ -103,6 +103,10 @@ DAMAGED = {
     "a list longer than any memory": ("a list of more than", pair("a", 9, struct.pack("<IQ", 10, 1 << 60))),
     "a list longer than the file": ("a list of more than", pair("a", 9, struct.pack("<IQ", 0, 1 << 40))),
     "a list of lists": ("a list of lists", pair("a", 9, struct.pack("<IQIQ", 9, 1, 9, 1))),
+    "an alignment that is a list": (
+        r"multiples of \[1\] bytes",
+        pair("general.alignment", 9, struct.pack("<IQI", 4, 1, 1)),
+    ),
     "no alignment": ("multiples of 0 bytes", pair("general.alignment", 4, struct.pack("<I", 0))),
 }
 
@@ -112,4 +116,12 @@ def test_damaged_head_is_refused(tmp_path: Path, says: str, entry: bytes) -> Non
     """Numbers that make no sense are named as damage, before anything is made of them."""
     (tmp_path / "model.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + entry)
     with pytest.raises(ValueError, match=says):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_tensor_of_endless_extents_is_refused(tmp_path: Path) -> None:
+    """A tensor of millions of extents, whose product would take hours, is refused unread."""
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + text("a") + struct.pack("<I", 1 << 20)
+    (tmp_path / "model.gguf").write_bytes(head + b"\xff" * (8 << 20))
+    with pytest.raises(ValueError, match="a tensor with 1048576 extents"):
         read_gguf(tmp_path / "model.gguf")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from tunesmith.local.run import current_plan
 from tunesmith_stages.contract import ExitCode, Failure, Report, StageConfig, StageName, StageResult
 from tunesmith_stages.fetch.model_files import check_safetensors
 from tunesmith_stages.fetch.stage import fetch, resolved
+from tunesmith_stages.fetch.storing import store_copies
 from tunesmith_stages.program import Made, StageError, carry_out, run
-from tunesmith_stages.volume import Volume, sha256_of
+from tunesmith_stages.volume import UnsafePathError, Volume, sha256_of
 
 
 @pytest.fixture(scope="session")
@@ -282,6 +284,11 @@ def _index(base: Path, **weights: Any) -> None:
     index.write_text(json.dumps({**content, "weight_map": {**content["weight_map"], **weights}}))
 
 
+def _index_of_pickles(base: Path) -> None:
+    _index(base, d="x.bin")
+    (base / "x.bin").write_bytes(b"\x80\x02}q\x00.")
+
+
 def _cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
@@ -289,6 +296,14 @@ def _cut(path: Path, size: int) -> None:
 def _header(path: Path, header: object) -> None:
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 8)
+
+
+def _places(base: Path, *offsets: list[float]) -> None:
+    """Write weights of 8 bytes, with a header that tells these places of its tensors."""
+    entries = {
+        str(number): {"dtype": "U8", "shape": [8], "data_offsets": place} for number, place in enumerate(offsets)
+    }
+    _header(base / "model.safetensors", entries)
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], ExitCode, str, str]] = {
@@ -394,6 +409,51 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], ExitCode, str, str]] = {
         "DamagedWeights",
         "is not a safetensors file",
     ),
+    "a header longer than any memory": (
+        lambda base: (base / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}"),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "a header of 4611686018427387904 bytes",
+    ),
+    "a header longer than the file": (
+        lambda base: (base / "model.safetensors").write_bytes(struct.pack("<Q", 99_000_000) + b"{}" * 9),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is not a safetensors file",
+    ),
+    "a header that is a nesting bomb": (
+        lambda base: (base / "model.safetensors").write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is not a safetensors file",
+    ),
+    "tensors on the same bytes": (
+        lambda base: _places(base, [0, 8], [0, 8]),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "the tensor '1' would lie from 0 to 8, and not from 8 on",
+    ),
+    "tensors that overlap": (lambda base: _places(base, [0, 6], [4, 8]), ExitCode.BAD_DATA, "DamagedWeights", "6 on"),
+    "a gap between tensors": (lambda base: _places(base, [0, 2], [4, 8]), ExitCode.BAD_DATA, "DamagedWeights", "2 on"),
+    "a tensor in the header": (lambda base: _places(base, [-8, 8]), ExitCode.BAD_DATA, "DamagedWeights", "0 on"),
+    "a tensor that ends before it begins": (
+        lambda base: _places(base, [0, 8], [8, 4]),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "from 8 to 4",
+    ),
+    "a tensor beyond the file": (
+        lambda base: _places(base, [0, 1 << 62]),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "its header asks for 4,611,686,018,",
+    ),
+    "a tensor without end": (
+        lambda base: _places(base, [0, float("inf")]),
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "is not a safetensors file",
+    ),
     "an index that is not JSON": (
         lambda base: (_shard(base) / "model.safetensors.index.json").write_text("{"),
         ExitCode.BAD_DATA,
@@ -405,6 +465,18 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], ExitCode, str, str]] = {
         ExitCode.BAD_DATA,
         "DamagedWeights",
         "is no index of weights",
+    ),
+    "an index that leads to pickles": (
+        _index_of_pickles,
+        ExitCode.BAD_DATA,
+        "DamagedWeights",
+        "x.bin is not a safetensors file",
+    ),
+    "an index that leads to the folder above": (
+        lambda base: _index(base, d=".."),
+        ExitCode.MISSING_INPUT,
+        "MissingShard",
+        "lacks 1 of 3 weight files: ..",
     ),
     "an index that leads elsewhere": (
         lambda base: _index(base, d="../other/model.safetensors"),
@@ -439,6 +511,14 @@ BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
     "below a file": ("data/faq.json/x", "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "faq.json/x"),
     "a name too long": ("x" * 300, "datasets", ExitCode.MISSING_INPUT, "SourceNotFound", "xxx"),
     "a sheet": ("data.xlsx", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data.xlsx' is no .json, .jsonl, .csv"),
+    "compressed lines": ("data.jsonl.gz", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data.jsonl.gz' is no .j"),
+    "an archive": (
+        "data.tar",
+        "datasets",
+        ExitCode.BAD_DATA,
+        "UnknownFileType",
+        "'data.tar' is no .json, .jsonl",
+    ),
     "an ending alone": ("data/.jsonl", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'data/.jsonl' is no .json"),
     "a list of datasets": (
         "data/dataset_info.json",
@@ -453,6 +533,14 @@ BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
     "absolute": ("/etc/passwd", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "relative"),
     "a link out": ("link.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
     "a folder with a link out": ("linked", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
+    "a link up and out": ("up.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
+    "a link to a file of the system": ("system.txt", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "to /etc/passwd"),
+    "a link round in a circle": ("round.json", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads back to itself"),
+    "a folder with a circle": ("rounds", "datasets", ExitCode.BAD_CONFIG, "UnsafePath", "leads back to itself"),
+    "a pipe": ("pipe.json", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'pipe.json' is neither a file nor"),
+    "a socket": ("socket.json", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'socket.json' is neither a file"),
+    "a folder of pipes": ("pipes", "datasets", ExitCode.BAD_DATA, "UnknownFileType", "'pipes' holds no .json, .jsonl"),
+    "a model of pipes": ("pipes", "models", ExitCode.MISSING_INPUT, "NotAModel", "'pipes' has no config.json"),
     "a model with a link out": ("bad-base", "models", ExitCode.BAD_CONFIG, "UnsafePath", "leads out of the volume"),
 }
 
@@ -461,12 +549,22 @@ BAD_SOURCES: dict[str, tuple[str, str, ExitCode, str, str]] = {
 def test_bad_source(root: Path, name: str) -> None:
     """A source that is not there, is of another kind or leads out of the volume ends the stage with nothing copied."""
     outside = root.parent / "outside.json"
-    (root / "data.xlsx").write_text("a,b\n")
-    for folder in ("empty", "linked", "bad-base"):
+    for file in ("data.xlsx", "data.jsonl.gz", "data.tar"):
+        (root / file).write_text("a,b\n")
+    for folder in ("empty", "linked", "bad-base", "rounds", "pipes"):
         (root / folder).mkdir()
     for file in (".jsonl", "dataset_info.json"):
         (root / "data" / file).write_text("{}")
     (root / "link.json").symlink_to(outside)
+    (root / "up.json").symlink_to("../outside.json")
+    (root / "system.txt").symlink_to("/etc/passwd")
+    (root / "round.json").symlink_to("round.json")
+    (root / "rounds" / "a.json").symlink_to("b.json")
+    (root / "rounds" / "b.json").symlink_to("a.json")
+    for pipe in ("pipe.json", "pipes/faq.json", "pipes/config.json", "pipes/model.safetensors"):
+        os.mkfifo(root / pipe)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket.json"))
     (root / "linked" / "faq.json").symlink_to(outside)
     (root / "bad-base" / "config.json").symlink_to(outside)
     path, kind, code, reason, words = BAD_SOURCES[name]
@@ -479,6 +577,24 @@ def test_bad_source(root: Path, name: str) -> None:
     assert "secret" not in failure.message
     assert not (root / "store").exists()
     assert not (attempt / "incoming").exists()
+
+
+@pytest.mark.parametrize("name", ["a pipe", "a socket", "a link out"])
+def test_put_in_the_place_of_a_file(root: Path, tmp_path: Path, name: str) -> None:
+    """What somebody puts in a file's place after it was looked at is neither waited for nor read."""
+    place = root / "data" / "faq.json"
+    place.unlink()
+    if name == "a pipe":
+        os.mkfifo(place)
+    elif name == "a socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(place))
+    else:
+        place.symlink_to(tmp_path / "outside.json")
+    work = work_of(stage_config(root, StageName.FETCH, params=params("data", "datasets"), unit="dataset:faq"))
+    with pytest.raises(UnsafePathError, match="out of the volume" if name == "a link out" else "a pipe, a socket or"):
+        store_copies(work, {"faq.json": place}, {})
+    assert not (root / "store").exists()
 
 
 GBK = b"\xca\xfd\xbe\xdd"  # a name that was given under Windows in China, unpacked on Linux

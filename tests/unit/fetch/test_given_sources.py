@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,23 @@ def test_no_such_entry(tmp_path: Path) -> None:
     assert "`faq`, `other`" in failure(config).message
     (tmp_path / "data" / "dataset_info.json").unlink()
     assert failure(dataclasses.replace(config, attempt="2")).reason == "SourceNotFound"
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link out"])
+def test_list_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    """A list of datasets that is a pipe is not waited for, and a link out is not followed: nor when it is looked up."""
+    root = tmp_path / "volume"
+    root.mkdir()
+    config = named(root, {"file_name": "x.json"}, x_json="[]")
+    place = root / "data" / "dataset_info.json"
+    if kind == "a pipe":
+        place.unlink()
+        os.mkfifo(place)
+    else:
+        place.rename(tmp_path / "dataset_info.json")
+        place.symlink_to(tmp_path / "dataset_info.json")
+    assert version(config) == ""
+    assert failure(config).reason == "UnsafePath"
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------

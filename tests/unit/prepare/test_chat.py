@@ -101,6 +101,16 @@ ENDLESS = {
     "a huge power": "{{ 10 ** (10 ** 10) }}",
     "a huge text": "{{ 'a' * 10000000000 }}",
     "a huge list": "{{ [0] * 10000000000 }}",
+    "a text that doubles": "{% set n = namespace(x='a') %}{% for a in range(60)%}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a list that doubles": "{% set n = namespace(x=[0]) %}{% for a in range(60)%}{% set n.x = n.x + n.x %}{% endfor %}",
+    "a wide number": "{{ '%9999999999d' % 1 }}",
+    "a wide column": "{{ '{:>9999999999}'.format(messages | length) }}",
+    "a text in the middle": "{{ messages[0].content | center(9999999999) }}",
+    "what is the same each time": "{{ 'a' | center(9999999999) }}",
+    "a text put in again and again": (
+        "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = n.x.replace('a', 'a' * 99) %}{% endfor %}"
+    ),
+    "a block that is kept": "{% set x %}{% for a in range(99999) %}{{ 'a' * 999999 }}{% endfor %}{% endset %}",
     "huge numbers": "{% set n = namespace(x=3) %}{% for a in range(99999) %}{% set n.x = n.x * n.x %}{% endfor %}",
 }
 
@@ -110,6 +120,7 @@ def test_template_that_never_ends(tokenizer_with: TokenizerMaker, monkeypatch: p
     """A template that would compute for ever or fill the memory ends with a clear error, soon and in little memory."""
     monkeypatch.setattr(chat, "SECONDS", 0.2)
     monkeypatch.setattr(chat, "LONGEST_TEXT", 1_000_000)
+    monkeypatch.setattr(chat, "MEMORY", 64 * 1024 * 1024)
     template = CHATML + "{% if messages[0].content == 'a' %}" + ENDLESS[name] + "{% endif %}"
     renderer = Renderer(tokenizer_with(), template)
     assert renderer.render(messages("Hi", "Hello"))

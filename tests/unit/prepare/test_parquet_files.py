@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from support.dataset_files import read_all, rows_of
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.prepare import parquet_files
 from tunesmith_stages.prepare.conversations import Conversation
 from tunesmith_stages.prepare.row import MAX_ROW_BYTES, BadRow
 from tunesmith_stages.prepare.rows import count_rows, parse, read_batches
@@ -132,3 +135,29 @@ def test_a_damaged_page(tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
         rows_of(tmp_path)
     assert caught.value.reason == "BadParquet"
+
+
+BOMBS = {
+    "a page": "{'x': ['a' * 90_000_000]}",
+    "a value that each row repeats": "{'x': ['a' * 2_000_000] * 100}",
+    "columns": "{f'x{number}': ['a' * 7_000_000] * 2 for number in range(15)}",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_that_is_unpacked_to_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, name: str
+) -> None:
+    """A file of some kilobytes that would fill the memory is refused when it has taken what one table may have."""
+    path = tmp_path / "t.parquet"
+    write = f"pq.write_table(pa.table({BOMBS[name]}), {str(path)!r}, compression='zstd', write_statistics=False)"
+    # In a process of its own, and without Arrow's own pool: that asks for a gigabyte at once, and keeps what it had.
+    subprocess.run([sys.executable, "-c", f"import pyarrow as pa, pyarrow.parquet as pq; {write}"], check=True)
+    assert path.stat().st_size < 150_000
+    monkeypatch.setattr(parquet_files, "MEMORY", 64 * 1024 * 1024)
+    pool = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    request.addfinalizer(lambda: pa.set_memory_pool(pool))
+    with pytest.raises(StageError, match=r"^t\.parquet takes more than 67,108,864 bytes of memory") as caught:
+        rows_of(tmp_path)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.BAD_DATA, "BadParquet")

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import itertools
 import json
+import lzma
 import pickle
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +30,25 @@ def nested(levels: int) -> list[object]:
     for _ in range(levels - 1):
         value = [value]
     return value
+
+
+ZEROS = bytes(10_000_000)
+
+
+def zipped(content: bytes) -> bytes:
+    """Return an archive of ZIP with one file."""
+    with zipfile.ZipFile(made := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", content)
+    return made.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    """Return an archive of tar with one file."""
+    with tarfile.open(fileobj=(made := io.BytesIO()), mode="w") as archive:
+        entry = tarfile.TarInfo("a.json")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
 
 
 GOOD: dict[str, tuple[str, bytes, list[tuple[str, dict[str, object]]]]] = {
@@ -117,6 +142,12 @@ BAD: dict[str, tuple[str, bytes, str, str]] = {
     "Latin-1 in plain text": ("a.txt", b"caf\xe9\n", "NotUtf8", "a.txt, line 1 is not UTF-8: byte 0xe9 at offset 3"),
     "Parquet named .json": ("a.json", b"PAR1....", "WrongFileType", "a.json is a Parquet file, not a text file"),
     "compressed lines": ("a.jsonl", b"\x1f\x8b\x08\x00", "WrongFileType", "a.jsonl is compressed with gzip"),
+    "a bomb of gzip": ("a.jsonl", gzip.compress(ZEROS), "WrongFileType", "a.jsonl is compressed with gzip"),
+    "a bomb of bzip2": ("a.csv", bz2.compress(ZEROS), "WrongFileType", "a.csv is compressed with bzip2"),
+    "a bomb of xz": ("a.txt", lzma.compress(ZEROS), "WrongFileType", "a.txt is compressed with xz"),
+    "a bomb of zstd": ("a.json", bytes(pa.compress(ZEROS, "zstd")), "WrongFileType", "a.json is compressed with zstd"),
+    "a bomb of ZIP": ("a.json", zipped(ZEROS), "WrongFileType", "a.json is a ZIP archive"),
+    "an archive of tar": ("a.jsonl", tarred(b"{}"), "NulByte", "a.jsonl, line 1 holds a NUL byte"),
     "a pointer to Git LFS": (
         "a.jsonl",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
