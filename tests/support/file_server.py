@@ -88,14 +88,14 @@ class Repository:
 
 
 class FileServer:
-    """A server on loopback; a subclass answers requests by :meth:`answer`."""
+    """A server on loopback, or in a pod at the pod's address; a subclass answers requests by :meth:`answer`."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.requests: list[Request] = []
         self.faults: dict[str, list[Fault]] = {}
         """By the file's path, what goes wrong next; by ``*``, at whatever is asked."""
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer(address, handler)
         self._server.daemon_threads = True
         self.url = f"http://{host}:{self._server.server_port}"
 

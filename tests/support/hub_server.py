@@ -28,8 +28,13 @@ class Elsewhere(FileServer):
 class HubServer(FileServer):
     """A hub with models and datasets: ``models/OWNER/NAME`` and ``datasets/OWNER/NAME``."""
 
-    def __init__(self, repositories: dict[str, Repository] | None = None, storage: Elsewhere | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        repositories: dict[str, Repository] | None = None,
+        storage: Elsewhere | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
+        super().__init__(address=address)
         self.repositories = repositories or {}
         self.storage = storage
         """Where Git LFS has its files; None: with the hub."""

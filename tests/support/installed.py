@@ -21,6 +21,8 @@ RELEASE = "tunesmith-e2e"
 CRD = f"{PLURAL}.{GROUP}"
 SERVER_POD = "ollama-0"
 EXEC_ACCOUNT = "tunesmith-exec"
+HUB = "hub"
+"""The Service, in the release's namespace, that jobs take for the Hugging Face Hub; a test that needs one runs it."""
 USER = 65532
 IMAGES = ("localhost/tunesmith-operator:dev", "localhost/tunesmith-stages:dev", "localhost/tunesmith-ollama:0.34.4")
 Manifest = dict[str, Any]
@@ -44,6 +46,7 @@ def values(teams: Sequence[str]) -> dict[str, Any]:
             "grace": "0s",
             "schedule": "0 0 29 2 *",  # it is started by hand
         },
+        "network": {"huggingFaceEndpoint": f"http://{HUB}.{RELEASE}"},
         "podDefaults": {"default": {"resources": _SMALL}, "train": {"resources": _SMALL, "sharedMemory": "256Mi"}},
         "ollama": {
             "enabled": True,
