@@ -59,13 +59,15 @@ toolchain: env ## Build the pinned llama.cpp into the cache; Ollama too, if this
 	@$(PYTHON) hack/toolchain/ollama.py --which
 
 .PHONY: test-toolchain
-test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm, MLflow, FUSE
+test-toolchain: env ## Build what the tests use into the cache: llama.cpp, Ollama, Kubernetes, Helm, MLflow, FUSE, Prometheus
 	@$(PYTHON) hack/toolchain/llama_cpp.py
 	@$(PYTHON) hack/toolchain/ollama.py 0.34.1 0.34.4
 	@$(PYTHON) hack/testcluster/programs.py
 	@$(PYTHON) hack/toolchain/charts.py
 	@$(PYTHON) hack/toolchain/mlflow_server.py
 	@$(PYTHON) hack/toolchain/fuse.py
+	@$(PYTHON) hack/toolchain/prometheus.py
+	@$(PYTHON) hack/toolchain/grafana_sdk.py
 
 .PHONY: images
 images: test-toolchain ## Build the images of the operator, of the stages and of Ollama with buildah, for the test cluster (root, Linux)

@@ -2,8 +2,8 @@
 
     python hack/generate.py [--check]
 
-`make generate` and `make verify` call it. Each file is a pure function of the code, of the examples' YAML and of the
-design notes, so that the same tree gives the same bytes anywhere.
+`make generate` and `make verify` call it. Each file is a pure function of the code, of the examples' YAML, of the
+chart's alerts and of the design notes, so that the same tree gives the same bytes anywhere.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from generating.alerts import with_table_of_alerts
 from generating.api_reference import api_reference
 from generating.design_notes import with_list_of_notes
+from generating.events import with_table_of_events
 from generating.exit_codes import with_table_of_exit_codes
 from generating.golden_keys import GOLDEN_KEYS, golden_files
 from generating.manifests import GOLDEN_MANIFESTS, golden_manifests
@@ -64,12 +66,17 @@ def generated(root: Path) -> dict[Path, str]:
         API_REFERENCE: api_reference(),
         ARCHITECTURE: with_table_of_exit_codes((root / ARCHITECTURE).read_text(encoding="utf-8")),
         DESIGN_NOTES: with_list_of_notes((root / DESIGN_NOTES).read_text(encoding="utf-8"), root / DESIGN_NOTES.parent),
-        OBSERVABILITY: with_table_of_metrics((root / OBSERVABILITY).read_text(encoding="utf-8")),
+        OBSERVABILITY: _observability(root),
         TRAINING: with_tables_of_options((root / TRAINING).read_text(encoding="utf-8")),
         TROUBLESHOOTING: with_tables_of_reasons((root / TROUBLESHOOTING).read_text(encoding="utf-8")),
         **golden_files(root),
         **golden_manifests(root),
     }
+
+
+def _observability(root: Path) -> str:
+    page = (root / OBSERVABILITY).read_text(encoding="utf-8")
+    return with_table_of_events(with_table_of_alerts(with_table_of_metrics(page)))
 
 
 @cache

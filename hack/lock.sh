@@ -12,5 +12,6 @@ compile requirements/dev.txt pyproject.toml --extra operator --extra stages --gr
 compile requirements/operator.txt pyproject.toml --extra operator --constraint requirements/dev.txt
 compile requirements/stages.txt pyproject.toml --extra stages --constraint requirements/dev.txt
 compile hack/toolchain/fuse.txt hack/toolchain/fuse.in
+compile hack/toolchain/grafana_sdk.txt hack/toolchain/grafana_sdk.in
 compile hack/toolchain/mlflow_server.txt hack/toolchain/mlflow_server.in
 compile hack/toolchain/cyclonedx.txt hack/toolchain/cyclonedx.in

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.chart import CHART, HELMS, VARIANTS, Helm, Values, run_tool, settings_of
 from tunesmith.api.settings import parse_settings
@@ -63,6 +64,17 @@ def test_operator_takes_its_settings(helm: Helm, values: Values) -> None:
     )
     limits = values.get("podDefaults", {}).get("train", {}).get("resources", {}).get("limits", {})
     assert settings.pod_defaults.train.resources.limits == {name: str(limit) for name, limit in limits.items()}
+
+
+def test_dashboard_and_alerts_are_carried_whole(helm: Helm) -> None:
+    """Grafana and Prometheus get what the files hold, to the last `{{ }}` of their own."""
+    manifests = helm.render(VARIANTS["all switches"])
+    rules, dashboard = (
+        (CHART / "files" / name).read_text(encoding="utf-8") for name in ("alerts.yaml", "dashboard.json")
+    )
+    assert [item["spec"] for item in manifests if item["kind"] == "PrometheusRule"] == [yaml.safe_load(rules)]
+    files = {name: text for item in manifests if item["kind"] == "ConfigMap" for name, text in item["data"].items()}
+    assert json.loads(files["tunesmith.json"]) == json.loads(dashboard)
 
 
 def test_folder_of_the_trial_ollama(helm: Helm) -> None:

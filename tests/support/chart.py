@@ -84,8 +84,9 @@ class Helm:
 
 def settings_of(manifests: list[Manifest]) -> str:
     """Return the operator's settings file among rendered manifests."""
-    (config,) = (manifest for manifest in manifests if manifest["kind"] == "ConfigMap")
-    return str(config["data"]["settings.yaml"])
+    files = [manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"]
+    (settings,) = (data["settings.yaml"] for data in files if "settings.yaml" in data)
+    return str(settings)
 
 
 def install(helm: Helm, values: Values, namespace: str = "tunesmith", command: str = "install") -> str:
@@ -149,6 +150,8 @@ VARIANTS: Mapping[str, Values] = {
         },
         "network": {"httpsProxy": "http://proxy.example:3128", "caBundle": "-----BEGIN CERTIFICATE-----\nMIIB\n"},
         "serviceMonitor": {"enabled": True, "labels": {"release": "monitoring"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "monitoring"}},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Tunesmith"}},
         "networkPolicy": {"enabled": True},
         "crds": {"keep": False},
     },
