@@ -63,7 +63,7 @@ def until_health(argo: ArgoCD, name: str, wanted: str) -> list[str]:
             seen.append(now)
         return now == wanted
 
-    until(there, 1200, lambda: f"{name} is never {wanted}: {seen}\n{argo.told(APP)}")
+    until(there, 600, lambda: f"{name} is never {wanted}: {seen}\n{argo.told(APP)}")
     return seen
 
 
@@ -95,7 +95,7 @@ def test_a_job_in_git_from_first_sync_to_pruning(argo: ArgoCD, team: Team) -> No
     require_degraded_and_suspended(argo, team)
     argo.commit(APP, {file_of("gitops"): None})
     until(lambda: left_of(team, "gitops") == [], 300, lambda: f"left: {left_of(team, 'gitops')}")
-    assert [item["metadata"]["name"] for item in team.get("finetunejobs")["items"]] == ["paused"]
+    assert [item["metadata"]["name"] for item in team.get("finetunejobs")["items"]] == ["resting"]
 
 
 def uid(item: dict[str, Any]) -> str:
@@ -159,14 +159,14 @@ def require_degraded_and_suspended(argo: ArgoCD, team: Team) -> None:
     """A job that somebody must mend is Degraded, one that is suspended is Suspended; each tells Argo CD why."""
     broken = small_job("broken")
     broken["spec"]["datasets"][0]["columns"] = {"prompt": "question", "response": "answr"}
-    paused = small_job("paused")
-    paused["spec"]["suspend"] = True
-    argo.commit(APP, {file_of("broken"): broken, file_of("paused"): paused})
+    resting = small_job("resting")
+    resting["spec"]["suspend"] = True
+    argo.commit(APP, {file_of("broken"): broken, file_of("resting"): resting})
     assert until_health(argo, "broken", "Degraded")[-1] == "Degraded"
-    until_health(argo, "paused", "Suspended")
+    until_health(argo, "resting", "Suspended")
     told = {item["name"]: item["health"].get("message", "") for item in argo.application(APP)["status"]["resources"]}
     assert told["broken"].startswith("MissingColumn: ")
-    assert told["paused"].startswith("Suspended: ")
+    assert told["resting"].startswith("Suspended: ")
     assert argo.health(APP) == "Degraded"
     argo.commit(APP, {file_of("broken"): None})
     until(lambda: left_of(team, "broken") == [], 300, lambda: f"left: {left_of(team, 'broken')}")
