@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "hack" / "toolchain"))
 
-import cyclonedx  # noqa: E402 - a script, not a package that is installed
+from cyclonedx import CYCLONEDX  # noqa: E402 - a script, not a package that is installed
 from making import run_main, tell  # noqa: E402
 
 from tunesmith import __version__  # noqa: E402
@@ -69,7 +69,7 @@ def _normal(name: str) -> str:
 
 def locked_packages(requirements: Path) -> list[Component]:
     """Return the locked packages, each with its hashes."""
-    tool: list[str | Path] = [cyclonedx.ensure() / "python", "-m", "cyclonedx_py", "requirements", requirements]
+    tool: list[str | Path] = [CYCLONEDX.ensure(), "-m", "cyclonedx_py", "requirements", requirements]
     asked: list[str | Path] = [*tool, "--output-format=JSON", f"--spec-version={_SPEC}", "--no-validate"]
     told = json.loads(_run(asked, f"listing {requirements.name}"))
     return [_short(component) for component in told["components"]]
@@ -155,7 +155,7 @@ def write(found: dict[str, dict[str, Any]], folder: Path) -> list[Path]:
     written = []
     for name, content in found.items():
         text = json.dumps(content, indent=1) + "\n"
-        _run([cyclonedx.ensure() / "python", "-c", _VALIDATE], f"checking {name}", text)
+        _run([CYCLONEDX.ensure(), "-c", _VALIDATE], f"checking {name}", text)
         path = folder / f"{name}.cdx.json"
         path.write_text(text, encoding="utf-8")
         written.append(path)

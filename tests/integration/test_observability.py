@@ -33,8 +33,8 @@ from tunesmith_stages.contract import ExitCode, Failure, StageName
 from tunesmith_stages.progress import Progress
 
 # isort: split
-import grafana_sdk  # hack/toolchain, on the path since support.cluster
 from generating.metrics import metrics  # hack, on the path since support.generator
+from grafana_sdk import GRAFANA_SDK  # hack/toolchain, on the path since support.cluster
 from tied import tied
 
 CHART_FILES = ROOT / "charts" / "tunesmith" / "files"
@@ -233,7 +233,7 @@ def test_variables_have_values(prometheus: RealPrometheus, name: str) -> None:
 def test_grafana_reads_it() -> None:
     """Grafana's own SDK knows every field of the dashboard and every word in it."""
     reader = ROOT / "tests" / "support" / "grafana_reads.py"
-    done = subprocess.run([grafana_sdk.ensure(), reader, FILE], check=False, capture_output=True, text=True)
+    done = subprocess.run([GRAFANA_SDK.ensure(), reader, FILE], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

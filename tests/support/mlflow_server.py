@@ -22,7 +22,7 @@ from support.ports import free_port
 
 sys.path.append(str(Path(__file__).parents[2] / "hack" / "toolchain"))  # scripts, not a package that is installed
 
-import mlflow_server
+from mlflow_server import MLFLOW
 
 _PATIENCE = 600.0
 """Seconds: its tables are made first, one change of their history after the other."""
@@ -54,7 +54,7 @@ def real_mlflow(folder: Path) -> Iterator[RealMlflow]:
     places = [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--default-artifact-root={folder}/artifacts"]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [mlflow_server.python(), "-m", "mlflow", "server", *places, "--workers=1", f"--port={port}"],
+            [MLFLOW.python, "-m", "mlflow", "server", *places, "--workers=1", f"--port={port}"],
             stdout=log,
             stderr=log,
             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},

@@ -19,7 +19,7 @@ from support.occupying import occupying_job, priority_class
 PAGE = Path(__file__).parents[3] / "docs" / "queues.md"
 ROOM = "60m"
 """CPU that the queue has: a training asks for 50m."""
-STEPS = 600
+STEPS = 200
 """So many take longer, on any machine, than the operator needs to tell of the first ones and Kueue to preempt."""
 FLAVOR = {"kubernetes.io/os": "linux"}
 

@@ -14,7 +14,7 @@ from support.installed import Team, until
 from support.occupying import occupying_pod, priority_class
 
 SEAT = "example.com/seat"
-STEPS = 300
+STEPS = 200
 """So many take longer than the scheduler needs to preempt, on any machine."""
 """A resource of which the node has one: as a GPU, but for nobody else's tests."""
 
