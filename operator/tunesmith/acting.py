@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tunesmith.core.decide import Draft
 from tunesmith.core.observe import ObservedJob, Phase
-from tunesmith.core.record import ACTIVE, StageRecord, read_records
+from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import BY_KIND, CONFIG_MAPS, JOBS, SERVICES, ApiError, Cluster, Object
 
@@ -62,7 +62,7 @@ async def tidy(cluster: Cluster, cache: Cache, draft: Draft) -> None:
 def _ended(draft: Draft) -> set[str]:
     """Return the Jobs that ran, or were found to have run, and do not any more."""
     ended = set()
-    before = read_records(draft.subject.status)
+    before = draft.subject.records
     for name, record in draft.records.items():
         was = before[name]
         if was.state in ACTIVE and (record.state not in ACTIVE or record.job != was.job):

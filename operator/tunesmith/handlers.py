@@ -71,6 +71,25 @@ class _NoEssence(kopf.DiffBaseStorage):
         """Nothing is written to the objects."""
 
 
+class _NoProgress(kopf.ProgressStorage):
+    """Keeps kopf from looking for marks of its handlers in each object: ours leave none."""
+
+    def fetch(self, *, key: str, body: kopf.Body) -> None:
+        """There is none."""
+
+    def store(self, *, key: str, record: object, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Nothing is written to the objects."""
+
+    def purge(self, *, key: str, body: kopf.Body, patch: kopf.Patch) -> None:
+        """There is nothing."""
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        """Nothing is written to the objects."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 def _configure(settings: kopf.OperatorSettings) -> None:
     ours = keys.UID_LABEL  # server-side: other Jobs and Pods never reach this process
     settings.watching.label_selectors["batch", "jobs"] = ours
@@ -83,4 +102,5 @@ def _configure(settings: kopf.OperatorSettings) -> None:
     settings.scanning.disabled = True
     settings.queueing.idle_timeout = 1.0
     settings.persistence.diffbase_storage = _NoEssence()
+    settings.persistence.progress_storage = _NoProgress()
     settings.persistence.finalizer = f"{keys.GROUP}/unused"

@@ -10,7 +10,7 @@ from tunesmith.api.status import State
 from tunesmith.core.decide import Subject
 from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, created, newest_pods, observe_job
 from tunesmith.core.queueing import queue_of
-from tunesmith.core.record import ACTIVE, read_records
+from tunesmith.core.record import ACTIVE
 from tunesmith.core.times import to_time
 from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import EVENTS, JOBS, PODS, Cluster, Object
@@ -68,7 +68,7 @@ class Observer:
     async def _find_missing(self, subject: Subject) -> None:
         """Ask the API how child Jobs stand of which no event may tell: they are late, or somebody took their label."""
         known = {job["metadata"]["name"]: job for job in self._cache.jobs_of(subject.namespace, subject.uid)}
-        records = read_records(subject.status).values()
+        records = subject.records.values()
         awaited = {record.job for record in records if record.state in ACTIVE and record.state is not State.UNKNOWN}
         unwatched = {name for name, job in known.items() if not (job["watched"] or job["status"].get("conditions"))}
         for name in sorted((awaited - known.keys() | unwatched) - {""}):

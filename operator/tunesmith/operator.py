@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import platform
 import secrets
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from tunesmith.gc_metrics import show_clean_ups
 from tunesmith.handlers import make_registry
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.client import KubeCluster, connect
-from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object, Resource
+from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object, Resource, T
 from tunesmith.kube.items import ready_reason
 from tunesmith.kube.lease import Lease
 from tunesmith.queue import WorkQueue
@@ -140,11 +141,11 @@ class Operator:
     async def _sync(self) -> set[Key]:
         """Compare the cache with the cluster; return the FineTuneJobs of which something was not known or is gone."""
         # All are read before any is taken: what is taken is news but once.
-        finetunejobs, jobs, pods, clean_ups = (
-            await self._list(FINETUNEJOBS),
-            await self._list(JOBS, keys.UID_LABEL),
-            await self._list(PODS, keys.UID_LABEL),
-            await self._list(PODS, keys.GC_LABEL),
+        finetunejobs, jobs, pods, clean_ups = await asyncio.gather(
+            self._list(FINETUNEJOBS, self._cache.read_finetunejob),
+            self._list(JOBS, self._cache.read_job, keys.UID_LABEL),
+            self._list(PODS, self._cache.read_pod, keys.UID_LABEL),
+            self._list(PODS, lambda pod: pod, keys.GC_LABEL),
         )
         changed = self._cache.replace_finetunejobs(finetunejobs)
         changed |= self._cache.replace_jobs(jobs)
@@ -155,10 +156,10 @@ class Operator:
         show_clean_ups(clean_ups.items)
         return changed
 
-    async def _list(self, resource: Resource, labels: str = "") -> Listing:
+    async def _list(self, resource: Resource, read: Callable[[Object], T], labels: str = "") -> Listing[T]:
         """List a kind in all namespaces that are watched; what is told for certain is as old as the oldest list."""
         namespaces = self._settings.watch_namespaces or (None,)
-        lists = [await self._cluster.list_all(resource, namespace, labels=labels) for namespace in namespaces]
+        lists = [await self._cluster.list_all(resource, namespace, read, labels=labels) for namespace in namespaces]
         return Listing([item for one in lists for item in one.items], min(one.version for one in lists))
 
     async def _resync(self) -> None:
@@ -298,6 +299,7 @@ async def run_operator(settings: Settings, *, port: int) -> None:
     Raises:
         LeaseLostError: another replica leads now; the process is to end, so that the next start begins afresh.
     """
+    _collect_seldom()
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(connect())
         operator = Operator(cluster, settings)
@@ -315,6 +317,15 @@ async def run_operator(settings: Settings, *, port: int) -> None:
                     await task
         if election.done() and not election.cancelled():
             election.result()
+
+
+def _collect_seldom() -> None:
+    """Have Python look for garbage in cycles less often: each time it walks over the objects of the whole cluster.
+
+    There is little of it, and what is in no cycle goes at once.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

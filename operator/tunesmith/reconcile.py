@@ -165,7 +165,7 @@ class Reconciler:
 
     async def _observe(self, key: Key, item: Object, subject: Subject) -> tuple[World, float | None]:
         observed, wake = await self._observer.observe(key, subject)
-        observed = await self._logs.with_tails(key, observed, read_records(subject.status))
+        observed = await self._logs.with_tails(key, observed, subject.records)
         running = next((job for job in observed if job.phase is Phase.RUNNING and not job.lookup), None)
         if running is not None:
             wake = _soonest(wake, await self._logs.read(key, running))
@@ -315,7 +315,7 @@ def _soonest(*waits: float | None) -> float | None:
 
 def _not_started(draft: Draft) -> dict[Any, Any]:
     """Return the records as they were of what could not be created."""
-    before = read_records(draft.subject.status)
+    before = draft.subject.records
     names = {child["metadata"]["name"] for child in draft.create}
     return {
         name: replace(record, state=State.WAITING, job=before[name].job, attempts=before[name].attempts)

@@ -18,6 +18,8 @@ from tunesmith_stages.contract import StageName
 log = logging.getLogger(__name__)
 
 _INTERVAL = 10.0
+_SHARE = 0.05
+"""Seconds that a reading stands for: with hundreds of programs that run, each is read less often."""
 _LONGEST_INTERVAL = 300.0
 _LINES = 40
 _NOTHING = Told()
@@ -35,7 +37,7 @@ class _Log:
     read: float
     interval: float = _INTERVAL
     told: Told = _NOTHING
-    text: str = ""
+    tail: str = ""
 
 
 class RunningLogs:
@@ -47,7 +49,11 @@ class RunningLogs:
         self._logs: dict[Key, _Log] = {}
 
     async def read(self, key: Key, job: ObservedJob) -> float:
-        """Read on, at most every ten seconds, less often where that fails; return the seconds until the next time."""
+        """Read on, at most every ten seconds, less often where that fails or where very many programs run.
+
+        Returns:
+            The seconds until the next time.
+        """
         now = self._now().timestamp()
         known = self._logs.get(key)
         if known is None or known.pod != job.pod:
@@ -57,9 +63,9 @@ class RunningLogs:
             return due
         known.read = now
         try:
-            known.text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES)
-            known.told = read_log(known.text)
-            known.interval = _INTERVAL
+            text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES)
+            known.tail, known.told = tail_of(text), read_log(text)
+            known.interval = max(_INTERVAL, _SHARE * len(self._logs))
         except ApiError as error:
             log.debug("the log of %s could not be read: %s", job.pod, error)
             known.interval = min(2 * known.interval, _LONGEST_INTERVAL)
@@ -80,13 +86,15 @@ class RunningLogs:
         A node that ended its Pods is not asked: it may be lost, and who asks it would wait for that to be noticed.
         """
         known = self._logs.get(key)
-        text = known.text if known is not None and job.pod in {"", known.pod} else ""
+        tail = known.tail if known is not None and job.pod in {"", known.pod} else ""
         if job.pod and not job.interrupted:
             try:
-                text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES) or text
+                text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES)
             except ApiError as error:
                 log.debug("the log of %s could not be read: %s", job.pod, error)
-        return tail_of(text)
+            else:
+                tail = tail_of(text) if text else tail
+        return tail
 
     def told(self, key: Key) -> Told:
         """Return what a FineTuneJob's program that runs has told so far."""

@@ -16,6 +16,7 @@ from controller.conftest import Life
 from support.fake_cluster import failure
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object
+from tunesmith.kube.items import News
 from tunesmith_stages.contract import ExitCode, Report, UnitReport
 
 BOT = Key("default", "bot")
@@ -53,11 +54,13 @@ def resync(life: Life) -> set[Key]:
     return take(life, asyncio.run(lists(life)))
 
 
-async def lists(life: Life) -> list[Listing]:
-    return [await life.cluster.list_all(resource, None) for resource in (FINETUNEJOBS, JOBS, PODS)]
+async def lists(life: Life) -> list[Listing[News]]:
+    cache = life.cache
+    read = {FINETUNEJOBS: cache.read_finetunejob, JOBS: cache.read_job, PODS: cache.read_pod}
+    return [await life.cluster.list_all(resource, None, reading) for resource, reading in read.items()]
 
 
-def take(life: Life, listings: list[Listing]) -> set[Key]:
+def take(life: Life, listings: list[Listing[News]]) -> set[Key]:
     finetunejobs, jobs, pods = listings
     changed = life.cache.replace_finetunejobs(finetunejobs)
     return changed | life.cache.replace_jobs(jobs) | life.cache.replace_pods(pods)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from support.fake_cluster import FakeCluster
-from tunesmith.kube.cluster import ApiError, Cluster, Listing, Object, Resource
+from tunesmith.kube.cluster import ApiError, Cluster, Listing, Object, Resource, T
 
 _Answer = TypeVar("_Answer")
 
@@ -87,9 +87,11 @@ class UnreliableCluster(Cluster):
             "find", resource.kind, lambda: self._cluster.find(resource, namespace, labels=labels, fields=fields)
         )
 
-    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
+    async def list_all(
+        self, resource: Resource, namespace: str | None, read: Callable[[Object], T], *, labels: str = ""
+    ) -> Listing[T]:
         return await self._ask(
-            "list_all", resource.kind, lambda: self._cluster.list_all(resource, namespace, labels=labels)
+            "list_all", resource.kind, lambda: self._cluster.list_all(resource, namespace, read, labels=labels)
         )
 
     async def create(self, item: Object) -> Object:

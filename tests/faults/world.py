@@ -16,6 +16,7 @@ from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.core.times import to_text
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object
+from tunesmith.kube.items import News
 from tunesmith.reconcile import Reconciler
 from tunesmith_stages.reasons.retry import LATER
 
@@ -65,9 +66,14 @@ class Replica:
         A watch gives Jobs and Pods by their label only, and so do the lists.
         """
 
-        async def lists() -> list[Listing]:
-            ours = {FINETUNEJOBS: "", JOBS: keys.UID_LABEL, PODS: keys.UID_LABEL}
-            return [await self._world.cluster.list_all(kind, None, labels=labels) for kind, labels in ours.items()]
+        async def lists() -> list[Listing[News]]:
+            ours = {
+                FINETUNEJOBS: (self.cache.read_finetunejob, ""),
+                JOBS: (self.cache.read_job, keys.UID_LABEL),
+                PODS: (self.cache.read_pod, keys.UID_LABEL),
+            }
+            cluster = self._world.cluster
+            return [await cluster.list_all(kind, None, read, labels=labels) for kind, (read, labels) in ours.items()]
 
         finetunejobs, jobs, pods = asyncio.run(lists())
         self.cache.replace_finetunejobs(finetunejobs)

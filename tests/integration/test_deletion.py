@@ -131,10 +131,10 @@ class Operator:
 
     async def look(self) -> bool:
         """Look once; tell whether the FineTuneJob is there."""
-        listed = [await self.cluster.list_all(kind, self.key.namespace) for kind in (FINETUNEJOBS, JOBS, PODS)]
-        self.cache.replace_finetunejobs(listed[0])
-        self.cache.replace_jobs(listed[1])
-        self.cache.replace_pods(listed[2])
+        cluster, cache, namespace = self.cluster, self.cache, self.key.namespace
+        cache.replace_finetunejobs(await cluster.list_all(FINETUNEJOBS, namespace, cache.read_finetunejob))
+        cache.replace_jobs(await cluster.list_all(JOBS, namespace, cache.read_job))
+        cache.replace_pods(await cluster.list_all(PODS, namespace, cache.read_pod))
         try:
             await self.reconciler.reconcile(self.key)
         except ApiError as error:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tunesmith.core.times import to_text
 from tunesmith.kube.cache import Cache
-from tunesmith.kube.cluster import BY_KIND, ApiError, Listing, Object, Resource
+from tunesmith.kube.cluster import BY_KIND, ApiError, Listing, Object, Resource, T
 from tunesmith_stages.contract import (
     ExitCode,
     Failure,
@@ -107,8 +107,10 @@ class FakeCluster:
             and (not uid or item["involvedObject"]["uid"] == uid)
         ]
 
-    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
-        return Listing(await self.find(resource, namespace, labels=labels), self.version)
+    async def list_all(
+        self, resource: Resource, namespace: str | None, read: Callable[[Object], T], *, labels: str = ""
+    ) -> Listing[T]:
+        return Listing([read(item) for item in await self.find(resource, namespace, labels=labels)], self.version)
 
     async def create(self, item: Object) -> Object:
         self.calls.append(("create", item["kind"], item["metadata"]["name"]))

@@ -161,6 +161,10 @@ class ApiModel(BaseModel):
     RULES: ClassVar[tuple[Rule, ...]] = ()
     """What must hold over several fields. The first that does not is told."""
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return the same: it never changes. So a default is there but once, in however many objects it stands."""
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _whole_numbers(cls, data: Any) -> Any:

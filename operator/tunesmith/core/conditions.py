@@ -19,7 +19,7 @@ from tunesmith.core.manifests import effective_storage
 from tunesmith.core.model import PlannedStage, StageState
 from tunesmith.core.progress import percentage
 from tunesmith.core.queueing import INADMISSIBLE, QUEUED
-from tunesmith.core.record import ACTIVE, StageRecord, read_records, write_record
+from tunesmith.core.record import ACTIVE, StageRecord, write_record
 from tunesmith.core.times import to_text
 from tunesmith_stages import model_name
 from tunesmith_stages.contract import StageName
@@ -245,7 +245,7 @@ def _progress(draft: Draft, stands: Standing, told: Mapping[str, Any]) -> dict[s
 def _reached(draft: Draft) -> dict[str, Any]:
     """Return how far a training was that does not run now, or has told nothing yet: it goes on from a checkpoint."""
     before = draft.subject.status.get("progress") or {}
-    same = read_records(draft.subject.status)[StageName.TRAIN].keys == draft.records[StageName.TRAIN].keys
+    same = draft.subject.records[StageName.TRAIN].keys == draft.records[StageName.TRAIN].keys
     if not same or before.get("stage") != StageName.TRAIN or not (before.get("done") and before.get("total")):
         return {}
     kept = {name: before[name] for name in ("done", "total", "of", "loss", "evalLoss") if name in before}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from tunesmith.api import keys as names
@@ -59,6 +60,11 @@ class Subject:
     """Value of the annotation that asks for another try."""
     refresh: str = ""
     """Value of the annotation that asks to look at the sources again."""
+
+    @cached_property
+    def records(self) -> Mapping[StageName, StageRecord]:
+        """What the status remembers of the stages."""
+        return read_records(self.status)
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def decide(subject: Subject, world: World, settings: Settings, now: datetime) ->
 
 def _open(subject: Subject, world: World, settings: Settings, now: datetime) -> Draft:
     status = subject.status
-    records = read_records(status)
+    records = dict(subject.records)
     asked_again = status.get("retry", "") != subject.retry
     edited = status.get("observedGeneration") != subject.generation
     if asked_again or edited:
@@ -236,13 +242,14 @@ def _plan(draft: Draft) -> None:
 
 def _take_in(draft: Draft) -> None:
     """Take in what child Jobs came to, until nothing new follows from it."""
-    before = None
-    while before != (draft.records, draft.pins):
+    while True:
         before = (dict(draft.records), dict(draft.pins))
         for stage in draft.plan.stages:
             _adopt(draft, stage)
             _take_in_job(draft, stage)
         _match_reports(draft)
+        if before == (draft.records, draft.pins):
+            return
         _plan(draft)
 
 

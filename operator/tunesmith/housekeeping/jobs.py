@@ -47,7 +47,7 @@ async def cluster_needs(cluster: Cluster, namespace: str) -> list[Needs]:
     Raises:
         ApiError: they cannot be listed.
     """
-    return [needs_of(item) for item in (await cluster.list_all(FINETUNEJOBS, namespace)).items]
+    return (await cluster.list_all(FINETUNEJOBS, namespace, needs_of)).items
 
 
 def run_needs(volume: Volume) -> list[Needs]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from tunesmith.api import keys
@@ -16,11 +17,13 @@ from tunesmith.kube.claims import Claim, Claims, claims
 from tunesmith.kube.cluster import Listing, Object
 from tunesmith.kube.items import (
     Key,
+    News,
     Owner,
     finetunejob_of,
     job_of,
     key_of,
     label,
+    lean,
     named_by_label,
     ready_reason,
     slim,
@@ -33,6 +36,10 @@ __all__ = ["MADE_ELSEWHERE", "Cache", "Key", "key_of"]
 
 MADE_ELSEWHERE = "MadeElsewhere"
 """Reason of a job that waits until something that it needs is made by others."""
+
+
+_Unit = tuple[str, str]
+"""A namespace and the content key of what is made there."""
 
 
 class Children:
@@ -72,7 +79,8 @@ class Cache:
         self._pods = Children()
         self._makers = Makers()
         self._claims = Claims()
-        self._waiting: dict[str, set[Key]] = defaultdict(set)  # by namespace, for something that is made elsewhere
+        self._waiting: dict[_Unit, set[Key]] = defaultdict(set)  # by what is made elsewhere
+        self._waits_for: dict[Key, set[_Unit]] = {}
         self._built_on: dict[Key, set[Key]] = defaultdict(set)  # by FineTuneJob, those whose base it trains
         self._listed = 0  # version of the newest list
         self._wake = wake
@@ -81,12 +89,23 @@ class Cache:
 
     def put_finetunejob(self, item: Mapping[str, Any], *, live: bool = False) -> Key | None:
         """Remember a FineTuneJob; what was read from the server just now (`live`) holds whatever its version is."""
-        key = key_of(item)
-        known = self.finetunejobs.get(key)
+        known = self.finetunejobs.get(key_of(item))
         if known is not None and not live and version_of(item) <= version_of(known):
             return None
-        self._set_finetunejob(key, slim(item))
-        return key
+        return self._take_finetunejob(self.read_finetunejob(item), live=live)
+
+    def read_finetunejob(self, item: Mapping[str, Any]) -> News:
+        """Return what is to be remembered of a FineTuneJob."""
+        key = key_of(item)
+        kept = _kept(self.finetunejobs.get(key), slim(item))
+        return News(key, item["metadata"]["uid"], version_of(item), kept, key)
+
+    def _take_finetunejob(self, news: News, *, live: bool = False) -> Key | None:
+        known = self.finetunejobs.get(news.key)
+        if known is not None and not live and news.version <= version_of(known):
+            return None
+        self._set_finetunejob(news.key, news.kept)
+        return news.told
 
     def drop_finetunejob(self, item: Mapping[str, Any]) -> Key | None:
         """Forget a FineTuneJob that is gone, unless another one has taken its name. Its Pods may still be ending."""
@@ -104,14 +123,19 @@ class Cache:
         else:
             self.finetunejobs[key] = item
         self._tell_built_on(key, before, item)
-        if item is not None and ready_reason(item) == MADE_ELSEWHERE:
-            self._waiting[key.namespace].add(key)
-        else:
-            self._waiting[key.namespace].discard(key)
-            if not self._waiting[key.namespace]:
-                del self._waiting[key.namespace]
+        self._note_waiting(key, _awaited(item) if item is not None else set())
         for other in self._claims.put(key, claims(item) if item is not None else {}):
             self._wake(other)
+
+    def _note_waiting(self, key: Key, units: set[_Unit]) -> None:
+        for unit in self._waits_for.pop(key, ()):
+            self._waiting[unit].discard(key)
+            if not self._waiting[unit]:
+                del self._waiting[unit]
+        for unit in units:
+            self._waiting[unit].add(key)
+        if units:
+            self._waits_for[key] = units
 
     def _tell_built_on(self, key: Key, before: Object | None, item: Object | None) -> None:
         """Wake the FineTuneJobs whose base this one trains, if it has news for them."""
@@ -158,17 +182,26 @@ class Cache:
 
     def put_job(self, item: Mapping[str, Any]) -> Key | None:
         """Remember a child Job. One that no FineTuneJob of its namespace controls is not ours."""
+        return None if _is_old(self._jobs, item) else self._take_child(self._jobs, self.read_job(item))
+
+    def read_job(self, item: Mapping[str, Any]) -> News:
+        """Return what is to be remembered of a Job."""
         parent = finetunejob_of(item)
-        child = slim_child(item, parent[0], pod=False) if parent else None
-        if not self._put(self._jobs, item, child):
-            return None
-        return parent[1] if parent else named_by_label(item)
+        key, uid = key_of(item), item["metadata"]["uid"]
+        if parent is None:
+            return News(key, uid, version_of(item), None, named_by_label(item))
+        kept = _kept(self._jobs.items.get(key), slim_child(item, parent[0], pod=False))
+        return News(key, uid, version_of(item), kept, parent[1])
 
     def put_pod(self, item: Mapping[str, Any]) -> Key | None:
         """Remember a Pod of a Job, which may still be unknown: Kubernetes tells of both in any order."""
-        owner = job_of(item)
-        child = slim_child(item, owner, pod=True) if owner else None
-        return named_by_label(item) if self._put(self._pods, item, child) else None
+        return None if _is_old(self._pods, item) else self._take_child(self._pods, self.read_pod(item))
+
+    def read_pod(self, item: Mapping[str, Any]) -> News:
+        """Return what is to be remembered of a Pod."""
+        owner, key, told = job_of(item), key_of(item), named_by_label(item)
+        kept = _kept(self._pods.items.get(key), slim_child(item, owner, pod=True)) if owner else None
+        return News(key, item["metadata"]["uid"], version_of(item), kept, told)
 
     def drop_job(self, item: Mapping[str, Any]) -> Key | None:
         """Forget a child Job that is gone."""
@@ -179,14 +212,14 @@ class Cache:
         """Forget a Pod that is gone."""
         return named_by_label(item) if self._drop(self._pods, item) else None
 
-    def _put(self, store: Children, item: Mapping[str, Any], child: Object | None) -> bool:
-        known = store.items.get(key_of(item))
-        if known is None and child is None:
-            return False
-        if known is not None and version_of(item) <= version_of(known):
-            return False
-        self._set_child(store, key_of(item), child)
-        return True
+    def _take_child(self, store: Children, news: News) -> Key | None:
+        known = store.items.get(news.key)
+        if known is None and news.kept is None:
+            return None
+        if known is not None and news.version <= version_of(known):
+            return None
+        self._set_child(store, news.key, news.kept)
+        return None if _is_alike(known, news.kept) else news.told
 
     def _drop(self, store: Children, item: Mapping[str, Any]) -> bool:
         known = store.items.get(key_of(item))
@@ -218,13 +251,9 @@ class Cache:
 
     def _tell_waiting(self, ended: set[Work]) -> None:
         """Wake the FineTuneJobs that have waited for work that has ended."""
-        ended = {work for work in ended if not self._makers.of(work)}
-        for namespace in {work.namespace for work in ended}:
-            units = {work.unit for work in ended}
-            for key in list(self._waiting.get(namespace, ())):
-                stages = self.finetunejobs[key]["status"].get("stages") or ()
-                if any(units.intersection(stage.get("keys") or ()) for stage in stages):
-                    self._wake(key)
+        units = {(work.namespace, work.unit) for work in ended if not self._makers.of(work)}
+        for key in {key for unit in units for key in self._waiting.get(unit, ())}:
+            self._wake(key)
 
     def jobs_of(self, namespace: str, uid: str) -> list[Object]:
         """Return the child Jobs of a FineTuneJob, the newest attempt first."""
@@ -273,7 +302,7 @@ class Cache:
     # Full lists. Objects that the operator has written after a list was read are not lost: what is newer stays, and
     # what is missing is dropped only if it is older than the list.
 
-    def replace_finetunejobs(self, listing: Listing) -> set[Key]:
+    def replace_finetunejobs(self, listing: Listing[News]) -> set[Key]:
         """Take over the list of all FineTuneJobs; return those of which something was not known or is gone.
 
         A list that is older than the one before is that of a server whose data were put back from a copy: all that was
@@ -281,15 +310,15 @@ class Cache:
         """
         forgotten = self._forget_all() if listing.version < self._listed else set()
         self._listed = listing.version
-        return forgotten | _take(listing, self.finetunejobs, self.put_finetunejob, self.drop_finetunejob)
+        return forgotten | _take(listing, self.finetunejobs, self._take_finetunejob, self.drop_finetunejob)
 
-    def replace_jobs(self, listing: Listing) -> set[Key]:
+    def replace_jobs(self, listing: Listing[News]) -> set[Key]:
         """Take over the list of all child Jobs; return the FineTuneJobs to be looked at."""
-        return _take(listing, self._jobs.items, self.put_job, self.drop_job)
+        return _take(listing, self._jobs.items, partial(self._take_child, self._jobs), self.drop_job)
 
-    def replace_pods(self, listing: Listing) -> set[Key]:
+    def replace_pods(self, listing: Listing[News]) -> set[Key]:
         """Take over the list of all their Pods; return the FineTuneJobs to be looked at."""
-        return _take(listing, self._pods.items, self.put_pod, self.drop_pod)
+        return _take(listing, self._pods.items, partial(self._take_child, self._pods), self.drop_pod)
 
     def _forget_all(self) -> set[Key]:
         forgotten = set(self.finetunejobs)
@@ -301,17 +330,46 @@ class Cache:
         return forgotten
 
 
-_Change = Callable[[Mapping[str, Any]], Key | None]
+def _kept(known: Object | None, now: Object) -> Object:
+    """Return what is to be kept of an object: what is known of it already, if it is the same still."""
+    kept: Object = known if known == now and known is not None else lean(now)
+    return kept
 
 
-def _take(listing: Listing, known: Mapping[Key, Object], put: _Change, drop: _Change) -> set[Key]:
+def _is_alike(known: Object | None, now: Object | None) -> bool:
+    """Tell whether what is kept of an object has changed in nothing but its version."""
+    if known is None or now is None:
+        return False
+    meta = {**now["metadata"], "resourceVersion": known["metadata"].get("resourceVersion")}
+    return known == {**now, "metadata": meta}
+
+
+def _is_old(store: Children, item: Mapping[str, Any]) -> bool:
+    known = store.items.get(key_of(item))
+    return known is not None and version_of(item) <= version_of(known)
+
+
+def _take(
+    listing: Listing[News],
+    known: Mapping[Key, Object],
+    put: Callable[[News], Key | None],
+    drop: Callable[[Mapping[str, Any]], Key | None],
+) -> set[Key]:
     """Take over a full list; return the FineTuneJobs to be looked at for what was not known or is gone."""
-    there = {item["metadata"]["uid"] for item in listing.items}
+    there = {news.uid for news in listing.items}
     gone = [
         item for item in known.values() if item["metadata"]["uid"] not in there and version_of(item) <= listing.version
     ]
     changed = [*map(drop, gone), *map(put, listing.items)]
     return {key for key in changed if key is not None}
+
+
+def _awaited(item: Object) -> set[_Unit]:
+    """Return what a FineTuneJob waits for that is made elsewhere; nothing if it waits for none of that."""
+    if ready_reason(item) != MADE_ELSEWHERE:
+        return set()
+    stages = item["status"].get("stages") or ()
+    return {(item["metadata"]["namespace"], unit) for stage in stages for unit in stage.get("keys") or ()}
 
 
 def _with_uid(job: Object) -> Object:

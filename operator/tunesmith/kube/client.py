@@ -6,7 +6,7 @@ Objects stay plain JSON: the client's typed models would cost several times the 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -20,7 +20,7 @@ from kubernetes.aio.client.rest import RESTResponse
 
 from tunesmith.api.keys import FIELD_MANAGER
 from tunesmith.core.manifests.child import STAGE_CONTAINER
-from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Listing, Object, Resource, to_version
+from tunesmith.kube.cluster import BY_KIND, PODS, ApiError, Listing, Object, Resource, T, to_version
 
 _TIMEOUT = 30.0
 _PAGE = 500
@@ -75,19 +75,24 @@ class KubeCluster:
         self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> list[Object]:
         """Return the objects of one namespace, or of all, that match the selectors."""
-        return (await self._list(resource, namespace, {"labelSelector": labels, "fieldSelector": fields})).items
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        return (await self._list(resource, namespace, selectors, lambda item: item)).items
 
-    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
-        """Return the same with the moment of which they tell."""
-        return await self._list(resource, namespace, {"labelSelector": labels})
+    async def list_all(
+        self, resource: Resource, namespace: str | None, read: Callable[[Object], T], *, labels: str = ""
+    ) -> Listing[T]:
+        """Return what is to be `read` of each of them, with the moment of which they tell."""
+        return await self._list(resource, namespace, {"labelSelector": labels}, read)
 
-    async def _list(self, resource: Resource, namespace: str | None, selectors: dict[str, str]) -> Listing:
+    async def _list(
+        self, resource: Resource, namespace: str | None, selectors: dict[str, str], read: Callable[[Object], T]
+    ) -> Listing[T]:
         """Read page after page; all of them tell of the same moment, or the server says that it has forgotten it."""
-        items: list[Object] = []
+        items: list[T] = []
         query = {**selectors, "limit": str(_PAGE), "continue": ""}
         while True:
             page = await self._object("GET", _path(resource, namespace), {k: v for k, v in query.items() if v})
-            items += page.get("items") or []
+            items += map(read, page.get("items") or ())
             query["continue"] = page["metadata"].get("continue") or ""
             if not query["continue"]:
                 return Listing(items, to_version(page["metadata"].get("resourceVersion")))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 Object = dict[str, Any]
 """A Kubernetes object, as JSON holds it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ def to_version(text: object) -> int:
     return int(version) if version.isdecimal() else 0
 
 
-class Listing(NamedTuple):
-    """All objects of a kind, as they were at one moment."""
+class Listing(NamedTuple, Generic[T]):
+    """All objects of a kind, as they were at one moment, or what was read of each."""
 
-    items: list[Object]
+    items: list[T]
     version: int
     """Resource version of that moment: what is not among `items` and has a lower one is gone."""
 
@@ -104,8 +105,13 @@ class Cluster(Protocol):
     ) -> list[Object]:
         """Return the objects of one namespace, or of all, that match the selectors."""
 
-    async def list_all(self, resource: Resource, namespace: str | None, *, labels: str = "") -> Listing:
-        """Return the same with the moment of which they tell."""
+    async def list_all(
+        self, resource: Resource, namespace: str | None, read: Callable[[Object], T], *, labels: str = ""
+    ) -> Listing[T]:
+        """Return what is to be `read` of each of them, with the moment of which they tell.
+
+        The objects themselves are never there all at once: each takes many times what is wanted of it.
+        """
 
     async def create(self, item: Object) -> Object:
         """Create an object and return it as the server made it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import intern
 from typing import Any, NamedTuple
 
 from tunesmith.api import keys
@@ -25,6 +26,18 @@ class Owner(NamedTuple):
 
     namespace: str
     uid: str
+
+
+class News(NamedTuple):
+    """What was read of an object: all that the cache needs of it."""
+
+    key: Key
+    uid: str
+    version: int
+    kept: Object | None
+    """As the cache keeps it; None if that has no use for it."""
+    told: Key | None
+    """The FineTuneJob that is to be looked at for it."""
 
 
 def key_of(item: Item) -> Key:
@@ -82,14 +95,16 @@ def slim(item: Item) -> Object:
 def slim_child(item: Item, owner: Owner, *, pod: bool) -> Object:
     """Return a Job or Pod with its `owner`, and of its spec whether it is suspended, size, volume and Pods' time.
 
+    Of a Job's status only its end is kept: how many of its Pods run, and how, the Pods tell themselves.
+
     `watched`: it has the label by which the watches and lists of the operator have their objects.
     """
-    spec = item.get("spec") or {}
+    spec, status = item.get("spec") or {}, item.get("status") or {}
     template = spec if pod else (spec.get("template") or {}).get("spec") or {}
     return {
         "metadata": _meta(item) if pod else _with_labels_of_pods(_meta(item), spec.get("template") or {}),
         "spec": {"suspend": spec.get("suspend", False), "completions": spec.get("completions") or 1},
-        "status": item.get("status") or {},
+        "status": status if pod else {name: status[name] for name in _END_OF_JOB if name in status},
         "owner": owner,
         "pod": pod,
         "watched": bool(label(item, keys.UID_LABEL)),
@@ -98,12 +113,31 @@ def slim_child(item: Item, owner: Owner, *, pod: bool) -> Object:
     }
 
 
+_END_OF_JOB = ("conditions", "completionTime")
+
+
 def _meta(item: Item) -> Object:
     meta = {name: item["metadata"][name] for name in _KEPT_META if name in item["metadata"]}
     notes = meta.get("annotations") or {}
     if _COPY_OF_IT_ALL in notes:
         meta["annotations"] = {name: text for name, text in notes.items() if name != _COPY_OF_IT_ALL}
     return meta
+
+
+_LONGEST_SHARED = 40
+"""Characters of a text that may stand in several places: a uid has 36."""
+
+
+def lean(value: Any) -> Any:
+    """Return a copy of some JSON that shares with all others the names of its fields, and its short texts.
+
+    As they were parsed, thousands of objects would each have their own.
+    """
+    if isinstance(value, dict):
+        return {intern(name): lean(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [lean(item) for item in value]
+    return intern(value) if isinstance(value, str) and len(value) <= _LONGEST_SHARED else value
 
 
 def _with_labels_of_pods(meta: Object, template: Item) -> Object:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.cluster import Listing, Object
+from tunesmith.kube.items import News
 
 UID = "u-bot"
 VOLUME = ("claim", "")
@@ -76,11 +79,21 @@ def test_news_name_the_finetunejob_to_be_looked_at() -> None:
 
 def test_what_is_older_replaces_nothing() -> None:
     """Events come late: an older state of a Job, even of another one of that name, is not taken."""
-    cache = cache_of(finetunejob(), job(version=9, startTime="now"))
+    cache = cache_of(finetunejob(), job(version=9, completionTime="now"))
     before = {**job(version=5), "metadata": {**job(version=5)["metadata"], "uid": "u-earlier"}}
     assert cache.put_job(before) is None
     assert cache.drop_job(before) is None
-    assert cache.jobs_of("ns", UID)[0]["status"] == {"startTime": "now"}
+    assert cache.jobs_of("ns", UID)[0]["status"] == {"completionTime": "now"}
+
+
+def test_what_tells_nothing_is_no_news() -> None:
+    """How many Pods of a Job run its Pods tell themselves: of that alone nobody is woken, and an older state is old."""
+    cache = cache_of(finetunejob(), job(version=5), pod(version=6))
+    assert cache.put_job(job(version=8, active=1, ready=1, startTime="now")) is None
+    assert cache.put_job(job(version=7, conditions=[{"type": "Failed", "status": "True"}])) is None
+    assert cache.put_job(job(version=9, conditions=[{"type": "Failed", "status": "True"}])) == Key("ns", "bot")
+    assert cache.put_pod(pod(version=10)) is None
+    assert cache.put_pod(pod(version=11, phase="Failed")) == Key("ns", "bot")
 
 
 NOT_OURS: dict[str, dict[str, Any]] = {
@@ -181,8 +194,13 @@ def test_only_those_that_wait_for_it_are_woken() -> None:
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
-def replace(cache: Cache, finetunejobs: Listing, jobs: Listing, pods: Listing) -> set[Key]:
-    return cache.replace_finetunejobs(finetunejobs) | cache.replace_jobs(jobs) | cache.replace_pods(pods)
+def replace(cache: Cache, finetunejobs: Listing[Object], jobs: Listing[Object], pods: Listing[Object]) -> set[Key]:
+    changed = cache.replace_finetunejobs(read(finetunejobs, cache.read_finetunejob))
+    return changed | cache.replace_jobs(read(jobs, cache.read_job)) | cache.replace_pods(read(pods, cache.read_pod))
+
+
+def read(listing: Listing[Object], reading: Callable[[Object], News]) -> Listing[News]:
+    return Listing([reading(item) for item in listing.items], listing.version)
 
 
 def test_lists_bring_what_was_missed_and_take_what_is_gone() -> None:
@@ -191,9 +209,37 @@ def test_lists_bring_what_was_missed_and_take_what_is_gone() -> None:
     assert replace(cache, Listing([], 45), Listing([], 45), Listing([], 45)) == {Key("ns", "bot")}
     assert cache.finetunejobs == {}
     assert cache.jobs_of("ns", UID) == []
-    listed = Listing([finetunejob(version=50)], 52), Listing([job(version=51)], 53), Listing([], 54)
+    listed: tuple[Listing[Object], ...] = (
+        Listing([finetunejob(version=50)], 52),
+        Listing([job(version=51)], 53),
+        Listing([], 54),
+    )
     assert replace(cache, *listed) == {Key("ns", "bot")}
     assert replace(cache, *listed) == set()
+
+
+def test_a_list_that_tells_the_same_costs_no_memory() -> None:
+    """What is read of an object that has not changed is what is there already; of another one only what is kept."""
+    cache = cache_of(finetunejob(), job(), pod())
+    assert cache.read_finetunejob(finetunejob()).kept is cache.finetunejobs[Key("ns", "bot")]
+    assert cache.read_job(job()).kept is cache.jobs_of("ns", UID)[0]
+    assert cache.read_pod(pod()).kept is cache.pods_of(job())[0]
+    changed = pod(version=9)
+    changed["metadata"]["managedFields"] = [{"manager": "kubelet"}]
+    kept = cache.read_pod(changed).kept
+    assert kept is not None
+    assert kept["metadata"]["resourceVersion"] == "9"
+    assert "managedFields" not in kept["metadata"]
+
+
+def test_objects_share_their_texts() -> None:
+    """Thousands of objects, each parsed for itself, keep the names of their fields and their short texts but once."""
+    one, other = (json.loads(json.dumps(finetunejob(name))) for name in ("bot", "cat"))
+    cache = cache_of(one, other)
+    kept = [cache.finetunejobs[Key("ns", name)] for name in ("bot", "cat")]
+    names = [next(iter(item["metadata"])) for item in kept]
+    assert names[0] is names[1]
+    assert kept[0]["spec"]["ollama"]["servers"][0] is kept[1]["spec"]["ollama"]["servers"][0]
 
 
 def test_lists_that_are_older_than_an_object_do_not_take_it() -> None:

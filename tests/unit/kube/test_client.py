@@ -9,12 +9,16 @@ from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
 from tunesmith.kube.client import KubeCluster, look_for_a_proxy_once
-from tunesmith.kube.cluster import JOBS, Listing
+from tunesmith.kube.cluster import JOBS, Listing, Object
 
 PAGES = {
     "": {"metadata": {"resourceVersion": "71", "continue": "more"}, "items": [{"metadata": {"name": "a"}}]},
     "more": {"metadata": {"resourceVersion": "71"}, "items": [{"metadata": {"name": "b"}}]},
 }
+
+
+def name_of(item: Object) -> str:
+    return str(item["metadata"]["name"])
 
 
 def test_a_list_tells_of_which_moment_it_is() -> None:
@@ -25,7 +29,7 @@ def test_a_list_tells_of_which_moment_it_is() -> None:
         asked.append(dict(request.query))
         return web.json_response(PAGES[request.query.get("continue", "")])
 
-    async def ask() -> Listing:
+    async def ask() -> Listing[str]:
         app = web.Application()
         app.router.add_get("/apis/batch/v1/jobs", answer)
         runner = web.AppRunner(app)
@@ -35,12 +39,12 @@ def test_a_list_tells_of_which_moment_it_is() -> None:
             configuration = Configuration()
             configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
             async with ApiClient(configuration) as client:
-                return await KubeCluster(client).list_all(JOBS, None, labels="tunesmith.dev/job-uid")
+                return await KubeCluster(client).list_all(JOBS, None, name_of, labels="tunesmith.dev/job-uid")
         finally:
             await runner.cleanup()
 
     listing = asyncio.run(ask())
-    assert [item["metadata"]["name"] for item in listing.items] == ["a", "b"]
+    assert listing.items == ["a", "b"]
     assert listing.version == 71
     assert [query["labelSelector"] for query in asked] == ["tunesmith.dev/job-uid"] * 2
 

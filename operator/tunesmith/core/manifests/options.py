@@ -14,7 +14,9 @@ from tunesmith.api.settings import BUILT_IN_PODS, Settings
 from tunesmith.core.manifests.child import Child
 from tunesmith.core.manifests.layers import Layer, ManifestError, merge
 from tunesmith.core.manifests.quantity import parse_quantity
+from tunesmith_stages.contract import StageName
 
+_DEFAULT = "default"
 _LOOKUP = "lookup"
 _GRACE_SECONDS = 60
 
@@ -35,27 +37,31 @@ def pod_options(child: Child, settings: Settings) -> dict[str, Any]:
 def _layers(child: Child, settings: Settings) -> Iterator[Layer]:
     """Yield what is said of a child's pods, from the weakest to the strongest."""
     job, stage = child.job.spec, _LOOKUP if child.lookup else str(child.stage.name)
-    built_in, administrators, jobs = _said(BUILT_IN_PODS), _said(settings.pod_defaults), _said(job.pods)
+    built_in, administrators, jobs = (_said(of, stage) for of in (BUILT_IN_PODS, settings.pod_defaults, job.pods))
     yield Layer("built in", {"terminationGracePeriodSeconds": _GRACE_SECONDS})
-    yield Layer("built in", built_in["default"])
+    yield Layer("built in", built_in[_DEFAULT])
     yield Layer("built in", built_in[stage])
     if child.grace is not None and child.trains:
         yield Layer("measured", {"terminationGracePeriodSeconds": child.grace})
     yield Layer("imagePullSecrets", {"imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets]})
-    yield Layer("podDefaults.default", administrators["default"])
+    yield Layer("podDefaults.default", administrators[_DEFAULT])
     yield Layer(f"podDefaults.{stage}", _without_gpu_runtime(child, administrators[stage]))
-    yield Layer("spec.pods.default", jobs["default"])
-    yield Layer(f"spec.pods.{stage}", jobs.get(stage, {}))
+    yield Layer("spec.pods.default", jobs[_DEFAULT])
+    yield Layer(f"spec.pods.{stage}", jobs[stage])
     if job.scheduling.priority_class_name:
         yield Layer("spec.scheduling", {"priorityClassName": job.scheduling.priority_class_name})
 
 
-def _said(pods: BaseModel) -> dict[str, dict[str, Any]]:
-    """Return, by stage, the fields that were given, in the API's spelling; an empty one says nothing."""
-    stages = pods.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _said(pods: BaseModel, stage: str) -> dict[str, dict[str, Any]]:
+    """Return the fields that were given for all stages and for this one, in the API's spelling.
+
+    An empty one says nothing.
+    """
+    fields = {_DEFAULT, f"{stage}_" if stage == StageName.REGISTER else stage}
+    stages = pods.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields)
     return {
-        stage: {name: value for name, value in given.items() if value not in ("", [], {})}
-        for stage, given in stages.items()
+        name: {field: value for field, value in stages.get(name, {}).items() if value not in ("", [], {})}
+        for name in (_DEFAULT, stage)
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 _QUANTITY = re.compile(
     r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))(?P<suffix>[eE][+-]?\d{1,2}|[KMGTPE]i|[numkMGTPE]?)", re.ASCII
@@ -19,6 +20,7 @@ _SUFFIXES = {
 }
 
 
+@lru_cache(maxsize=1024)
 def parse_quantity(text: str) -> Fraction:
     """Return the exact number that a quantity stands for: CPUs, bytes, pieces.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from tunesmith.api.finetunejob import FineTuneJob
@@ -17,8 +18,13 @@ def effective_storage(job: FineTuneJob, namespace: str, settings: Settings) -> S
 
     A folder that the administrator gives to the namespace is not left: the job's own `subPath` lies below it.
     """
-    said = {**_given(settings.storage.default), **_given(settings.storage.namespaces.get(namespace))}
-    own = _given(job.spec.storage)
+    return _merged(settings.storage.default, settings.storage.namespaces.get(namespace), job.spec.storage, namespace)
+
+
+@lru_cache(maxsize=256)
+def _merged(default: Storage, of_namespace: Storage | None, own_storage: Storage | None, namespace: str) -> Storage:
+    said = {**_given(default), **_given(of_namespace)}
+    own = _given(own_storage)
     if own.get("claimName", said["claimName"]) == said["claimName"]:
         folders = [str(said.get("subPath", "")).replace("{namespace}", namespace), str(own.get("subPath", ""))]
         own["subPath"] = "/".join(filter(None, folders))
