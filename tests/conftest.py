@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 
 import pytest
+
+# Tests run side by side, one on each core. Threads of OpenMP beyond that wait for each other by spinning, each on the
+# core that the other needs: what takes half a minute took three.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:

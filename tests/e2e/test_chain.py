@@ -23,7 +23,11 @@ _FULL = {"finetuningType": "Full", "learningRate": "1e-3", "maxSteps": 40}
 @pytest.mark.parametrize(
     "training",
     [
-        pytest.param({**_LORA, "processesPerNode": 1, "deepspeed": {"zeroStage": 3}}, id="LoRA-1-process-ZeRO-3"),
+        pytest.param(
+            {**_LORA, "processesPerNode": 1, "deepspeed": {"zeroStage": 3}},
+            id="LoRA-1-process-ZeRO-3",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(
             {**_LORA, "processesPerNode": 2, "deepspeed": {"zeroStage": 0}},
             id="LoRA-2-processes-ZeRO-0",

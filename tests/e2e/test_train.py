@@ -53,7 +53,7 @@ FULL = {"finetuningType": "Full", "lora": None, "learningRate": "5e-3"}
 ONE = {"processesPerNode": 1, "gradientAccumulationSteps": 2}
 CASES = [
     pytest.param({"zeroStage": 3, "precision": "FP32"}, ONE, id="LoRA, ZeRO 3, 1 process, FP32"),
-    pytest.param({**FULL, "zeroStage": 2}, ONE, id="Full, ZeRO 2, 1 process"),
+    pytest.param({**FULL, "zeroStage": 2}, ONE, id="Full, ZeRO 2, 1 process", marks=pytest.mark.nightly),
     pytest.param({**FULL, "zeroStage": 3, "gradientCheckpointing": True}, {}, id="Full, ZeRO 3, 2 processes"),
 ]
 

@@ -38,7 +38,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Volume:
     ("name", "more", "last"),
     [
         pytest.param("to-the-end", {}, 12, id="to the end", marks=pytest.mark.nightly),
-        pytest.param("stopped-early", {"earlyStopping": NO_BETTER}, 8, id="stopped early"),
+        pytest.param("stopped-early", {"earlyStopping": NO_BETTER}, 8, id="stopped early", marks=pytest.mark.nightly),
     ],
 )
 def test_an_evaluation_is_left_and_made_up_for(volume: Volume, name: str, more: dict[str, Any], last: int) -> None:

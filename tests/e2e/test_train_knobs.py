@@ -83,7 +83,7 @@ def test_everything_about_an_adapter_at_once(volume: Volume) -> None:
     assert math.isfinite(result.numbers["loss"])
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.nightly) for stage in (0, 2)), 3])
 def test_the_rate_of_b_is_so_many_times_as_high(volume: Volume, stage: int) -> None:
     """Adam's first step is as long as the rate, and B begins at 0. A training shorter than a report has a last loss."""
     lora = {"rank": 4, "alpha": 8, "dropout": "0", "targetModules": ["q_proj"], "plusLrRatio": "4"}
@@ -97,7 +97,7 @@ def test_the_rate_of_b_is_so_many_times_as_high(volume: Volume, stage: int) -> N
     assert math.isfinite(result.numbers["loss"])
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.nightly), 3])
 def test_a_dora_is_saved_as_it_is_merged(volume: Volume, tmp_path: Path, stage: int) -> None:
     """Magnitudes are trained and saved beside the factors, and the merge brings every row to its length."""
     lora = {"rank": 4, "alpha": 8, "dropout": "0", "targetModules": ["AllLinear"], "useDora": True}
@@ -191,6 +191,7 @@ def test_a_process_that_hangs_is_noticed(volume: Volume) -> None:
     assert "most recent call first" in log
 
 
+@pytest.mark.nightly
 def test_ranks_that_wait_in_vain_are_a_stall(volume: Volume) -> None:
     """They time out before the program sees the hang, as with the defaults: it is tried again, for the same reason."""
     progress = volume.attempt(StageName.TRAIN, "vain", "1") / "progress.jsonl"
@@ -223,6 +224,7 @@ def test_a_jump_of_the_loss_is_noticed() -> None:
     assert caught.value.reason == "LossSpike"
 
 
+@pytest.mark.nightly
 def test_smaller_batches_when_memory_runs_out(tmp_path: Path) -> None:
     """It goes on with fewer rows at a time, as often as it takes; the losses are those of the same rows at once."""
     vocabulary, batch = 50_000, 256

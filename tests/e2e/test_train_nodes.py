@@ -79,6 +79,7 @@ def said(volume: Volume, key: str) -> str:
     return (volume.unit(StageName.TRAIN, key) / "progress.jsonl").read_text()
 
 
+@pytest.mark.nightly
 def test_nodes_end_together_and_go_on_together(volume: Volume, alone: str) -> None:
     """Whatever ends one node ends the other within seconds, for the same reason; the next attempt goes on."""
     key = "disturbed"
@@ -161,6 +162,7 @@ def disturb(
     return codes
 
 
+@pytest.mark.nightly
 def test_nodes_must_see_the_same_volume(volume: Volume, tmp_path: Path) -> None:
     """A claim that each node mounts for itself would train each node on what it has: both end, and say why."""
     write_base(tmp_path / "base")

@@ -29,6 +29,8 @@ Manifest = dict[str, Any]
 
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 _SMALL = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+# Two cores are for everything here, Kubernetes included: a second thread would only spin.
+_ONE_THREAD = [{"name": "OMP_NUM_THREADS", "value": "1"}]
 
 
 def values(teams: Sequence[str]) -> dict[str, Any]:
@@ -47,7 +49,10 @@ def values(teams: Sequence[str]) -> dict[str, Any]:
             "schedule": "0 0 29 2 *",  # it is started by hand
         },
         "network": {"huggingFaceEndpoint": f"http://{HUB}.{RELEASE}"},
-        "podDefaults": {"default": {"resources": _SMALL}, "train": {"resources": _SMALL, "sharedMemory": "256Mi"}},
+        "podDefaults": {
+            "default": {"resources": _SMALL, "env": _ONE_THREAD},
+            "train": {"resources": _SMALL, "sharedMemory": "256Mi"},
+        },
         "ollama": {
             "enabled": True,
             "image": f"localhost/{':'.join(ollama)}",
