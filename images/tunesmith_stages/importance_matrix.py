@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 from tunesmith_stages.contract import ExitCode, digest_of
 from tunesmith_stages.gguf_file import GgufFile, read_gguf
+from tunesmith_stages.processors import usable_threads
 from tunesmith_stages.program import StageError, Work
 from tunesmith_stages.tools import LlamaCpp, run_tool
 from tunesmith_stages.volume import publish, sha256_of, sync, write_whole
@@ -169,7 +169,7 @@ def _run(work: Work, llama: LlamaCpp, source: GgufFile, folder: Path, chunk: int
     argv += ["--parse-special", "--chunks", str(chunks)]
     # One chunk at a time: the probabilities of all its tokens are held in memory.
     argv += [word for name in ("ctx", "batch", "ubatch") for word in (f"--{name}-size", str(chunk))]
-    argv += ["--threads", str(len(os.sched_getaffinity(0))), "--device", "none", "--offline"]
+    argv += ["--threads", str(usable_threads()), "--device", "none", "--offline"]
 
     def tell() -> None:
         done = _DONE.findall(log_file.read_text(encoding="utf-8", errors="replace"))

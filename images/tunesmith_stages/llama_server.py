@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import signal
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.processors import usable_threads
 from tunesmith_stages.program import StageError, die_with_parent
 from tunesmith_stages.tools import LlamaCpp
 
@@ -83,7 +83,7 @@ def llama_server(llama: LlamaCpp, model: Path, log_file: Path, *, context: int) 
     port, key = _free_port(), secrets.token_hex(16)
     argv = [
         *(llama.server, "--model", model, "--host", "127.0.0.1", "--port", port, "--api-key", key),
-        *("--ctx-size", context, "--parallel", 1, "--threads", min(_THREADS, len(os.sched_getaffinity(0)))),
+        *("--ctx-size", context, "--parallel", 1, "--threads", min(_THREADS, usable_threads())),
         *("--no-warmup", "--no-repack", "--offline", "--cache-ram", 0, "--device", "none"),
     ]
     with log_file.open("ab") as log:

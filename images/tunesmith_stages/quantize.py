@@ -25,6 +25,7 @@ from typing import Any
 from tunesmith_stages.contract import ExitCode, StageName
 from tunesmith_stages.gguf_file import FILE_TYPES, TEMPLATE, GgufFile, read_gguf, write_with_text
 from tunesmith_stages.importance_matrix import FILE, ImportanceMatrix, importance_matrix
+from tunesmith_stages.processors import usable_threads
 from tunesmith_stages.program import Made, StageError, Work, main
 from tunesmith_stages.quantization_source import Source, require_possible, source_of
 from tunesmith_stages.quantization_types import NAMES, QUANTIZATION_TYPES
@@ -99,7 +100,7 @@ def _quantize(
     target = (work.out if source.new_template is None else work.folder) / "model.gguf"
     work.progress.note(f"quantizing to {kind}")
     run_tool(
-        [llama.quantize, *options, source.gguf.path, target, kind, str(len(os.sched_getaffinity(0)))],
+        [llama.quantize, *options, source.gguf.path, target, kind, str(usable_threads())],
         log_file,
         what=f"quantizing to {kind}",
         folder=matrix.folder if matrix else None,

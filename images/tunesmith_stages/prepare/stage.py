@@ -23,7 +23,6 @@ from tunesmith_stages.prepare.encoder import Encoder
 from tunesmith_stages.prepare.mixing import times_of_rows
 from tunesmith_stages.prepare.pipeline import Preparer, Source, Task
 from tunesmith_stages.prepare.preferences import LABELS, Labelled
-from tunesmith_stages.prepare.processors import usable_processors
 from tunesmith_stages.prepare.recognition import reader_for
 from tunesmith_stages.prepare.report import Totals, report_of, totals_of
 from tunesmith_stages.prepare.rows import count_rows, read_batches
@@ -31,6 +30,7 @@ from tunesmith_stages.prepare.splitting import Split, Times, split
 from tunesmith_stages.prepare.spool import KeptSamples, Samples
 from tunesmith_stages.prepare.workers import in_order
 from tunesmith_stages.prepare.writing import SCHEMAS, Choice, RowWriter, write_rows
+from tunesmith_stages.processors import usable_processors
 from tunesmith_stages.program import Made, StageError, Work
 
 _SAMPLES = "samples.arrow"

@@ -1,4 +1,4 @@
-"""How many processes may compute at once: what this one may run on, by its affinity and its control group."""
+"""How much may compute at once: what this process may run on, by affinity, control group and OpenMP's variable."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ def usable_processors(root: Path = Path("/")) -> int:
     """
     shares = [quota / period for quota, period in _quotas(root) if quota > 0 and period > 0]
     return max(1, int(min([len(os.sched_getaffinity(0)), *shares])))
+
+
+def usable_threads(root: Path = Path("/")) -> int:
+    """Return with how many threads a program that is started should compute: as many as `usable_processors`.
+
+    Where ``OMP_NUM_THREADS`` gives a lower number, that holds for programs that do not ask it themselves, too: for
+    llama.cpp's, whose threads wait for each other by spinning (OpenMP API 5.2, 21.1.2: a list's first number counts).
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    processors = usable_processors(root)
+    return min(processors, int(first)) if first.isdecimal() and int(first) else processors
 
 
 def _quotas(root: Path) -> Iterator[tuple[float, float]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_stages.prepare.processors import usable_processors
+from tunesmith_stages.processors import usable_processors, usable_threads
 
 V2 = "proc/self/cgroup"
 CASES: dict[str, tuple[Mapping[str, str], int]] = {
@@ -56,3 +56,20 @@ def test_processors(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (tmp_path / path).write_text(content + "\n")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
     assert usable_processors(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, 3), ("", 3), ("2", 2), ("2,4", 2), ("64", 3), ("0", 3), ("many", 3)],
+)
+def test_threads(given: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program gets as many threads as OpenMP's variable says, and never more than there are processors for them."""
+    (tmp_path / V2).parent.mkdir(parents=True)
+    (tmp_path / V2).write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert usable_threads(tmp_path) == expected
