@@ -64,7 +64,9 @@ def record(volume: Volume, key: str) -> list[dict[str, Any]]:
     return read_metrics(volume.unit(StageName.TRAIN, key) / "logs" / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("method", ["DPO", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("ORPO", "KTO"))])
+@pytest.mark.parametrize(
+    "method", ["DPO", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("ORPO", "KTO"))]
+)
 def test_a_step_does_not_depend_on_its_split(tmp_path: Path, method: str) -> None:
     """One process or two, one pass or two, rows left over or not: losses, rewards and weights are the same; it learns.
 
@@ -96,7 +98,9 @@ def test_a_step_does_not_depend_on_its_split(tmp_path: Path, method: str) -> Non
     ("method", "training"),
     [
         pytest.param("KTO", {"zeroStage": 3, "gradientCheckpointing": True}, id="KTO, LoRA, ZeRO 3"),
-        pytest.param("DPO", {"finetuningType": "Full", "lora": None}, id="DPO, Full, ZeRO 2", marks=pytest.mark.nightly),
+        pytest.param(
+            "DPO", {"finetuningType": "Full", "lora": None}, id="DPO, Full, ZeRO 2", marks=pytest.mark.nightly
+        ),
     ],
 )
 def test_goes_on_without_asking_the_base_again(tmp_path: Path, method: str, training: dict[str, Any]) -> None:
