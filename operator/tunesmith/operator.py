@@ -88,6 +88,7 @@ class Operator:
         """Work as the one active replica, until SIGTERM or until cancelled."""
         self._leads = True
         metrics.LEADER.set(1)
+        metrics.QUEUE_DEPTH.set_function(self._queue.__len__)  # when it is asked for: also while all workers hang
         log.info("leading; filling the cache")
         there = await self._first_sync()
         log.info("the cache holds %d FineTuneJobs", len(self._cache.finetunejobs))
@@ -185,7 +186,6 @@ class Operator:
     async def _work(self, number: int) -> None:
         while True:
             key = await self._queue.get()
-            metrics.QUEUE_DEPTH.set(len(self._queue))
             began = self._busy[number] = time.monotonic()
             failed = await self._look_at(key)
             del self._busy[number]

@@ -149,6 +149,7 @@ def warnings(team: Team, name: str) -> set[str]:
     return {str(item["reason"]) for item in team.get("events", about)["items"]}
 
 
+@pytest.mark.nightly
 def test_two_nodes_are_admitted_together(queues: Team) -> None:
     """With room for one of two pods none is made; deleted, it leaves the queue; with room for both they run."""
     team = queues

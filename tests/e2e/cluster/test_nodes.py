@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from e2e.cluster.jobs import small_job
 from e2e.cluster.test_faults import CHAIN, steps_done, steps_in, training_logs
 from support.installed import Installed, Team, until
 
 
+@pytest.mark.nightly
 def test_two_nodes_train_one_model(faults: Team, installed: Installed) -> None:
     """Two pods with one process each, ZeRO-2, find each other and train the model that then answers."""
     job: dict[str, Any] = copy.deepcopy(small_job("two-nodes"))
