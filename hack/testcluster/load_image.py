@@ -1,18 +1,22 @@
-"""Puts images from buildah's storage into the test cluster, without an archive on disk.
+"""Puts images from buildah's storage into the test cluster.
 
     python hack/testcluster/load_image.py [--name CLUSTER] IMAGE ...
 
-An image that the cluster has already, by its id, is left alone.
+An image that the cluster has already, by its id, is left alone. Of one that is like another only the layers come that
+the cluster lacks; a large one that is new to it comes without an archive on disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "toolchain"))
@@ -23,6 +27,9 @@ from running import is_up
 
 from tunesmith_stages.contract import ExitCode
 from tunesmith_stages.program import StageError
+
+_LITTLE = 2**30
+"""Bytes of layers that may lie on the disk for a moment."""
 
 
 def load(layout: Layout, image: str) -> bool:
@@ -42,7 +49,11 @@ def load(layout: Layout, image: str) -> bool:
     if wanted == loaded_id(layout, image):
         return False
     begun = time.monotonic()
-    _bring(layout, image, wanted)
+    layers, there = _layers(wanted), _content(layout)
+    if sum(size for layer, size in layers.items() if layer not in there) < _LITTLE:
+        _bring_missing(layout, image, wanted, {layer: size for layer, size in layers.items() if layer in there})
+    else:
+        _bring(layout, image, wanted)
     if loaded_id(layout, image) != wanted:
         raise _failed(image, "the cluster has another image by that name afterwards")
     tell(f"{image}: brought into the cluster in {time.monotonic() - begun:.0f} s")
@@ -77,6 +88,53 @@ def _bring(layout: Layout, image: str, wanted: str) -> None:
         _, told = sender.communicate()
     if sender.returncode or taken.returncode:
         raise _failed(image, f"{told.decode(errors='replace')}{taken.stderr}".strip())
+
+
+def _layers(wanted: str) -> dict[str, int]:
+    """Return the layers of an image in buildah's storage: the digest and the size of each, uncompressed."""
+    asked = ["buildah", "inspect", "--type=image", "--format={{.Manifest}}", wanted]
+    manifest = json.loads(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+    return {str(layer["digest"]): int(layer["size"]) for layer in manifest["layers"]}
+
+
+def _content(layout: Layout) -> set[str]:
+    """Return the digests of what the cluster keeps."""
+    listed = subprocess.run(_ctr(layout, "content", "ls", "--quiet"), check=True, capture_output=True, text=True)
+    return set(listed.stdout.split())
+
+
+def _bring_missing(layout: Layout, image: str, wanted: str, there: Mapping[str, int]) -> None:
+    """Bring an image without the layers that are `there`.
+
+    They stand in the image layout (https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md) as empty
+    files of the right size, for buildah writes no blob that it finds, and are left out of what containerd is given,
+    which looks for them among what it keeps.
+    """
+    layout.state.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="image-", dir=layout.state) as made:
+        folder = Path(made)
+        blobs = {layer: folder / "blobs" / layer.replace(":", "/") for layer in there}
+        (folder / "blobs" / "sha256").mkdir(parents=True)
+        for layer, path in blobs.items():
+            path.touch()
+            os.truncate(path, there[layer])
+        _run(image, ["buildah", "push", "--quiet", "--disable-compression", wanted, f"oci:{folder}:{image}"])
+        for path in blobs.values():
+            path.unlink()
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index["manifests"][0]["annotations"] = {"io.containerd.image.name": image}
+        (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        archive = folder / "archive.tar"
+        with tarfile.open(archive, "w") as tar:
+            for name in ("oci-layout", "index.json", "blobs"):
+                tar.add(folder / name, arcname=name)
+        _run(image, _ctr(layout, "images", "import", str(archive)))
+
+
+def _run(image: str, command: Sequence[str]) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise _failed(image, done.stderr.strip())
 
 
 def _ctr(layout: Layout, *arguments: str) -> Sequence[str]:
