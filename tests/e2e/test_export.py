@@ -139,6 +139,7 @@ def test_every_type_is_made(wide: TunedModel) -> None:
     assert sha256_of(matrices[0] / "imatrix.gguf") == digest
 
 
+@pytest.mark.nightly
 def test_ollama_takes_every_type_that_a_job_can_have(tmp_path: Path, newest_ollama: OllamaServer) -> None:
     """Ollama takes and runs a file of each type; those that the table calls not served, it refuses."""
     write_gguf(tmp_path / "model.gguf", template=guarded(CHATML))

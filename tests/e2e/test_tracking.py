@@ -140,6 +140,7 @@ def test_mlflow_shows_a_training_that_was_interrupted_as_one_run(
     assert not tokens_below(volume.root)
 
 
+@pytest.mark.nightly
 def test_wandb_shows_a_training_that_was_killed_as_one_run(volume: Volume, untracked: StageResult) -> None:
     """After kill -9 nothing stays behind, and the next attempt goes on with the run: each step once."""
     server = WandbServer(TOKEN)

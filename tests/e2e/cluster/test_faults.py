@@ -19,6 +19,7 @@ LONG = {"maxSteps": 4000, "loggingSteps": 1, "checkpoint": {"saveSteps": 5}}
 """A training that only ends because it is stopped."""
 
 
+@pytest.mark.nightly
 def test_an_evicted_training_goes_on_where_it_was(faults: Team) -> None:
     """The Eviction API ends the training's Pod: it saves a checkpoint, and the next one goes on from that step."""
     faults.apply(small_job("evicted", {"maxSteps": 60, "loggingSteps": 1, "checkpoint": {"saveSteps": 1000}}))

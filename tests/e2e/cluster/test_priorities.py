@@ -38,6 +38,7 @@ def set_seats(team: Team, node: str, count: str | None) -> None:
     team.cluster.kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}")
 
 
+@pytest.mark.nightly
 def test_the_scheduler_takes_its_place_and_gives_it_back(one_seat: Team) -> None:
     """A Pod of a higher priority needs the seat: a checkpoint is saved, the next Pod waits, and goes on from there."""
     team, name = one_seat, "unimportant"
