@@ -19,6 +19,8 @@ from tunesmith.queued_jobs import QueuedJobs
 
 _EVENTS_AFTER = 3.0
 """Seconds that a Job may have nothing running before its Events are read to learn why."""
+FIRST_LOOK = _EVENTS_AFTER + 0.5
+"""Seconds after its creation when a Job must be looked at: nothing may ever be heard of one that gets no Pod."""
 _PENDING_POLL = 15.0
 _CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
 """Kubernetes gives it to the Pods of a Job, with the Job's uid."""
@@ -110,7 +112,7 @@ class Observer:
         born = to_time(job["metadata"].get("creationTimestamp", "")) or self._now()
         age = (self._now() - born).total_seconds()
         if abs(age) < _EVENTS_AFTER:  # whose clock is further behind the API server's does not wait until it is not
-            return seen, _EVENTS_AFTER - age + 0.5
+            return seen, FIRST_LOOK - age
         pods = self._cache.pods_of(job)
         about = max(pods, key=created) if pods else job
         namespace, uid = job["metadata"]["namespace"], about["metadata"]["uid"]

@@ -28,7 +28,7 @@ from tunesmith.expiring import remove_expired
 from tunesmith.kube.cache import Cache, Key, key_of
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, ApiError, Cluster, Object
 from tunesmith.kube.items import about, whole
-from tunesmith.observing import Observer
+from tunesmith.observing import FIRST_LOOK, Observer
 from tunesmith.removing import Remover
 from tunesmith.running_logs import RunningLogs
 from tunesmith_stages.reasons import recognised
@@ -112,6 +112,8 @@ class Reconciler:
             begun = await self._act(item, draft) and held is not None
             if not begun:
                 wake = _soonest(wake, _REFUSED_POLL if draft.stalled is None else None)
+            elif draft.create:
+                wake = _soonest(wake, FIRST_LOOK)
         status = next_status(draft, self._logs.told(key).progress, warnings)
         if begun and draft.create and not subject.status and self._others_wait():
             self._owed[key] = (item["metadata"]["uid"], status)

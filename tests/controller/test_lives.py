@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -440,6 +441,16 @@ def test_why_no_pod_is_created_is_read_from_events(life: Life, case: str) -> Non
     assert life.ready() == ("False", reason)
     life.run()
     assert life.ready() == ("True", "Succeeded")
+
+
+def test_a_job_of_which_nothing_is_heard_is_looked_at(life: Life) -> None:
+    """What Kubernetes says of a Job without a Pod may come before its FineTuneJob is looked at, and be no news."""
+    life.apply()
+    (key,) = life.cache.finetunejobs
+    wake = asyncio.run(life.reconciler.reconcile(key))
+    assert life.cluster.jobs("fetch")
+    assert wake is not None
+    assert 3 < wake < 5
 
 
 def test_suspend_stops_what_runs_and_resume_goes_on(life: Life) -> None:
