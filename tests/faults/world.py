@@ -51,8 +51,10 @@ class Replica:
         self.misses = False
         """Whether there is something that it has not been told of, and never will be before the next full list."""
         self.inbox: list[tuple[str, Object]] = []
+        self.due: dict[Key, datetime] = {}
+        """When a FineTuneJob is to be looked at, as the work queue has it: whoever is not in it is not looked at."""
         self.api = UnreliableCluster(world.cluster, world.asked)
-        self.cache = Cache()
+        self.cache = Cache(wake=self.wake)
         settings = world.cluster.settings
         self.reconciler = Reconciler(self.api, self.cache, settings, now=self.now, tell=lambda _item, _note: None)
         self.resync()
@@ -76,9 +78,11 @@ class Replica:
             return [await cluster.list_all(kind, None, read, labels=labels) for kind, (read, labels) in ours.items()]
 
         finetunejobs, jobs, pods = asyncio.run(lists())
-        self.cache.replace_finetunejobs(finetunejobs)
-        self.cache.replace_jobs(jobs)
-        self.cache.replace_pods(pods)
+        changed = self.cache.replace_finetunejobs(finetunejobs)
+        changed |= self.cache.replace_jobs(jobs)
+        changed |= self.cache.replace_pods(pods)
+        for key in changed:
+            self.wake(key)
         # That something is gone is told by the list. Would it come once more, from a watch, it would be the same.
         self.inbox = [event for event in self.inbox if not self._is_gone(event[1])]
         self.misses = False
@@ -100,7 +104,13 @@ class Replica:
             self.inbox = [other for other in self.inbox if other[1]["metadata"]["uid"] != item["metadata"]["uid"]]
         elif again:
             self.inbox.append(event)
-        hear(self.cache, kind, item)
+        if (key := hear(self.cache, kind, item)) is not None:
+            self.wake(key)
+
+    def wake(self, key: Key, seconds: float = 0.0) -> None:
+        """Have a FineTuneJob looked at in so many seconds at the latest, whatever this replica's own clock says."""
+        due = self._world.clock.now() + timedelta(seconds=seconds)
+        self.due[key] = min(due, self.due.get(key, due))
 
     def hear_all(self) -> None:
         while self.inbox:
@@ -111,15 +121,24 @@ class Replica:
         del self.inbox[number]
         self.misses = True
 
-    async def look(self, key: Key) -> float | None:
+    async def look(self, key: Key) -> None:
         """Bring a FineTuneJob a step further; what fails is tried again at the next look, as the work queue has it."""
+        self.due.pop(key, None)
         try:
-            return await self.reconciler.reconcile(key)
+            wake = await self.reconciler.reconcile(key)
         except ApiError:
-            return 0.0
+            wake = 0.0
         except KilledError:
             self.dead = True
-            return None
+            return
+        if wake is not None:
+            self.wake(key, wake)
+
+    async def look_at_due(self) -> None:
+        """Look at every FineTuneJob of which there is news, or whose time has come."""
+        now = self._world.clock.now()
+        for key in [key for key, due in self.due.items() if due <= now]:
+            await self.look(key)
 
 
 class World:
@@ -195,6 +214,18 @@ class World:
             await asyncio.gather(*(replica.look(Key(NAMESPACE, name)) for replica in self.replicas for name in names))
 
         asyncio.run(at_once())
+        self._replace_dead()
+
+    def look_at_due(self) -> None:
+        """Have every operator look at what it would look at by itself now."""
+
+        async def at_once() -> None:
+            await asyncio.gather(*(replica.look_at_due() for replica in self.replicas))
+
+        asyncio.run(at_once())
+        self._replace_dead()
+
+    def _replace_dead(self) -> None:
         self.replicas = [replica for replica in self.replicas if not replica.dead] or [Replica(self)]
 
     # --- the cluster
@@ -326,7 +357,7 @@ class World:
                 return
             for replica in self.replicas:
                 replica.hear_all()
-            self.look(*self.names())
+            self.look_at_due()
             self.collect_garbage()
             self.clock.forward(_ROUND_SECONDS)
         raise AssertionError(f"it never is so: {[self.ready(name) for name in self.names()]}")
@@ -340,7 +371,7 @@ class World:
                 replica.hear_all()
                 if replica.misses and number % _RESYNC_ROUNDS == 0:
                     replica.resync()
-            self.look(*self.names())
+            self.look_at_due()
             self.collect_garbage()
             for job in self.active():
                 self.finish(job)

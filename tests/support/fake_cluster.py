@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from tunesmith.core.times import to_text
-from tunesmith.kube.cache import Cache
+from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.cluster import BY_KIND, ApiError, Listing, Object, Resource, T
 from tunesmith_stages.contract import (
     ExitCode,
@@ -38,15 +38,17 @@ def copy_of(value: Json) -> Json:
     return copied
 
 
-def hear(cache: Cache, kind: str, item: Object) -> None:
-    """Have an operator's cache hear of a change, as its watches do."""
+def hear(cache: Cache, kind: str, item: Object) -> Key | None:
+    """Have an operator's cache hear of a change, as its watches do; return the FineTuneJob to be looked at for it."""
     known: dict[str, Any] = {
         "FineTuneJob": (cache.put_finetunejob, cache.drop_finetunejob),
         "Job": (cache.put_job, cache.drop_job),
         "Pod": (cache.put_pod, cache.drop_pod),
     }
-    if item["kind"] in known:
-        known[item["kind"]][kind == "DELETED"](item)
+    if item["kind"] not in known:
+        return None
+    told: Key | None = known[item["kind"]][kind == "DELETED"](item)
+    return told
 
 
 def made_from(job: Object) -> tuple[dict[str, str], dict[str, str]]:
