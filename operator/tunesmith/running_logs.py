@@ -61,14 +61,14 @@ class RunningLogs:
         due = known.read + known.interval - now
         if 0 < due <= known.interval:  # more than that if the clock was put back
             return due
-        known.read = now
+        known.read, usual = now, max(_INTERVAL, _SHARE * len(self._logs))
         try:
             text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES)
             known.tail, known.told = tail_of(text), read_log(text)
-            known.interval = max(_INTERVAL, _SHARE * len(self._logs))
+            known.interval = usual
         except ApiError as error:
             log.debug("the log of %s could not be read: %s", job.pod, error)
-            known.interval = min(2 * known.interval, _LONGEST_INTERVAL)
+            known.interval = min(max(2 * known.interval, usual), _LONGEST_INTERVAL)
         return known.interval
 
     async def with_tails(

@@ -36,6 +36,11 @@ class Programs:
             asyncio.run(self.logs.read(key, job))
         return [self.logs.told(key).progress.get("done") for key in self.jobs].count(done)
 
+    def look_in_vain(self) -> float:
+        """Look at each while no log can be read; return the seconds after which the last one is tried again."""
+        self.cluster.logs = {}
+        return [asyncio.run(self.logs.read(key, job)) for key, job in self.jobs.items()][-1]
+
 
 @pytest.mark.parametrize(("programs", "seconds"), [(1, 10), (200, 10), (400, 20)])
 def test_the_more_programs_run_the_less_often_each_is_read(programs: int, seconds: int) -> None:
@@ -50,3 +55,15 @@ def test_the_more_programs_run_the_less_often_each_is_read(programs: int, second
     assert running.look(4) == 0
     running.clock.forward(1)
     assert running.look(5) == programs
+
+
+def test_what_cannot_be_read_is_tried_ever_less_often() -> None:
+    """After twice the time, and no oftener than what can be read where there are many; after five minutes at most."""
+    running = Programs(600)
+    running.look(1)
+    running.clock.forward(5)
+    waits = []
+    for _ in range(5):
+        waits.append(running.look_in_vain())
+        running.clock.forward(waits[-1])
+    assert waits == [30, 60, 120, 240, 300]
