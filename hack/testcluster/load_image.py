@@ -49,9 +49,10 @@ def load(layout: Layout, image: str) -> bool:
     if wanted == loaded_id(layout, image):
         return False
     begun = time.monotonic()
-    layers, there = _layers(wanted), _content(layout)
-    if sum(size for layer, size in layers.items() if layer not in there) < _LITTLE:
-        _bring_missing(layout, image, wanted, {layer: size for layer, size in layers.items() if layer in there})
+    layers, kept = _layers(wanted), _content(layout)
+    there = {layer: size for layer, size in layers.items() if layer in kept}
+    if sum(layers.values()) - sum(there.values()) < _LITTLE:
+        _bring_missing(layout, image, wanted, there)
     else:
         _bring(layout, image, wanted)
     if loaded_id(layout, image) != wanted:
