@@ -22,6 +22,7 @@ _EVENTS_AFTER = 3.0
 FIRST_LOOK = _EVENTS_AFTER + 0.5
 """Seconds after its creation when a Job must be looked at: nothing may ever be heard of one that gets no Pod."""
 _PENDING_POLL = 15.0
+_UNHEARD_POLL = 15.0
 _CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
 """Kubernetes gives it to the Pods of a Job, with the Job's uid."""
 
@@ -41,7 +42,7 @@ class Observer:
         await self._find_missing(subject)
         jobs = self._cache.jobs_of(subject.namespace, subject.uid)
         self._asked[key] = {job["metadata"]["uid"] for job in jobs} & self._asked.get(key, set())
-        waits: list[float] = []
+        waits = [_UNHEARD_POLL for job in jobs if _is_unheard(job)]
         queued: set[str] = set()
         observed = []
         for job in jobs:
@@ -72,8 +73,8 @@ class Observer:
         known = {job["metadata"]["name"]: job for job in self._cache.jobs_of(subject.namespace, subject.uid)}
         records = subject.records.values()
         awaited = {record.job for record in records if record.state in ACTIVE and record.state is not State.UNKNOWN}
-        unwatched = {name for name, job in known.items() if not (job["watched"] or job["status"].get("conditions"))}
-        for name in sorted((awaited - known.keys() | unwatched) - {""}):
+        unheard = {name for name, job in known.items() if _is_unheard(job)}
+        for name in sorted((awaited - known.keys() | unheard) - {""}):
             found = await self._cluster.get(JOBS, subject.namespace, name)
             if found is not None:
                 self._cache.put_job(found)
@@ -119,3 +120,8 @@ class Observer:
         events = await self._cluster.find(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return observe_job(job, pods, events) or seen, _PENDING_POLL
+
+
+def _is_unheard(job: Object) -> bool:
+    """Tell whether no watch tells how a Job ends: it has lost its label."""
+    return not (job["watched"] or job["status"].get("conditions"))

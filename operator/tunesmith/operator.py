@@ -32,6 +32,7 @@ from tunesmith.kube.items import ready_reason
 from tunesmith.kube.lease import Lease
 from tunesmith.queue import WorkQueue
 from tunesmith.reconcile import Reconciler
+from tunesmith.running_logs import RunningLogs
 from tunesmith.serve import serve
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ _RETRY_SECONDS = 2
 _STUCK_SECONDS = 300
 """A worker that has one FineTuneJob for so long hangs."""
 _MOST_NOTES = 1000
+_LOG_READERS = 4
+"""Logs that are read at once, at most: a node that does not answer keeps a reader for half a minute."""
 
 
 class Operator:
@@ -56,12 +59,15 @@ class Operator:
         self._busy: dict[int, float] = {}
         self._leads = False
         self._synced = 0.0
+        self._log_queue: WorkQueue[Key] = WorkQueue()
+        self._logs = RunningLogs(cluster, read_after=self._log_queue.add_after, wake=self._queue.add)
         self._reconciler = Reconciler(
             cluster,
             self._cache,
             settings,
             now=lambda: datetime.now(UTC),
             tell=self._take_note,
+            logs=self._logs,
             others_wait=self._queue.has_urgent,
         )
 
@@ -96,7 +102,8 @@ class Operator:
 
     async def _work_until_stopped(self, there: Collection[Key]) -> None:
         namespaces = list(self._settings.watch_namespaces)
-        beside = [self._queue.run_timers(), self._resync(), self._post_notes()]
+        beside = [self._queue.run_timers(), self._log_queue.run_timers(), self._resync(), self._post_notes()]
+        beside += [self._read_logs() for _ in range(_LOG_READERS)]
         beside += [self._work(number) for number in range(self._settings.workers)]
         stream = kopf.operator(  # ends at SIGTERM
             registry=make_registry(self._cache, self._queue),
@@ -216,6 +223,15 @@ class Operator:
         elif wake is not None:
             self._queue.add_after(key, wake)
         return False
+
+    async def _read_logs(self) -> None:
+        while True:
+            key = await self._log_queue.get()
+            try:
+                await self._logs.read(key)
+            except Exception:  # one log that cannot be understood must not end the reading of the others
+                log.exception("reading a log failed", extra=_about(key))
+            self._log_queue.done(key)
 
     # --- events
 

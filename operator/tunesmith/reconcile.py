@@ -57,6 +57,7 @@ class Reconciler:
         *,
         now: Callable[[], datetime],
         tell: Callable[[Object, Note], None],
+        logs: RunningLogs,
         others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         """Work on a cluster.
@@ -67,6 +68,7 @@ class Reconciler:
             settings: the administrator's.
             now: the clock.
             tell: is given the Events to be told about a FineTuneJob.
+            logs: of the programs that run.
             others_wait: tells whether there are FineTuneJobs for which nothing has been begun.
         """
         self._cluster = cluster
@@ -78,7 +80,7 @@ class Reconciler:
         self._owed: dict[Key, tuple[str, dict[str, Any]]] = {}  # first statuses, not written yet, and whose: uid
         self._parsed: dict[Key, tuple[str, int, FineTuneJob, tuple[str, ...]]] = {}
         self._observer = Observer(cluster, cache, now)
-        self._logs = RunningLogs(cluster, now)
+        self._logs = logs
         self._remover = Remover(cluster, cache, settings, now=now, tell=tell)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -170,7 +172,7 @@ class Reconciler:
         observed = await self._logs.with_tails(key, observed, subject.records)
         running = next((job for job in observed if job.phase is Phase.RUNNING and not job.lookup), None)
         if running is not None:
-            wake = _soonest(wake, await self._logs.read(key, running))
+            self._logs.follow(key, running.pod)
         else:
             self._logs.forget(key)
         storage = effective_storage(subject.job, subject.namespace, self._settings)

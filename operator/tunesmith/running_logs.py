@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from tunesmith.core.log_tail import tail_of
 from tunesmith.core.observe import ObservedJob, Phase
@@ -34,42 +33,57 @@ class _Log:
     """What was last read of a running program's log."""
 
     pod: str
-    read: float
     interval: float = _INTERVAL
     told: Told = _NOTHING
     tail: str = ""
 
 
 class RunningLogs:
-    """The logs of the programs that run, by FineTuneJob."""
+    """The logs of the programs that run, by FineTuneJob.
 
-    def __init__(self, cluster: Cluster, now: Callable[[], datetime]) -> None:
+    They are not read by whoever looks at a FineTuneJob: a node that does not answer would hold up all the others.
+    """
+
+    def __init__(
+        self, cluster: Cluster, *, read_after: Callable[[Key, float], None], wake: Callable[[Key], None]
+    ) -> None:
+        """Read logs of a cluster.
+
+        Args:
+            cluster: what is asked.
+            read_after: has :meth:`read` called for a FineTuneJob in so many seconds at the latest.
+            wake: is told of which FineTuneJob there is something new.
+        """
         self._cluster = cluster
-        self._now = now
+        self._read_after = read_after
+        self._wake = wake
         self._logs: dict[Key, _Log] = {}
 
-    async def read(self, key: Key, job: ObservedJob) -> float:
-        """Read on, at most every ten seconds, less often where that fails or where very many programs run.
-
-        Returns:
-            The seconds until the next time.
-        """
-        now = self._now().timestamp()
+    def follow(self, key: Key, pod: str) -> None:
+        """Have the log of a FineTuneJob's Pod read every ten seconds from now on, less often where very many run."""
         known = self._logs.get(key)
-        if known is None or known.pod != job.pod:
-            known = self._logs[key] = _Log(job.pod, read=now - _INTERVAL / 2)
-        due = known.read + known.interval - now
-        if 0 < due <= known.interval:  # more than that if the clock was put back
-            return due
-        known.read, usual = now, max(_INTERVAL, _SHARE * len(self._logs))
+        if known is None or known.pod != pod:
+            self._logs[key] = _Log(pod)
+            self._read_after(key, _INTERVAL / 2)
+
+    async def read(self, key: Key) -> None:
+        """Read the end of a FineTuneJob's log, if it is still followed, and have it read again."""
+        known = self._logs.get(key)
+        if known is None:
+            return
+        usual, told = max(_INTERVAL, _SHARE * len(self._logs)), known.told
         try:
-            text = await self._cluster.pod_log(key.namespace, job.pod, lines=_LINES)
+            text = await self._cluster.pod_log(key.namespace, known.pod, lines=_LINES)
             known.tail, known.told = tail_of(text), read_log(text)
             known.interval = usual
         except ApiError as error:
-            log.debug("the log of %s could not be read: %s", job.pod, error)
+            log.debug("the log of %s could not be read: %s", known.pod, error)
             known.interval = min(max(2 * known.interval, usual), _LONGEST_INTERVAL)
-        return known.interval
+        if self._logs.get(key) is not known:
+            return  # another Pod is followed by now
+        self._read_after(key, known.interval)
+        if known.told != told:
+            self._wake(key)
 
     async def with_tails(
         self, key: Key, jobs: Sequence[ObservedJob], records: Mapping[StageName, StageRecord]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.builders import job_data
-from support.fake_cluster import Clock, FakeCluster, Programs, hear
+from support.fake_cluster import Clock, FakeCluster, LogReader, Programs, hear
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import UNSEEN_GENERATION
@@ -39,12 +39,14 @@ class Life:
         """Start the operator anew: it knows nothing but what it reads."""
         self.cache = Cache()
         self.wakes: dict[Key, float | None] = {}
+        self.reader = LogReader(self.cluster, self.clock, wake=lambda _key: None)  # all are looked at anyway
         self.reconciler = Reconciler(
             self.cluster,
             self.cache,
             self.settings,
             now=self.clock.now,
             tell=lambda _item, note: self.notes.append(note),
+            logs=self.reader.logs,
             others_wait=lambda: self.others_wait,
         )
         self.cluster.listener = self.hear
@@ -67,6 +69,7 @@ class Life:
         async def until_quiet() -> None:
             for _ in range(60):
                 before = len(self.cluster.calls)
+                await self.reader.read_due()
                 for key in list(self.cache.finetunejobs):
                     self.wakes[key] = await self.reconciler.reconcile(key)
                 idle = all(call[0] == "get" for call in self.cluster.calls[before:])

@@ -52,6 +52,7 @@ def test_labels_that_somebody_takes_lose_nothing(life: Life, case: str, restarte
         life.cache.drop_job(job)  # its list has them by the label, too
     life.look()
     assert life.ready() == ("False", "Training")
+    assert life.wakes[Key("default", "bot")] == (15 if gone else None)
     life.cluster.listener = lambda _kind, _item: None  # it is told of nothing: it asks
     life.programs.finish(job)
     life.cluster.listener = life.hear

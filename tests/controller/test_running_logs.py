@@ -7,11 +7,9 @@ import json
 
 import pytest
 
-from support.fake_cluster import Clock, FakeCluster
-from tunesmith.core.observe import ObservedJob, Phase
+from support.fake_cluster import Clock, FakeCluster, LogReader
 from tunesmith.kube.items import Key
 from tunesmith.running_logs import RunningLogs
-from tunesmith_stages.contract import StageName
 
 
 class Programs:
@@ -20,50 +18,89 @@ class Programs:
     def __init__(self, count: int) -> None:
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock)
-        self.logs = RunningLogs(self.cluster, self.clock.now)
-        self.jobs = {
-            Key("a", f"bot{number}"): ObservedJob(
-                f"bot{number}", StageName.TRAIN, (), 1, lookup=False, phase=Phase.RUNNING, pod=f"pod{number}"
-            )
-            for number in range(count)
-        }
+        self.woken: list[Key] = []
+        self.reader = LogReader(self.cluster, self.clock, wake=self.woken.append)
+        self.pods = {Key("a", f"bot{number}"): f"pod{number}" for number in range(count)}
+        for key, pod in self.pods.items():
+            self.reader.logs.follow(key, pod)
 
-    def look(self, done: int) -> int:
-        """Have all programs be so far and look at each; return of how many that was read."""
+    def wait(self, seconds: float, done: int) -> int:
+        """Have all programs be so far after some seconds; return of how many that was read."""
+        self.clock.forward(seconds)
         line = json.dumps({"stage": "train", "done": done, "total": 1000, "of": "steps"})
-        self.cluster.logs = {job.pod: line for job in self.jobs.values()}
-        for key, job in self.jobs.items():
-            asyncio.run(self.logs.read(key, job))
-        return [self.logs.told(key).progress.get("done") for key in self.jobs].count(done)
-
-    def look_in_vain(self) -> float:
-        """Look at each while no log can be read; return the seconds after which the last one is tried again."""
-        self.cluster.logs = {}
-        return [asyncio.run(self.logs.read(key, job)) for key, job in self.jobs.items()][-1]
+        self.cluster.logs = dict.fromkeys(self.pods.values(), line)
+        asyncio.run(self.reader.read_due())
+        return [self.reader.logs.told(key).progress.get("done") for key in self.pods].count(done)
 
 
 @pytest.mark.parametrize(("programs", "seconds"), [(1, 10), (200, 10), (400, 20)])
 def test_the_more_programs_run_the_less_often_each_is_read(programs: int, seconds: int) -> None:
     """Every ten seconds; of 400 programs each every 20 s: twenty readings a second, however many there are."""
     running = Programs(programs)
-    assert running.look(1) == 0
-    running.clock.forward(5)
-    assert running.look(2) == programs
-    running.clock.forward(seconds)  # what was read while the first ones were not all known comes sooner
-    assert running.look(3) == programs
-    running.clock.forward(seconds - 1)
-    assert running.look(4) == 0
-    running.clock.forward(1)
-    assert running.look(5) == programs
+    assert running.wait(0, done=1) == 0
+    assert running.wait(5, done=2) == programs
+    assert running.wait(seconds - 1, done=3) == 0
+    assert running.wait(1, done=4) == programs
+    assert running.wait(seconds - 1, done=5) == 0
+    assert running.wait(1, done=6) == programs
+
+
+def test_a_finetunejob_is_looked_at_if_its_program_has_told_something_new() -> None:
+    """Not if it said the same again, nor if it cannot be read."""
+    running = Programs(2)
+    running.wait(5, done=1)
+    assert running.woken == [*running.pods]
+    running.wait(10, done=1)
+    assert len(running.woken) == 2
+    del running.pods[Key("a", "bot1")]
+    running.wait(10, done=2)
+    assert running.woken[2:] == [Key("a", "bot0")]
 
 
 def test_what_cannot_be_read_is_tried_ever_less_often() -> None:
     """After twice the time, and no oftener than what can be read where there are many; after five minutes at most."""
-    running = Programs(600)
-    running.look(1)
-    running.clock.forward(5)
-    waits = []
+    waits: list[float] = []
+    cluster = FakeCluster(Clock())
+    logs = RunningLogs(cluster, read_after=lambda _key, seconds: waits.append(seconds), wake=lambda _key: None)
+    for number in range(600):
+        logs.follow(Key("a", f"bot{number}"), f"pod{number}")
+    waits.clear()
     for _ in range(5):
-        waits.append(running.look_in_vain())
-        running.clock.forward(waits[-1])
+        asyncio.run(logs.read(Key("a", "bot0")))
     assert waits == [30, 60, 120, 240, 300]
+    cluster.logs = {"pod0": "here again"}
+    asyncio.run(logs.read(Key("a", "bot0")))
+    assert waits[5:] == [30]
+
+
+def test_what_is_read_of_a_pod_is_not_told_of_the_next_one() -> None:
+    """A reading that was under way when another Pod was followed, or none any more, comes to nothing."""
+    clock, asked, let = Clock(), asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeCluster):
+        async def pod_log(self, namespace: str, pod: str, *, lines: int) -> str:
+            asked.set()
+            await let.wait()
+            return await super().pod_log(namespace, pod, lines=lines)
+
+    cluster = Slow(clock, logs={"old": '{"stage": "train", "done": 9, "total": 10}'})
+    woken: list[Key] = []
+    reader = LogReader(cluster, clock, wake=woken.append)
+    key = Key("a", "bot")
+
+    async def race() -> None:
+        reader.logs.follow(key, "old")
+        reading = asyncio.create_task(reader.logs.read(key))
+        await asked.wait()
+        reader.logs.follow(key, "new")
+        let.set()
+        await reading
+
+    asyncio.run(race())
+    assert not woken
+    assert not reader.logs.told(key).progress
+    reader.logs.forget(key)
+    clock.forward(100)
+    asked.clear()
+    asyncio.run(reader.read_due())
+    assert not asked.is_set()

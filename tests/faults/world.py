@@ -10,7 +10,7 @@ from typing import Any
 from faults.checked import CheckedCluster, is_active, is_deleting, is_lookup, is_owned, made_by, stage_of, stages_of
 from faults.unreliable import KilledError, UnreliableCluster
 from support.builders import job_data
-from support.fake_cluster import Clock, Programs, copy_of, hear, made_from
+from support.fake_cluster import Clock, LogReader, Programs, copy_of, hear, made_from
 from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.core.times import to_text
@@ -56,7 +56,10 @@ class Replica:
         self.api = UnreliableCluster(world.cluster, world.asked)
         self.cache = Cache(wake=self.wake)
         settings = world.cluster.settings
-        self.reconciler = Reconciler(self.api, self.cache, settings, now=self.now, tell=lambda _item, _note: None)
+        self.reader = LogReader(self.api, world.clock, wake=self.wake)
+        self.reconciler = Reconciler(
+            self.api, self.cache, settings, now=self.now, tell=lambda _item, _note: None, logs=self.reader.logs
+        )
         self.resync()
 
     def now(self) -> datetime:
@@ -136,6 +139,11 @@ class Replica:
 
     async def look_at_due(self) -> None:
         """Look at every FineTuneJob of which there is news, or whose time has come."""
+        try:
+            await self.reader.read_due()
+        except KilledError:
+            self.dead = True
+            return
         now = self._world.clock.now()
         for key in [key for key, due in self.due.items() if due <= now]:
             await self.look(key)

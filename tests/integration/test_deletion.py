@@ -27,6 +27,7 @@ from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.client import KubeCluster
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError
 from tunesmith.reconcile import Reconciler
+from tunesmith.running_logs import RunningLogs
 
 SETTINGS = Settings.model_validate(
     {"stageImage": "registry.example/tunesmith-stages:1", "servers": [{"name": "main", "url": "http://ollama:11434"}]}
@@ -127,6 +128,7 @@ class Operator:
             SETTINGS,
             now=lambda: datetime.now(UTC),
             tell=lambda _item, note: self.notes.append(note),
+            logs=RunningLogs(cluster, read_after=lambda _key, _seconds: None, wake=lambda _key: None),
         )
 
     async def look(self) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from tunesmith.core.times import to_text
 from tunesmith.kube.cache import Cache, Key
-from tunesmith.kube.cluster import BY_KIND, ApiError, Listing, Object, Resource, T
+from tunesmith.kube.cluster import BY_KIND, ApiError, Cluster, Listing, Object, Resource, T
+from tunesmith.running_logs import RunningLogs
 from tunesmith_stages.contract import (
     ExitCode,
     Failure,
@@ -62,12 +63,15 @@ class Clock:
     """A clock that the test moves."""
 
     time: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    passed: float = 0.0
+    """Seconds; unlike the time it is never put back."""
 
     def now(self) -> datetime:
         return self.time
 
     def forward(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
+        self.passed += max(seconds, 0.0)
 
 
 @dataclass
@@ -240,6 +244,25 @@ class FakeCluster:
         return dict(self.objects[("FineTuneJob", namespace, name)].get("status") or {})
 
 
+class LogReader:
+    """Reads the logs of the programs that run, as the operator's readers do, by the test's clock."""
+
+    def __init__(self, cluster: Cluster, clock: Clock, wake: Callable[[Key], None]) -> None:
+        self.logs = RunningLogs(cluster, read_after=self._read_after, wake=wake)
+        self._clock = clock
+        self._due: dict[Key, float] = {}
+
+    def _read_after(self, key: Key, seconds: float) -> None:
+        due = self._clock.passed + seconds
+        self._due[key] = min(due, self._due.get(key, due))
+
+    async def read_due(self) -> None:
+        """Read those whose time has come."""
+        for key in [key for key, due in self._due.items() if due <= self._clock.passed]:
+            del self._due[key]
+            await self.logs.read(key)
+
+
 @dataclass
 class Programs:
     """What runs the child Jobs of a :class:`FakeCluster`: each program does what its stage.json asks for, at once."""
@@ -396,4 +419,4 @@ def failure(code: ExitCode, reason: str, message: str = "it failed", hint: str =
     return Failure(code, reason, message, hint)
 
 
-__all__ = ["BY_KIND", "Clock", "FakeCluster", "Programs", "failure", "hear", "made_from"]
+__all__ = ["BY_KIND", "Clock", "FakeCluster", "LogReader", "Programs", "failure", "hear", "made_from"]
