@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunesmith.api.status import State
 from tunesmith.core.decide import Draft
+from tunesmith.core.manifests import lookup_name
 from tunesmith.core.observe import ObservedJob, Phase
 from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import BY_KIND, CONFIG_MAPS, JOBS, SERVICES, ApiError, Cluster, Object
 
+_ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 _KEPT_FAILURES = 3
 """Failed Jobs of a stage that stay to be looked at, besides the newest attempt."""
 
@@ -71,6 +74,9 @@ def _ended(draft: Draft) -> set[str]:
             ended.add(record.job)
         if record.job != was.job:
             ended |= _unheard_of(draft, was, record)
+    if draft.finished:  # whatever else there is: what ran while nobody knew that it was to
+        newest = {record.job for record in draft.records.values()}
+        ended |= {job.name for job in draft.world.jobs if job.phase in _ENDED} - newest
     return ended - {""}
 
 
@@ -82,12 +88,14 @@ def _unheard_of(draft: Draft, was: StageRecord, record: StageRecord) -> set[str]
         for job in draft.world.jobs
         if (job.stage, job.keys) == (record.name, record.keys)
         and told < job.attempt < record.attempts
-        and job.phase in {Phase.SUCCEEDED, Phase.FAILED}
+        and job.phase in _ENDED
     }
 
 
 def _lookups_of(draft: Draft, record: StageRecord) -> set[str]:
-    return {job.name for job in draft.world.jobs if job.lookup and job.attempt_id == record.attempt_id}
+    """Return the Jobs that look up what became of an attempt; one whose labels somebody took may not be known."""
+    found = {job.name for job in draft.world.jobs if job.lookup and job.attempt_id == record.attempt_id}
+    return {*found, lookup_name(record.job)} if record.job and record.state is State.UNKNOWN else found
 
 
 def _superseded(draft: Draft, newest_first: Sequence[Object]) -> list[str]:

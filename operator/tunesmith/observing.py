@@ -42,7 +42,7 @@ class Observer:
         await self._find_missing(subject)
         jobs = self._cache.jobs_of(subject.namespace, subject.uid)
         self._asked[key] = {job["metadata"]["uid"] for job in jobs} & self._asked.get(key, set())
-        waits = [_UNHEARD_POLL for job in jobs if _is_unheard(job)]
+        waits = [_UNHEARD_POLL for job in jobs if not job["watched"]]
         queued: set[str] = set()
         observed = []
         for job in jobs:
@@ -73,7 +73,7 @@ class Observer:
         known = {job["metadata"]["name"]: job for job in self._cache.jobs_of(subject.namespace, subject.uid)}
         records = subject.records.values()
         awaited = {record.job for record in records if record.state in ACTIVE and record.state is not State.UNKNOWN}
-        unheard = {name for name, job in known.items() if _is_unheard(job)}
+        unheard = {name for name, job in known.items() if not job["watched"]}
         for name in sorted((awaited - known.keys() | unheard) - {""}):
             found = await self._cluster.get(JOBS, subject.namespace, name)
             if found is not None:
@@ -120,8 +120,3 @@ class Observer:
         events = await self._cluster.find(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return observe_job(job, pods, events) or seen, _PENDING_POLL
-
-
-def _is_unheard(job: Object) -> bool:
-    """Tell whether no watch tells how a Job ends: it has lost its label."""
-    return not (job["watched"] or job["status"].get("conditions"))

@@ -64,9 +64,12 @@ def test_labels_that_somebody_takes_lose_nothing(life: Life, case: str, restarte
     assert "lookup" not in life.programs.ran
 
 
-def test_an_unlabelled_job_that_is_gone_is_not_waited_for(life: Life) -> None:
-    """No watch tells of the end of a Job without our label: it is asked for."""
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_unlabelled_job_that_is_gone_is_not_waited_for(life: Life, ended: bool) -> None:
+    """No watch tells of the end of a Job without our label: it is asked for, also if it had ended before."""
     job = training(life)
+    if ended:
+        job["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
     job["metadata"]["labels"] = {}
     job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     life.hear("DELETED", copy_of(job))
@@ -80,6 +83,26 @@ def test_an_unlabelled_job_that_is_gone_is_not_waited_for(life: Life) -> None:
     life.wait(15)
     life.run()
     assert life.ready() == ("True", "Succeeded")
+
+
+def test_an_unlabelled_look_up_that_is_gone_is_made_again(life: Life) -> None:
+    """One that came to nothing is deleted and made anew, although no watch tells that it is gone."""
+    life.apply()
+    life.run(until="train")
+    life.cluster.remove(life.unfinished("train")[0])
+    life.look()
+    (lookup,) = life.unfinished("train")
+    life.programs.end(lookup, life.programs.start(lookup), None, 1)
+    lookup["metadata"]["labels"] = {}
+    life.hear("DELETED", copy_of(lookup))
+    while "deletionTimestamp" not in lookup["metadata"]:
+        life.wait(15)
+    life.cluster.listener = lambda _kind, _item: None
+    life.cluster.remove(lookup)
+    life.cluster.listener = life.hear
+    life.wait(60)
+    (again,) = life.unfinished("train")
+    assert again["metadata"]["name"] == lookup["metadata"]["name"]
 
 
 def test_a_job_that_has_ended_counts_although_it_is_being_deleted(life: Life) -> None:

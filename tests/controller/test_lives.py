@@ -149,6 +149,23 @@ def test_an_edit_stops_the_training_that_is_not_wanted_any_more(life: Life) -> N
     assert life.programs.ran.count("train") == 1
 
 
+def test_after_an_edit_no_stage_is_said_to_be_done_that_is_to_be_done_again(life: Life) -> None:
+    """Neither while it is not known yet whether it must be; if it comes to the same, what is there counts again."""
+    later = ["train", "convert", "quantize", "register"]
+    life.apply()
+    life.run()
+    old = copy_of(life.cluster.objects["FineTuneJob", "default", "bot"]["spec"])
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.5"))
+    life.run(until="rehearse")
+    assert [life.stage(name)["state"] for name in later] == ["Waiting", "Waiting", "Waiting", "Waiting"]
+    life.run(until="train")
+    assert [life.stage(name)["state"] for name in later] == ["Pending", "Waiting", "Waiting", "Waiting"]
+    life.cluster.edit("bot", lambda item: item.update(spec=old))
+    life.run()
+    assert [life.stage(name)["state"] for name in later] == ["Succeeded"] * 4
+    assert life.programs.ran == [*CHAIN, "rehearse", "rehearse"]
+
+
 @pytest.mark.parametrize("lost", ["all", "stages"])
 def test_a_lost_status_costs_looks_at_the_volume_only(life: Life, lost: str) -> None:
     """Whoever wipes the status of a finished job gets it back without another training."""

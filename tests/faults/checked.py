@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from support.fake_cluster import FakeCluster, made_from
 from tunesmith.api import keys
@@ -24,6 +24,15 @@ _SETTINGS: Mapping[str, Any] = {
 }
 
 
+class Operator(Protocol):
+    """Who creates Jobs."""
+
+    listed: int
+    """Version of the cluster when it last had a full list."""
+    read: dict[str, tuple[Object, dict[str, int]]]
+    """By name, the FineTuneJobs as it has last read them, and the Jobs that statuses had told of by then."""
+
+
 @dataclass
 class CheckedCluster(FakeCluster):
     """Checks Jobs when they are created, and statuses when they are replaced."""
@@ -33,12 +42,16 @@ class CheckedCluster(FakeCluster):
     """Jobs that a status has named, so that the operator knows of them, and the generation that it was of."""
     done: dict[tuple[str, str, frozenset[str]], tuple[int, str]] = field(default_factory=dict)
     """By uid of a FineTuneJob, stage and keys: the generation in which a Job has made them, and its name."""
+    creators: dict[str, Operator] = field(default_factory=dict)
+    """By uid of a Job, who has created it."""
 
-    async def create(self, item: Object) -> Object:
+    async def create_for(self, operator: Operator, item: Object) -> Object:
         """Create an object; a Job only if its work is wanted, if nobody else does it, and if it is not done."""
         if item["kind"] == "Job" and _key(item) not in self.objects and _key(item)[1] not in self.terminating:
-            self._check_new_job(item)
-        return await super().create(item)
+            self._check_new_job(operator, item)
+        made = await self.create(item)
+        self.creators[made["metadata"]["uid"]] = operator
+        return made
 
     async def replace_status(self, item: Object) -> Object:
         """Write a status that does not go back behind the one that is there."""
@@ -53,7 +66,7 @@ class CheckedCluster(FakeCluster):
         )
         return written
 
-    def _check_new_job(self, job: Object) -> None:
+    def _check_new_job(self, operator: Operator, job: Object) -> None:
         if is_lookup(job):
             return
         name, stage, wanted = job["metadata"]["name"], stage_of(job), made_by(job)
@@ -64,22 +77,36 @@ class CheckedCluster(FakeCluster):
             and is_owned(other)
             and not is_lookup(other)
             and made_by(other) & wanted
-            # Whose label was taken from it is heard of only when its own FineTuneJob is looked at.
-            and (keys.UID_LABEL in other["metadata"]["labels"] or _owner(other) == _owner(job))
+            and (_owner(other) == _owner(job) or self._is_known_to(operator, other))
         ]
         assert not rivals, f"{name} is created while {rivals} make the same"
         known = self._owner_of(job)
         if known is None:
             return  # it was deleted meanwhile; the garbage collector takes what is created for it
+        # What another operator writes after this one has read the FineTuneJob comes too late for it.
+        read, told_then = operator.read.pop(known["metadata"]["name"], (known, self.told_of))
+        is_same = read["metadata"]["uid"] == known["metadata"]["uid"]
+        known, told_of = (read, told_then) if is_same else (known, self.told_of)
         generation = known["metadata"]["generation"]
         asked_anew = self._asks_anew(known)
-        assert self.told_of.get(name) != generation or asked_anew, f"{name} is created once more"
+        assert told_of.get(name) != generation or asked_anew, f"{name} is created once more"
         planned = self._planned(known, stage)  # without units if its inputs cannot be known from what there is any more
         missing = {unit.key for unit in planned.missing}
         assert wanted <= missing or not planned.units, f"{name} makes what is not wanted, or what is done"
         when, by = self.done.get((known["metadata"]["uid"], stage, frozenset(wanted)), (0, ""))
-        known_to_be_made = when == generation and by in self.told_of
+        known_to_be_made = when == generation and by in told_of
         assert not known_to_be_made, f"{name} makes again what {by} has made"
+
+    def _is_known_to(self, operator: Operator, job: Object) -> bool:
+        """Tell whether an operator must know of a Job of another FineTuneJob than the one that it looks at.
+
+        It does if it has created it or listed it. Of two operators that work at once neither can know what the other
+        one does just then for another FineTuneJob: their programs find each other on the volume. And whose label was
+        taken from it is heard of only when its own FineTuneJob is looked at.
+        """
+        uid = job["metadata"]["uid"]
+        seen = self.creators.get(uid) is operator or int(uid.removeprefix("uid-")) <= operator.listed
+        return seen and keys.UID_LABEL in job["metadata"]["labels"]
 
     def _owner_of(self, job: Object) -> Object | None:
         labels = made_from(job)[0]

@@ -208,7 +208,7 @@ class Histories(RuleBasedStateMachine):
         if job is not None and foreground:
             self.world.delete_slowly(job)
         elif job is not None:
-            self.world.cluster.remove(job)
+            self.world.remove(job)
 
     @rule()
     def ended_jobs_expire(self) -> None:

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from support.fake_cluster import FakeCluster
-from tunesmith.kube.cluster import ApiError, Cluster, Listing, Object, Resource, T
+from faults.checked import CheckedCluster
+from tunesmith.kube.cluster import FINETUNEJOBS, ApiError, Cluster, Listing, Object, Resource, T
 
 _Answer = TypeVar("_Answer")
 
@@ -48,10 +48,12 @@ class Fault:
 class UnreliableCluster(Cluster):
     """Passes the calls of one operator on, but for those that fail."""
 
-    def __init__(self, cluster: FakeCluster, asked: list[tuple[str, str]]) -> None:
+    def __init__(self, cluster: CheckedCluster, asked: list[tuple[str, str]]) -> None:
         """`asked` takes verb and kind of each call."""
         self._cluster = cluster
         self._asked = asked
+        self.listed = 0
+        self.read: dict[str, tuple[Object, dict[str, int]]] = {}
         self.faults: dict[int, Fault] = {}
         """By number of the call, from now on, what goes wrong with it."""
         self.calls = 0
@@ -78,7 +80,10 @@ class UnreliableCluster(Cluster):
         raise fault.error
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        return await self._ask("get", resource.kind, lambda: self._cluster.get(resource, namespace, name))
+        found = await self._ask("get", resource.kind, lambda: self._cluster.get(resource, namespace, name))
+        if found is not None and resource is FINETUNEJOBS:
+            self.read[name] = found, dict(self._cluster.told_of)
+        return found
 
     async def find(
         self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
@@ -95,7 +100,7 @@ class UnreliableCluster(Cluster):
         )
 
     async def create(self, item: Object) -> Object:
-        return await self._ask("create", item["kind"], lambda: self._cluster.create(item))
+        return await self._ask("create", item["kind"], lambda: self._cluster.create_for(self, item))
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, foreground: bool = False) -> None:
         await self._ask(

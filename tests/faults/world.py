@@ -84,7 +84,8 @@ class Replica:
         changed = self.cache.replace_finetunejobs(finetunejobs)
         changed |= self.cache.replace_jobs(jobs)
         changed |= self.cache.replace_pods(pods)
-        for key in changed:
+        self.api.listed = self._world.cluster.version
+        for key in sorted(changed):
             self.wake(key)
         # That something is gone is told by the list. Would it come once more, from a watch, it would be the same.
         self.inbox = [event for event in self.inbox if not self._is_gone(event[1])]
@@ -168,6 +169,8 @@ class World:
         self.held: dict[str, str] = {}
         """By stage, what holds up its Pods, for as long as it is here."""
         self._unlabelled: set[str] = set()
+        self._removed: set[str] = set()
+        """Names of Jobs that somebody else has removed."""
 
     def _tell(self, kind: str, item: Object) -> None:
         uid = item["metadata"]["uid"]
@@ -287,7 +290,7 @@ class World:
         return not why and not self.cluster.terminating
 
     def _refuse_pods(self, job: Object) -> None:
-        name = f"{job['name']}.quota"
+        name = f"{job['name']}.{job['uid']}"
         if ("Event", job["namespace"], name) not in self.cluster.objects:
             said = {"reason": "FailedCreate", "message": "Error creating: pods are forbidden: exceeded quota: team"}
             about = {"uid": job["uid"], "name": job["name"]}
@@ -311,15 +314,21 @@ class World:
 
     def delete_slowly(self, job: Object) -> None:
         """Delete a Job in the foreground: it is there until its Pods are gone."""
+        self._removed.add(job["metadata"]["name"])
         job["metadata"]["deletionTimestamp"] = to_text(self.clock.now())
         self.cluster.changed(job)
+
+    def remove(self, job: Object) -> None:
+        """Have somebody else delete a Job, at once."""
+        self._removed.add(job["metadata"]["name"])
+        self.cluster.remove(job)
 
     def expire(self) -> None:
         """Remove all Jobs that have ended: their `ttlSecondsAfterFinished`, a minute at least, is over."""
         self.clock.forward(60)
         for job in self.cluster.jobs():
             if not is_active(job):
-                self.cluster.remove(job)
+                self.remove(job)
 
     def collect_garbage(self) -> None:
         """Let what is deleted go, and what nobody owns any more."""
@@ -405,7 +414,8 @@ class World:
             self._check_end_of(self.cluster.objects[("FineTuneJob", NAMESPACE, name)])
         left = [job for job in self.active() if is_owned(job) and stage_of(job) not in self.held]
         assert not left, f"orphans: {[job['metadata']['name'] for job in left]}"
-        used = {job["metadata"]["name"] for job in self.active()} | self._unsettled()
+        used = {job["metadata"]["name"] for job in self.active()}
+        used |= self._unsettled() | self._to_be_found() | self._removed
         unused = {item["metadata"]["name"] for item in self.cluster.of_kind("ConfigMap")} - used
         assert not unused, f"left over: {sorted(unused)}"
         assert self.cluster.of_kind("Service") == []
@@ -414,6 +424,15 @@ class World:
         """Return the Jobs of which it is to be looked up what they came to, when nothing is suspended any more."""
         stages = [one for name in self.names() for one in self.cluster.status(name, NAMESPACE)["stages"]]
         return {one["job"] for one in stages if one["state"] == "Unknown"}
+
+    def _to_be_found(self) -> set[str]:
+        """Return the Jobs that have ended before their FineTuneJob has come so far that it knows they were to run."""
+        over = {
+            name
+            for name in self.names()
+            if self.ready(name)[0] == "True" or self._condition(name, "Stalled")[0] == "True"
+        }
+        return {job["metadata"]["name"] for job in self.cluster.jobs() if made_from(job)[0][keys.JOB_LABEL] not in over}
 
     def _check_end_of(self, item: Object) -> None:
         name, uid, status = item["metadata"]["name"], item["metadata"]["uid"], item["status"]

@@ -667,12 +667,22 @@ def known_inputs(draft: Draft) -> dict[str, Input]:
 
 
 def _close(draft: Draft) -> None:
-    """Make the record say what the plan says: a stage is done if its results are there, and no others are kept."""
+    """Make the record say what the plan says: a stage is done if its results are there, and no others are kept.
+
+    What was made before an earlier stage changed counts again if that comes to the same; until then it is not done.
+    """
     for stage in draft.plan.stages:
-        record = draft.records[stage.name]
-        if stage.units and stage.name is not StageName.REHEARSE:
-            keys = {unit.key for unit in stage.units}
+        record, keys = draft.records[stage.name], {unit.key for unit in stage.units}
+        if keys and stage.name is not StageName.REHEARSE:
             record = replace(record, units=tuple(unit for unit in record.units if unit.key in keys))
+        if stage.state is not StageState.DONE and _tells_of_something_else(record, keys):
+            record = replace(record, state=State.WAITING)
         if stage.state is StageState.DONE and record.state is not State.SUCCEEDED:
             record = replace(record, state=State.SUCCEEDED, reason="", message="", hint="", next_attempt="")
         draft.records[stage.name] = record
+
+
+def _tells_of_something_else(record: StageRecord, keys: Iterable[str]) -> bool:
+    """Tell whether a stage is said to be done, but of other keys than are wanted; the rehearsal has its own gate."""
+    done = record.state is State.SUCCEEDED and record.name is not StageName.REHEARSE
+    return done and {*record.keys}.isdisjoint(keys)

@@ -4,7 +4,7 @@ Pure functions from values to plain manifests. The operator creates what they re
 so that what is on paper is what runs.
 """
 
-from tunesmith.core.manifests.child import Child, child_name
+from tunesmith.core.manifests.child import Child, child_name, lookup_name
 from tunesmith.core.manifests.job import child_manifests
 from tunesmith.core.manifests.layers import ManifestError
 from tunesmith.core.manifests.log_reader import LOGS_PROGRAM, REPORT_PROGRAM, log_reader_pod
@@ -19,4 +19,5 @@ __all__ = [
     "child_name",
     "effective_storage",
     "log_reader_pod",
+    "lookup_name",
 ]

@@ -66,13 +66,15 @@ def child_name(child: Child) -> str:
     if not job[0].isalpha():
         job = f"j{job[: _JOB_CHARACTERS - 1]}".rstrip("-")
     made = digest_of([child.uid, str(child.stage.name), [unit.key for unit in child.units]])[:_DIGEST_CHARACTERS]
-    return f"{job}-{child.stage.name}-{made}-{child.attempt}" + _suffix(child)
-
-
-def _suffix(child: Child) -> str:
+    name = f"{job}-{child.stage.name}-{made}-{child.attempt}"
     if child.removes:
-        return "-remove"
-    return "-lookup" if child.lookup else ""
+        return f"{name}-remove"
+    return lookup_name(name) if child.lookup else name
+
+
+def lookup_name(name: str) -> str:
+    """Return the name of the child that looks up what became of the child `name`."""
+    return f"{name}-lookup"
 
 
 def common_labels(component: str) -> dict[str, str]:
