@@ -44,13 +44,17 @@ class CheckedCluster(FakeCluster):
     """By uid of a FineTuneJob, stage and keys: the generation in which a Job has made them, and its name."""
     creators: dict[str, Operator] = field(default_factory=dict)
     """By uid of a Job, who has created it."""
+    begun: set[str] = field(default_factory=set)
+    """Names of all Jobs that were ever created."""
 
     async def create_for(self, operator: Operator, item: Object) -> Object:
         """Create an object; a Job only if its work is wanted, if nobody else does it, and if it is not done."""
         if item["kind"] == "Job" and _key(item) not in self.objects and _key(item)[1] not in self.terminating:
             self._check_new_job(operator, item)
         made = await self.create(item)
-        self.creators[made["metadata"]["uid"]] = operator
+        if item["kind"] == "Job":
+            self.creators[made["metadata"]["uid"]] = operator
+            self.begun.add(made["metadata"]["name"])
         return made
 
     async def replace_status(self, item: Object) -> Object:
