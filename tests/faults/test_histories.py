@@ -175,6 +175,7 @@ class Histories(RuleBasedStateMachine):
             reason = f"Failed{code.name.title().replace('_', '')}"
             self.world.programs.failures[stage_of(job)] = [failure(code, reason)]
             self.world.finish(job, reason if code in FOR_GOOD else "")
+            self.world.programs.failures.clear()  # nothing has failed if it could not run
 
     @rule(number=_numbers, why=st.sampled_from(sorted(HELD_UP)))
     def held_up(self, number: int, why: str) -> None:

@@ -87,12 +87,16 @@ class Replica:
         self.api.listed = self._world.cluster.version
         for key in sorted(changed):
             self.wake(key)
-        # That something is gone is told by the list. Would it come once more, from a watch, it would be the same.
+        # That something is gone, or has lost its label, is told by the list. Would it come once more, from a watch, it
+        # would be the same.
         self.inbox = [event for event in self.inbox if not self._is_gone(event[1])]
         self.misses = False
 
     def _is_gone(self, item: Object) -> bool:
-        return not any(item["metadata"]["uid"] == there["metadata"]["uid"] for there in self._world.objects())
+        return not any(
+            item["metadata"]["uid"] == there["metadata"]["uid"] and not is_hidden(there)
+            for there in self._world.objects()
+        )
 
     def jump(self, seconds: float) -> None:
         """Have its clock jump."""
@@ -150,6 +154,11 @@ class Replica:
             await self.look(key)
 
 
+def is_hidden(item: Object) -> bool:
+    """Tell whether watches and lists of Jobs and Pods, which go by the label, leave this one out."""
+    return item["kind"] in {"Job", "Pod"} and keys.UID_LABEL not in (item["metadata"].get("labels") or {})
+
+
 class World:
     """Operators, the cluster, its programs and its users."""
 
@@ -174,7 +183,7 @@ class World:
 
     def _tell(self, kind: str, item: Object) -> None:
         uid = item["metadata"]["uid"]
-        if item["kind"] in {"Job", "Pod"} and keys.UID_LABEL not in (item["metadata"].get("labels") or {}):
+        if is_hidden(item):
             if uid in self._unlabelled:
                 return  # the watch, which is for those with the label, has told that it is gone
             self._unlabelled.add(uid)
