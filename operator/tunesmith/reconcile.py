@@ -96,15 +96,17 @@ class Reconciler:
         try:
             job, warnings = self._parse(key, item)
         except InvalidJobError as error:
+            self._cache.withdraw(key)
             return await self._refuse(item, error)
         subject = _subject(job, item, self._status_of(key, item))
         if is_settled(subject.status, subject.generation, subject.refresh):
+            self._cache.withdraw(key)
             self._observer.forget(key)
             self._logs.forget(key)
             return AT_ONCE if await self._remover.hold(item) else await self._expire(item, job, subject.status)
         world, wake = await self._observe(key, item, subject)
         draft = decide(subject, world, self._settings, self._now())
-        with self._cache.announced(draft.create):
+        with self._cache.announced(key, draft.create):
             acts = draft.create or draft.delete
             if acts and not self._is_untouched(item, subject) and not await self._is_current(item):
                 return AT_ONCE
@@ -143,6 +145,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._owed.pop(key, None)
         self._parsed.pop(key, None)
+        self._cache.withdraw(key)
         self._observer.forget(key)
         self._logs.forget(key)
 

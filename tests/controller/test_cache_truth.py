@@ -466,6 +466,41 @@ def test_two_workers_do_not_begin_the_same(life: Life) -> None:
     assert life.ready() == life.ready("late") == ("True", "Succeeded")
 
 
+@pytest.mark.parametrize("created", [True, False])
+@pytest.mark.parametrize("then", ["it is asked again", "the job is deleted", "the job is edited"])
+def test_what_may_have_been_begun_is_not_begun_for_another_job(life: Life, created: bool, then: str) -> None:
+    """The API server did not answer: until it is known whether the Job is there, nobody else begins the same."""
+    life.apply()
+    life.apply({"spec.ollama.model": "other"}, name="late")
+
+    def no_answer(_verb: str, item: Object) -> ApiError | None:
+        if item["kind"] != "Job":
+            return None
+        life.cluster.refuse = lambda _verb, _item: None
+        if created:
+            life.cluster.put_new(item)
+        return ApiError(0, "", "the connection was reset")
+
+    life.cluster.refuse = no_answer
+    with deaf(life, "Job", later=True):
+        with pytest.raises(ApiError):
+            asyncio.run(life.reconciler.reconcile(BOT))
+        asyncio.run(life.reconciler.reconcile(LATE))
+        assert len(life.cluster.jobs("fetch")) == created
+        assert life.ready("late") == ("False", "MadeElsewhere")
+        if then == "the job is deleted":
+            life.cluster.remove(life.cluster.objects["FineTuneJob", "default", "bot"])
+            for job in life.cluster.jobs():  # the garbage collector follows
+                life.cluster.remove(job)
+        elif then == "the job is edited":
+            life.cluster.edit("bot", lambda item: item["spec"].update(model={"what": "is this"}))
+    for _ in range(3):
+        life.run()
+        life.wait(15)
+    assert life.ready("late") == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
 @pytest.mark.parametrize("how", ["ends", "is deleted"])
 def test_who_waits_for_the_same_work_is_woken_when_it_ends(woken: list[Key], how: str) -> None:
     """The second job goes on as soon as the Job of the first one has ended."""

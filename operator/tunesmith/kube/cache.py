@@ -14,7 +14,7 @@ from typing import Any
 from tunesmith.api import keys
 from tunesmith.core.base_job import base_of, told_to_others
 from tunesmith.kube.claims import Claim, Claims, claims
-from tunesmith.kube.cluster import Listing, Object
+from tunesmith.kube.cluster import ApiError, Listing, Object
 from tunesmith.kube.items import (
     Key,
     News,
@@ -78,6 +78,7 @@ class Cache:
         self._jobs = Children()
         self._pods = Children()
         self._makers = Makers()
+        self._announced: dict[Key, Object] = {}  # Jobs that are, or may have been, created just now
         self._claims = Claims()
         self._waiting: dict[_Unit, set[Key]] = defaultdict(set)  # by what is made elsewhere
         self._waits_for: dict[Key, set[_Unit]] = {}
@@ -120,6 +121,7 @@ class Cache:
         before = self.finetunejobs.get(key)
         if item is None:
             self.finetunejobs.pop(key, None)
+            self.withdraw(key)
         else:
             self.finetunejobs[key] = item
         self._tell_built_on(key, before, item)
@@ -233,21 +235,35 @@ class Cache:
         self._tell_waiting(self._makers.change(before, child))
 
     @contextmanager
-    def announced(self, children: Iterable[Object]) -> Iterator[None]:
-        """Have the others see the Job among `children` while the API server is asked to create it.
+    def announced(self, key: Key, children: Iterable[Object]) -> Iterator[None]:
+        """Have the others see the Job among a FineTuneJob's `children` while the API server is asked to create it.
 
-        Otherwise two workers could begin the same for two FineTuneJobs.
+        Otherwise two workers could begin the same for two FineTuneJobs. If the server does not answer, nobody knows
+        whether the Job is there: it is seen until the FineTuneJob was looked at once more.
         """
         jobs = [child for child in children if child["kind"] == "Job"]
         parents = [(job, parent) for job in jobs if (parent := finetunejob_of(job)) is not None]
         about_to_be = [slim_child(_with_uid(job), parent[0], pod=False) for job, parent in parents]
-        for job in about_to_be:
-            self._makers.change(None, job)
+        self._announce(key, about_to_be[0] if about_to_be else None)
+        undecided = False
         try:
             yield
+        except ApiError as error:
+            undecided = error.undecided
+            raise
         finally:
-            for job in about_to_be:
-                self._tell_waiting(self._makers.change(job, None))
+            if not undecided:
+                self.withdraw(key)
+
+    def withdraw(self, key: Key) -> None:
+        """Have the others see no longer what was announced for a FineTuneJob."""
+        self._announce(key, None)
+
+    def _announce(self, key: Key, job: Object | None) -> None:
+        left_off = self._makers.change(self._announced.pop(key, None), job)
+        if job is not None:
+            self._announced[key] = job
+        self._tell_waiting(left_off)
 
     def _tell_waiting(self, ended: set[Work]) -> None:
         """Wake the FineTuneJobs that have waited for work that has ended."""

@@ -74,6 +74,11 @@ class ApiError(Exception):
         return self.status == 409 and not self.exists
 
     @property
+    def undecided(self) -> bool:
+        """Nobody knows whether the server has done what it was asked for."""
+        return self.status == 0 or self.status >= 500
+
+    @property
     def gone(self) -> bool:
         """The object, or the namespace that it should go into, is not there or on its way out."""
         ending = self.status == 403 and "being terminated" in str(self)
