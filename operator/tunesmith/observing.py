@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tunesmith.api.status import State
 from tunesmith.core.decide import Subject
-from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, created, newest_pods, observe_job
+from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, Waiting, created, newest_pods, observe_job
 from tunesmith.core.queueing import queue_of
 from tunesmith.core.record import ACTIVE
 from tunesmith.core.times import to_time
@@ -21,10 +21,24 @@ _EVENTS_AFTER = 3.0
 """Seconds that a Job may have nothing running before its Events are read to learn why."""
 FIRST_LOOK = _EVENTS_AFTER + 0.5
 """Seconds after its creation when a Job must be looked at: nothing may ever be heard of one that gets no Pod."""
+_EVENTS_SHARE = 0.25
+"""Seconds that a reading of Events stands for: to find those of one object the API server reads all of the namespace.
+Where hundreds of Jobs wait for their Pods, each is asked about less often."""
 _PENDING_POLL = 15.0
 _UNHEARD_POLL = 15.0
 _CONTROLLER_LABEL = "batch.kubernetes.io/controller-uid"
 """Kubernetes gives it to the Pods of a Job, with the Job's uid."""
+
+
+@dataclass
+class _Silent:
+    """What does not tell itself why it waits: a Job without Pods, or the Pod of one."""
+
+    since: float
+    """When its Events were read last, or when it was created."""
+    every: float = _EVENTS_AFTER
+    waiting: Waiting | None = NOTHING_YET
+    """What they told."""
 
 
 class Observer:
@@ -35,6 +49,7 @@ class Observer:
         self._cache = cache
         self._now = now
         self._queued = QueuedJobs(cluster, now)
+        self._silent: dict[Key, dict[str, _Silent]] = {}  # and by uid
         self._asked: dict[Key, set[str]] = {}  # Jobs, by uid, whose Pods have been asked for after their end
 
     async def observe(self, key: Key, subject: Subject) -> tuple[list[ObservedJob], float | None]:
@@ -44,6 +59,7 @@ class Observer:
         self._asked[key] = {job["metadata"]["uid"] for job in jobs} & self._asked.get(key, set())
         waits = [_UNHEARD_POLL for job in jobs if not job["watched"]]
         queued: set[str] = set()
+        silent: dict[str, _Silent] = {}
         observed = []
         for job in jobs:
             seen = observe_job(job, self._cache.pods_of(job))
@@ -52,7 +68,13 @@ class Observer:
             if seen.phase in {Phase.SUCCEEDED, Phase.FAILED} and await self._catch_up(key, job):
                 seen = observe_job(job, self._cache.pods_of(job)) or seen
             if seen.phase is Phase.PENDING:
-                seen, wait = await self._why_pending(job, seen)
+                wait = _PENDING_POLL
+                if seen.waiting == NOTHING_YET:
+                    about = self._newest_of(job)
+                    uid = about["metadata"]["uid"]
+                    known = self._silent.get(key, {}).get(uid) or _Silent(self._born(about))
+                    silent[uid], wait = await self._ask_events(about, job, known)
+                    seen = replace(seen, waiting=silent[uid].waiting)
                 waits.append(wait)
             elif seen.phase is Phase.QUEUED and queue_of(job):
                 queued.add(job["metadata"]["uid"])
@@ -61,11 +83,15 @@ class Observer:
                 waits.append(wait)
             observed.append(seen)
         self._queued.keep(key, queued)
+        self._silent.pop(key, None)
+        if silent:
+            self._silent[key] = silent
         return observed, min(waits, default=None)
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a FineTuneJob."""
         self._asked.pop(key, None)
+        self._silent.pop(key, None)
         self._queued.keep(key, ())
 
     async def _find_missing(self, subject: Subject) -> None:
@@ -106,17 +132,20 @@ class Observer:
             return False
         return set(phases) <= ({"Succeeded"} if complete else {"Succeeded", "Failed"})
 
-    async def _why_pending(self, job: Object, seen: ObservedJob) -> tuple[ObservedJob, float]:
-        """Return a pending Job with what its Events tell, if its Pods tell nothing."""
-        if seen.waiting != NOTHING_YET:
-            return seen, _PENDING_POLL
-        born = to_time(job["metadata"].get("creationTimestamp", "")) or self._now()
-        age = (self._now() - born).total_seconds()
-        if abs(age) < _EVENTS_AFTER:  # whose clock is further behind the API server's does not wait until it is not
-            return seen, FIRST_LOOK - age
-        pods = self._cache.pods_of(job)
-        about = max(pods, key=created) if pods else job
-        namespace, uid = job["metadata"]["namespace"], about["metadata"]["uid"]
-        events = await self._cluster.find(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
+    def _newest_of(self, job: Object) -> Object:
+        return max(self._cache.pods_of(job), key=created, default=job)
+
+    def _born(self, item: Object) -> float:
+        return (to_time(item["metadata"].get("creationTimestamp", "")) or self._now()).timestamp()
+
+    async def _ask_events(self, about: Object, job: Object, known: _Silent) -> tuple[_Silent, float]:
+        """Read the Events of a pending Job, or of its Pod, if it is time; return what is known then, and when next."""
+        now = self._now().timestamp()
+        every, age = max(known.every, _EVENTS_SHARE * len(self._silent)), now - known.since
+        if abs(age) < every:  # whose clock is further behind the API server's does not wait until it is not
+            return known, min(every - age, _PENDING_POLL) + 0.5
+        meta = about["metadata"]
+        events = await self._cluster.find(EVENTS, meta["namespace"], fields=f"involvedObject.uid={meta['uid']}")
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        return observe_job(job, pods, events) or seen, _PENDING_POLL
+        seen = observe_job(job, self._cache.pods_of(job), events)
+        return _Silent(now, _PENDING_POLL, seen.waiting if seen is not None else NOTHING_YET), _PENDING_POLL

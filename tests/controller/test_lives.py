@@ -602,6 +602,20 @@ def test_a_name_that_another_job_serves_by_another_spelling(life: Life, model: s
     assert life.ready("second") == ("False", "ModelNameTaken")
 
 
+def test_where_many_jobs_wait_for_pods_events_are_read_less_often(life: Life) -> None:
+    """Four times a second for all of them, whatever their number: the API server reads all Events for each."""
+    for number in range(80):
+        own = {"spec.model": {"volume": {"path": f"models/{number}"}}, "spec.ollama.model": f"bot:{number}"}
+        data = {"spec.datasets": [{"name": "faq", "volume": {"path": f"data/{number}.json"}}]}
+        life.apply({**own, **data}, name=f"bot{number}")
+    life.look()
+    read = []
+    for seconds in (4, 15, 2, 15, 6):
+        life.wait(seconds)
+        read.append(life.cluster.finds.count("Event"))
+    assert read == [0, 0, 80, 80, 160]
+
+
 def test_progress_comes_from_the_running_programs_log(life: Life) -> None:
     """Percent, loss and the time that is left are read from the last lines that the program wrote."""
     life.apply()
