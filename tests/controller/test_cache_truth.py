@@ -78,6 +78,10 @@ def finetunejob(life: Life, name: str = "bot", namespace: str = "default") -> Ob
     return life.cluster.objects[("FineTuneJob", namespace, name)]
 
 
+def config_maps(life: Life) -> list[str]:
+    return [item["metadata"]["name"] for item in life.cluster.of_kind("ConfigMap")]
+
+
 def requests(life: Life, verb: str, kind: str) -> list[str]:
     return [name for done, what, name in life.cluster.calls if (done, what) == (verb, kind)]
 
@@ -581,7 +585,39 @@ def test_the_config_map_of_a_look_up_goes_with_it(life: Life) -> None:
     life.run()
     assert life.programs.ran.count("lookup") == 1
     assert life.ready() == ("True", "Succeeded")
-    assert life.cluster.of_kind("ConfigMap") == []
+    assert config_maps(life) == []
+
+
+def test_the_config_map_of_a_look_up_that_nobody_hears_of_goes(life: Life) -> None:
+    """Its Job, which had lost its labels, was gone when the operator started: what it left is known by its name."""
+    life.apply()
+    life.run(until="train")
+    life.cluster.remove(newest(life, "train"))
+    life.look()
+    lookup = newest(life, "train")
+    assert lookup["metadata"]["name"] in config_maps(life)
+    life.cluster.remove(lookup)
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.5"))
+    life.restart()
+    life.run(until="rehearse")
+    life.run(until="train")
+    assert config_maps(life) == [newest(life, "train")["metadata"]["name"]]
+
+
+def test_what_ran_while_nobody_knew_leaves_nothing(life: Life) -> None:
+    """The operator was killed before the status told of a Job, which ended and was not wanted any more meanwhile."""
+    life.apply()
+    life.run(until="rehearse")
+    before = copy.deepcopy(finetunejob(life)["status"])
+    life.run(until="train")
+    life.programs.finish(newest(life, "train"))
+    life.cluster.edit("bot", lambda item: item.update(status=before))
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="0.5"))
+    life.restart()
+    life.run()
+    assert life.programs.ran.count("train") == 2
+    assert life.ready() == ("True", "Succeeded")
+    assert config_maps(life) == []
 
 
 def test_the_service_of_several_nodes_goes_with_its_job(life: Life) -> None:
