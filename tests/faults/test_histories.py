@@ -57,9 +57,9 @@ _numbers = st.integers(0, 1000)
 class Histories(RuleBasedStateMachine):
     """What can happen, one thing at a time."""
 
-    @initialize(stage=st.sampled_from(["", *STAGES]))
-    def begin(self, stage: str) -> None:
-        self.world = World()
+    @initialize(stage=st.sampled_from(["", *STAGES]), newest_first=st.booleans())
+    def begin(self, stage: str, newest_first: bool) -> None:
+        self.world = World(newest_first=newest_first)
         self.world.apply("bot")
         if stage:
             self.world.live_until(stage)

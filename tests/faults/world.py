@@ -122,7 +122,7 @@ class Replica:
 
     def hear_all(self) -> None:
         while self.inbox:
-            self.hear(0, again=False)
+            self.hear(-1 if self._world.newest_first else 0, again=False)
 
     def miss(self, number: int) -> None:
         """Never hear of one of the events that wait."""
@@ -162,7 +162,9 @@ def is_hidden(item: Object) -> bool:
 class World:
     """Operators, the cluster, its programs and its users."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, newest_first: bool = False) -> None:
+        """`newest_first`: what was told since an operator heard last, it hears in the opposite order."""
+        self.newest_first = newest_first
         self.clock = Clock()
         self.cluster = CheckedCluster(self.clock)
         self.programs = Programs(self.cluster)
