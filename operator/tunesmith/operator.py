@@ -7,7 +7,6 @@ import gc
 import json
 import logging
 import platform
-import secrets
 import signal
 import time
 from collections.abc import Callable, Collection
@@ -22,7 +21,7 @@ from tunesmith import metrics
 from tunesmith.api import keys
 from tunesmith.api.settings import Settings
 from tunesmith.core.conditions import Note
-from tunesmith.core.times import to_text
+from tunesmith.events import event
 from tunesmith.gc_metrics import show_clean_ups
 from tunesmith.handlers import make_registry
 from tunesmith.kube.cache import Cache, Key
@@ -45,6 +44,8 @@ _STUCK_SECONDS = 300
 _MOST_NOTES = 1000
 _LOG_READERS = 4
 """Logs that are read at once, at most: a node that does not answer keeps a reader for half a minute."""
+_LOG_PATIENCE_SECONDS = 5.0
+"""So long each reader lets FineTuneJobs go first for which nothing has been begun."""
 
 
 class Operator:
@@ -227,6 +228,7 @@ class Operator:
     async def _read_logs(self) -> None:
         while True:
             key = await self._log_queue.get()
+            await self._queue.until_calm(_LOG_PATIENCE_SECONDS)
             try:
                 await self._logs.read(key)
             except Exception:  # one log that cannot be understood must not end the reading of the others
@@ -243,39 +245,13 @@ class Operator:
         while True:
             item, note = await self._notes.get()
             try:
-                await self._cluster.create(_event(item, note))
+                await self._cluster.create(event(item, note, datetime.now(UTC)))
             except ApiError as error:
                 log.debug("an Event could not be told: %s", error, extra=_about(Key("", item["metadata"]["name"])))
 
 
 def _about(key: Key) -> dict[str, str]:
     return {"namespace": key.namespace, "finetunejob": key.name}
-
-
-def _event(item: Object, note: Note) -> Object:
-    meta, now = item["metadata"], to_text(datetime.now(UTC))
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{meta['name']}.{secrets.token_hex(8)}", "namespace": meta["namespace"]},
-        "involvedObject": {
-            "apiVersion": FINETUNEJOBS.api_version,
-            "kind": FINETUNEJOBS.kind,
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "uid": meta["uid"],
-            "resourceVersion": meta.get("resourceVersion", ""),
-        },
-        "type": note.type,
-        "reason": note.reason,
-        "message": note.message,
-        "source": {"component": keys.FIELD_MANAGER},
-        "reportingComponent": keys.FIELD_MANAGER,
-        "reportingInstance": platform.node(),
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
 
 
 # --- the process -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tunesmith.core.manifests import ManifestError, child_manifests
 from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, observe_job
 from tunesmith.core.pod_state import conditions_of, pod_phase
 from tunesmith.core.times import seconds_between, to_text
+from tunesmith.events import event
 from tunesmith.kube.cache import Cache, Key, key_of
 from tunesmith.kube.claims import Claim
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Cluster, Object
@@ -269,31 +270,53 @@ class Remover:
         return released
 
     async def _let_go(self, item: Object, *notes: Note) -> float | None:
-        """Take our finalizer away and tell `notes`; return when to look again if it has changed meanwhile."""
+        """Tell `notes` and take our finalizer away; return when to look again if it has changed meanwhile.
+
+        In this order: as soon as the FineTuneJob is gone nobody knows any more what there was to tell.
+        """
+        for note in notes:
+            await self._say(item, note)
         if not await self._set_finalizer(item, there=False):
             return _AT_ONCE
-        for note in notes:
-            self._tell(item, note)
         self.forget(key_of(item))
         return None
+
+    async def _say(self, item: Object, note: Note) -> None:
+        """Create an Event; if it was created before, by this process or another one, there is no second one.
+
+        Raises:
+            ApiError: the API server could not be asked, and there is time to ask again.
+        """
+        try:
+            await self._cluster.create(event(item, note, self._now(), once=True))
+        except ApiError as error:
+            if (error.undecided or error.status == 429) and removal.seconds_left(item, self._now()) > 0:
+                raise
+            if not error.exists:
+                self._tell(item, note)  # who cannot be told now is not kept for it
 
     # --- the cluster
 
     async def _set_finalizer(self, item: Object, *, there: bool) -> bool:
-        """Add our finalizer or take it away; tell whether it was done: if the object has changed, it is read again."""
+        """Add our finalizer or take it away; tell whether it was done: if the object has changed, it is read again.
+
+        It is also read if there was no answer: what was done is done.
+        """
         others = [name for name in removal.finalizers(item) if name != keys.FINALIZER]
         wanted = [*others, keys.FINALIZER] if there else others
         try:
             written = await self._cluster.set_finalizers(whole(item), wanted)
         except ApiError as error:
-            if not (error.conflict or error.gone):
+            if not (error.conflict or error.gone or error.undecided):
                 raise
             live = await self._cluster.get(FINETUNEJOBS, item["metadata"]["namespace"], item["metadata"]["name"])
             if live is None:
                 self._cache.drop_finetunejob(item)
                 return not there
             self._cache.put_finetunejob(live, live=True)
-            return False
+            if error.undecided and removal.holds(live) is not there:
+                raise
+            return error.undecided
         self._cache.put_finetunejob(written)
         return True
 

@@ -64,8 +64,14 @@ def being_deleted(life: Life) -> None:
     life.look()
 
 
+def told(life: Life, reason: str) -> list[str]:
+    """Return what Events with a reason say, also those that could not be created at once."""
+    there = [event["message"] for event in life.cluster.of_kind("Event") if event["reason"] == reason]
+    return there + [note.message for note in life.notes if note.reason == reason]
+
+
 def left_behind(life: Life) -> list[str]:
-    return [note.message for note in life.notes if (note.type, note.reason) == ("Warning", "ModelsLeftBehind")]
+    return told(life, "ModelsLeftBehind")
 
 
 # --- the finalizer ---------------------------------------------------------------------------------------------------
@@ -143,17 +149,19 @@ def test_the_models_go_before_the_job(life: Life) -> None:
     life.cluster.delete_job("bot")
     life.look()
     assert is_there(life)
-    told = asked(life)
-    assert told["names"] == {"main": ["support-bot:v1", "support-bot:v1-q8_0"]}
-    assert told["keys"] == key
-    assert told["served"] == told["names"]
-    assert told["servers"]["main"]["url"] == "http://ollama:11434"
-    assert 0 < told["seconds"] < GIVE_UP_SECONDS
+    given = asked(life)
+    assert given["names"] == {"main": ["support-bot:v1", "support-bot:v1-q8_0"]}
+    assert given["keys"] == key
+    assert given["served"] == given["names"]
+    assert given["servers"]["main"]["url"] == "http://ollama:11434"
+    assert 0 < given["seconds"] < GIVE_UP_SECONDS
     end(life, Report(numbers={"removed": 2}))
     life.look()
     assert not is_there(life)
     assert life.cluster.jobs() == []
-    assert [note.reason for note in life.notes][-2:] == ["RemovingModels", "ModelsRemoved"]
+    names = "support-bot:v1, support-bot:v1-q8_0 on server 'main'"
+    assert told(life, "RemovingModels") == [f"removing from Ollama: {names}"]
+    assert told(life, "ModelsRemoved") == [f"{names}: 2 removed"]
     assert metrics.REGISTRY.get_sample_value("tunesmith_models_removed_total") == before + 2
 
 
@@ -280,9 +288,9 @@ def test_it_is_given_up_after_ten_minutes(life: Life) -> None:
             end(life, Report(failure=failure(ExitCode.UNAVAILABLE, "OllamaUnreachable", "the server does not answer")))
         life.wait(10)
     assert not is_there(life)
-    (told,) = left_behind(life)
-    assert "support-bot:v1 on server 'main'" in told
-    assert "the server does not answer" in told
+    (left,) = left_behind(life)
+    assert "support-bot:v1 on server 'main'" in left
+    assert "the server does not answer" in left
 
 
 @pytest.mark.parametrize("how", ["the pod waits", "nothing may be created"])
@@ -303,8 +311,8 @@ def test_it_is_given_up_on_time(life: Life, how: str) -> None:
     life.clock.forward(1)
     glance(life)
     assert not is_there(life)
-    (told,) = left_behind(life)
-    assert ("image" in told) if how == "the pod waits" else ("exceeded quota" in told)
+    (left,) = left_behind(life)
+    assert ("image" in left) if how == "the pod waits" else ("exceeded quota" in left)
 
 
 def test_a_server_that_refuses_everything_is_given_up_as_well(life: Life) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from support.fake_cluster import FakeCluster, made_from
+from support.fake_cluster import FakeCluster, made_from, removes
 from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
@@ -24,13 +24,37 @@ _SETTINGS: Mapping[str, Any] = {
 }
 
 
+@dataclass
+class Told:
+    """What statuses have told of."""
+
+    jobs: dict[str, int] = field(default_factory=dict)
+    """Jobs that a status has named, so that the operator knows of them, and the generation that it was of."""
+    made: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    """By uid of a FineTuneJob and stage, the keys of what it was said to have made and still wants."""
+
+    def copy(self) -> Told:
+        return Told(dict(self.jobs), dict(self.made))
+
+    def take(self, uid: str, status: Mapping[str, Any]) -> None:
+        """Take in a status that was written."""
+        for name, stage in stages_of(status).items():
+            if "job" in stage:
+                self.jobs[stage["job"]] = int(status["observedGeneration"])
+            done = self.made.get((uid, name), frozenset())
+            if stage["state"] == "Succeeded":
+                done |= {unit["key"] for unit in stage.get("units") or ()}
+            wanted = stage.get("keys")
+            self.made[uid, name] = done & frozenset(wanted) if wanted else done
+
+
 class Operator(Protocol):
     """Who creates Jobs."""
 
     listed: int
     """Version of the cluster when it last had a full list."""
-    read: dict[str, tuple[Object, dict[str, int]]]
-    """By name, the FineTuneJobs as it has last read them, and the Jobs that statuses had told of by then."""
+    read: dict[str, tuple[Object, Told]]
+    """By name, the FineTuneJobs as it has last read them, and what statuses had told of by then."""
 
 
 @dataclass
@@ -38,8 +62,7 @@ class CheckedCluster(FakeCluster):
     """Checks Jobs when they are created, and statuses when they are replaced."""
 
     settings: Settings = field(default_factory=lambda: Settings.model_validate(_SETTINGS))
-    told_of: dict[str, int] = field(default_factory=dict)
-    """Jobs that a status has named, so that the operator knows of them, and the generation that it was of."""
+    told: Told = field(default_factory=Told)
     done: dict[tuple[str, str, frozenset[str]], tuple[int, str]] = field(default_factory=dict)
     """By uid of a FineTuneJob, stage and keys: the generation in which a Job has made them, and its name."""
     creators: dict[str, Operator] = field(default_factory=dict)
@@ -63,15 +86,14 @@ class CheckedCluster(FakeCluster):
         current = there is not None and there["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
         before = dict(there.get("status") or {}) if there is not None and current else {}
         written = await super().replace_status(item)
-        generation = int(item["status"]["observedGeneration"])
-        self.told_of |= {stage["job"]: generation for stage in item["status"]["stages"] if "job" in stage}
+        self.told.take(item["metadata"]["uid"], item["status"])
         check_progress(
             before, item["status"], edited=before.get("observedGeneration") != written["metadata"]["generation"]
         )
         return written
 
     def _check_new_job(self, operator: Operator, job: Object) -> None:
-        if is_lookup(job):
+        if is_lookup(job) or removes(job):
             return
         name, stage, wanted = job["metadata"]["name"], stage_of(job), made_by(job)
         rivals = [
@@ -88,17 +110,20 @@ class CheckedCluster(FakeCluster):
         if known is None:
             return  # it was deleted meanwhile; the garbage collector takes what is created for it
         # What another operator writes after this one has read the FineTuneJob comes too late for it.
-        read, told_then = operator.read.pop(known["metadata"]["name"], (known, self.told_of))
+        read, told_then = operator.read.pop(known["metadata"]["name"], (known, self.told))
         is_same = read["metadata"]["uid"] == known["metadata"]["uid"]
-        known, told_of = (read, told_then) if is_same else (known, self.told_of)
+        known, told = (read, told_then) if is_same else (known, self.told)
         generation = known["metadata"]["generation"]
         asked_anew = self._asks_anew(known)
-        assert told_of.get(name) != generation or asked_anew, f"{name} is created once more"
+        assert told.jobs.get(name) != generation or asked_anew, f"{name} is created once more"
+        if stage != "rehearse":  # it is a gate, which is gone through again when an earlier result has changed
+            again = wanted & told.made.get((known["metadata"]["uid"], stage), frozenset())
+            assert not again or asked_anew, f"{name} makes what was told to be made"
         planned = self._planned(known, stage)  # without units if its inputs cannot be known from what there is any more
         missing = {unit.key for unit in planned.missing}
         assert wanted <= missing or not planned.units, f"{name} makes what is not wanted, or what is done"
         when, by = self.done.get((known["metadata"]["uid"], stage, frozenset(wanted)), (0, ""))
-        known_to_be_made = when == generation and by in told_of
+        known_to_be_made = when == generation and by in told.jobs
         assert not known_to_be_made, f"{name} makes again what {by} has made"
 
     def _is_known_to(self, operator: Operator, job: Object) -> bool:
@@ -150,7 +175,7 @@ class CheckedCluster(FakeCluster):
     def job_ends(self, job: Object) -> None:
         """Remember that a Job's program has made what it was to make."""
         known, stage = self._owner_of(job), stage_of(job)
-        if known is not None and is_owned(job) and stage != "rehearse" and not is_lookup(job):
+        if known is not None and is_owned(job) and stage != "rehearse" and not (is_lookup(job) or removes(job)):
             made = known["metadata"]["uid"], stage, frozenset(made_by(job))
             self.done[made] = known["metadata"]["generation"], job["metadata"]["name"]
 

@@ -57,6 +57,26 @@ def rough_life(fault: Fault | None = None, after: int = 0) -> World:
     return world
 
 
+def removed_life(fault: Fault | None = None, after: int = 0) -> World:
+    """Return a world in which a job ended, its Jobs were kept for long enough, and it was deleted with its models.
+
+    Args:
+        fault: what goes wrong with a call after the job's end; nothing if there is none.
+        after: so many calls after the end go through before it.
+    """
+    world = World()
+    world.apply("bot", {"spec.ollama.deletionPolicy": "Delete", "spec.ttlSecondsAfterFinished": 60})
+    world.live()
+    world.asked.clear()
+    if fault is not None:
+        world.replicas[0].api.fail(fault, after)
+    world.wait_until(lambda: not world.cluster.jobs())
+    world.resync(world.replicas[0])
+    world.delete("bot")
+    world.calm_down()
+    return world
+
+
 def one_of(world: World, stage: str) -> Object:
     """Return the active Job of a stage, once it is there."""
     world.live_until(stage)
@@ -93,18 +113,37 @@ CALLS = {
     ("get", "Job"),
     ("find", "Pod"),
     ("find", "Event"),
+    ("find", "Job"),
     ("pod_log", "Pod"),
+    ("finalizers", "FineTuneJob"),
+    ("create", "Event"),
+    *[("list_all", kind) for kind in ("FineTuneJob", "Job", "Pod")],
 }
-"""What `reconcile` asks of the API, by verb and kind."""
+"""What an operator asks of the API, by verb and kind."""
 
 
 @pytest.mark.parametrize("took_effect", [False, True])
 def test_whichever_call_fails_in_a_rough_life_the_job_ends_well(took_effect: bool) -> None:
     """Failures, an edit, a quota, a lost report: what a smooth life has no calls for fails once, and all ends well."""
     asked, smooth = rough_life().asked, one_life().asked
-    assert set(asked) >= CALLS
+    assert {*asked, *smooth, *removed_life().asked} == CALLS
     for number in (number for number, call in enumerate(asked) if call not in smooth):
         error = (AFTER if took_effect else BEFORE)["no answer"]()
         world = rough_life(Fault(error, took_effect), number)
         world.check_end()
         assert world.ready("bot") == ("True", "Succeeded"), f"call {number}"
+
+
+@pytest.mark.parametrize(
+    ("took_effect", "error"), [(False, "no answer"), (False, "killed"), (True, "no answer"), (True, "killed")]
+)
+def test_whichever_call_fails_the_models_go_with_the_job(took_effect: bool, error: str) -> None:
+    """Its Jobs go when their time is over, its models before it does, and one Event tells that they did."""
+    calls = len(removed_life().asked)
+    for number in range(calls):
+        world = removed_life(Fault((AFTER if took_effect else BEFORE)[error](), took_effect), number)
+        world.check_end()
+        assert (world.names(), world.cluster.jobs(), world.served) == ([], [], {}), f"call {number}"
+        events = [event["reason"] for event in world.cluster.of_kind("Event")]
+        assert events == ["ModelsRemoved"], f"call {number}"
+        assert "removal" in world.programs.ran, f"call {number}"

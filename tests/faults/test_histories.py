@@ -41,6 +41,10 @@ EDITS: Mapping[str, Callable[[Object], object]] = {
     "pods that can be": lambda item: item["spec"].pop("pods", None),
     "suspended": lambda item: item["spec"].update(suspend=True),
     "resumed": lambda item: item["spec"].update(suspend=False),
+    "models go with the job": lambda item: item["spec"]["ollama"].update(deletionPolicy="Delete"),
+    "models stay": lambda item: item["spec"]["ollama"].update(deletionPolicy="Retain"),
+    "Jobs stay for a minute": lambda item: item["spec"].update(ttlSecondsAfterFinished=60),
+    "Jobs stay for a week": lambda item: item["spec"].update(ttlSecondsAfterFinished=604_800),
     "another try": lambda item: (
         item["metadata"]
         .setdefault("annotations", {})
@@ -119,7 +123,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=_numbers)
     def resync(self, number: int) -> None:
-        self.replica(number).resync()
+        self.world.resync(self.replica(number))
 
     @rule(number=_numbers, error=st.sampled_from(sorted(BEFORE)), after=st.integers(0, 6))
     def call_fails(self, number: int, error: str, after: int) -> None:

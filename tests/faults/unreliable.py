@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from faults.checked import CheckedCluster
+from faults.checked import CheckedCluster, Told
 from tunesmith.kube.cluster import FINETUNEJOBS, ApiError, Cluster, Listing, Object, Resource, T
 
 _Answer = TypeVar("_Answer")
@@ -53,7 +53,7 @@ class UnreliableCluster(Cluster):
         self._cluster = cluster
         self._asked = asked
         self.listed = 0
-        self.read: dict[str, tuple[Object, dict[str, int]]] = {}
+        self.read: dict[str, tuple[Object, Told]] = {}
         self.faults: dict[int, Fault] = {}
         """By number of the call, from now on, what goes wrong with it."""
         self.calls = 0
@@ -82,7 +82,7 @@ class UnreliableCluster(Cluster):
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         found = await self._ask("get", resource.kind, lambda: self._cluster.get(resource, namespace, name))
         if found is not None and resource is FINETUNEJOBS:
-            self.read[name] = found, dict(self._cluster.told_of)
+            self.read[name] = found, self._cluster.told.copy()
         return found
 
     async def find(

@@ -10,9 +10,10 @@ from typing import Any
 from faults.checked import CheckedCluster, is_active, is_deleting, is_lookup, is_owned, made_by, stage_of, stages_of
 from faults.unreliable import KilledError, UnreliableCluster
 from support.builders import job_data
-from support.fake_cluster import Clock, LogReader, Programs, copy_of, hear, made_from
+from support.fake_cluster import Clock, LogReader, Programs, copy_of, hear, made_from, removes
 from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.core.removal import is_wanted
 from tunesmith.core.times import to_text
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object
@@ -68,6 +69,8 @@ class Replica:
     def resync(self) -> None:
         """Take over full lists, as it does at its start and every few minutes; older events may still be on their way.
 
+        If one of them cannot be had, nothing is taken over.
+
         A watch gives Jobs and Pods by their label only, and so do the lists.
         """
 
@@ -77,10 +80,15 @@ class Replica:
                 JOBS: (self.cache.read_job, keys.UID_LABEL),
                 PODS: (self.cache.read_pod, keys.UID_LABEL),
             }
-            cluster = self._world.cluster
-            return [await cluster.list_all(kind, None, read, labels=labels) for kind, (read, labels) in ours.items()]
+            return [await self.api.list_all(kind, None, read, labels=labels) for kind, (read, labels) in ours.items()]
 
-        finetunejobs, jobs, pods = asyncio.run(lists())
+        try:
+            finetunejobs, jobs, pods = asyncio.run(lists())
+        except ApiError:
+            return
+        except KilledError:
+            self.dead = True
+            return
         changed = self.cache.replace_finetunejobs(finetunejobs)
         changed |= self.cache.replace_jobs(jobs)
         changed |= self.cache.replace_pods(pods)
@@ -182,6 +190,10 @@ class World:
         self._unlabelled: set[str] = set()
         self._removed: set[str] = set()
         """Names of Jobs that somebody else has removed."""
+        self._to_go: set[str] = set()
+        """By uid, the deleted FineTuneJobs whose models are to go with them."""
+        self._have_served: set[str] = set()
+        """By uid, the FineTuneJobs whose models have ever been on the server."""
 
     def _tell(self, kind: str, item: Object) -> None:
         uid = item["metadata"]["uid"]
@@ -206,28 +218,54 @@ class World:
         self.cluster.put_new({**whole, "metadata": {"name": name, "namespace": NAMESPACE}})
 
     def names(self) -> list[str]:
-        return [item["metadata"]["name"] for item in self.cluster.of_kind("FineTuneJob")]
+        return [item["metadata"]["name"] for item in self._jobs()]
+
+    def _jobs(self) -> list[Object]:
+        return self.cluster.of_kind("FineTuneJob")
 
     def edit(self, name: str, change: Callable[[Object], object]) -> None:
         self.cluster.edit(name, change, NAMESPACE)
+        self._see_whether_models_go(self.cluster.objects["FineTuneJob", NAMESPACE, name])
 
     def delete(self, name: str) -> None:
-        """Delete a FineTuneJob; the garbage collector follows."""
-        self.cluster.remove(self.cluster.objects[("FineTuneJob", NAMESPACE, name)])
+        """Delete a FineTuneJob, which stays while it has a finalizer; the garbage collector follows."""
+        item = self.cluster.objects["FineTuneJob", NAMESPACE, name]
+        self.cluster.delete_job(name, NAMESPACE)
+        self._see_whether_models_go(item)
+
+    def _see_whether_models_go(self, item: Object) -> None:
+        """Remember it of a deleted FineTuneJob. Where the namespace goes as well nobody can be told what is left."""
+        self._to_go.discard(item["metadata"]["uid"])
+        if is_deleting(item) and is_wanted(item) and not self.cluster.terminating:
+            self._to_go.add(item["metadata"]["uid"])
 
     def delete_namespace(self) -> None:
         self.cluster.terminating.add(NAMESPACE)
+        self._to_go.clear()
 
-    def namespace_goes_on(self, number: int) -> None:
-        """Delete one of the objects of a namespace that is being deleted, whatever owns it or is owned by it."""
-        there = list(self.cluster.objects)
+    def namespace_goes_on(self, number: int) -> bool:
+        """Delete one of the objects of a namespace that is being deleted, whatever owns it or is owned by it.
+
+        Tells whether there was one: what has a finalizer stays.
+        """
+        there = [item for item in self.objects() if not (is_deleting(item) and item["metadata"].get("finalizers"))]
         if there:
-            item = self.cluster.objects.pop(there[number % len(there)])
-            self._tell("DELETED", copy_of(item))
-        if len(there) <= 1:
+            item = there[number % len(there)]
+            if item["metadata"].get("finalizers"):
+                self.cluster.delete_job(item["metadata"]["name"], NAMESPACE)
+            else:
+                del self.cluster.objects[item["kind"], NAMESPACE, item["metadata"]["name"]]
+                self._tell("DELETED", copy_of(item))
+        if not self.cluster.objects:
             self.cluster.terminating.clear()
+        return bool(there)
 
     # --- operators
+
+    def resync(self, replica: Replica) -> None:
+        """Have an operator list everything."""
+        replica.resync()
+        self._replace_dead()
 
     def look(self, *names: str) -> None:
         """Have every operator look at FineTuneJobs, all at once."""
@@ -273,7 +311,8 @@ class World:
             for pod in self.cluster.pods_of(job):
                 self.cluster.remove(pod)
             self.programs.start(job)
-            self._serve(job)
+            if not removes(job):
+                self._serve(job)
 
     def _runs(self, job: Object) -> bool:
         return any(pod["status"].get("phase") == "Running" for pod in self.cluster.pods_of(job))
@@ -309,8 +348,12 @@ class World:
             self.cluster.put_new({"kind": "Event", "metadata": meta, "involvedObject": about, **said})
 
     def _serve(self, job: Object) -> None:
-        if stage_of(job) == "register" and not is_lookup(job):
-            self.served[made_from(job)[0][keys.UID_LABEL]] = made_by(job)
+        uid = made_from(job)[0][keys.UID_LABEL]
+        if removes(job):
+            self.served.pop(uid, None)
+        elif stage_of(job) == "register" and not is_lookup(job):
+            self.served[uid] = made_by(job)
+            self._have_served.add(uid)
 
     def steal_labels(self, item: Object) -> None:
         """Have somebody else take all labels and annotations of a Job."""
@@ -360,8 +403,6 @@ class World:
         """
         self.programs.failures.clear()
         self.programs.skew = timedelta()
-        while self.cluster.terminating:
-            self.namespace_goes_on(0)
         for replica in self.replicas:
             replica.api.faults.clear()
             replica.skew = timedelta()
@@ -394,17 +435,19 @@ class World:
         """Let operators and programs go on until nothing changes any more."""
         quiet = 0
         for number in range(_ROUNDS):
+            while self.cluster.terminating and self.namespace_goes_on(0):
+                pass
             before = self.cluster.version
             for replica in self.replicas:
                 replica.hear_all()
                 if replica.misses and number % _RESYNC_ROUNDS == 0:
-                    replica.resync()
+                    self.resync(replica)
             self.look_at_due()
             self.collect_garbage()
             for job in self.active():
                 self.finish(job)
             self.clock.forward(_ROUND_SECONDS)
-            quiet = quiet + 1 if self.cluster.version == before else 0
+            quiet = quiet + 1 if self.cluster.version == before and not any(map(is_deleting, self._jobs())) else 0
             if quiet and all(self.ready(name)[0] == "True" for name in self.names()):
                 return
             if quiet * _ROUND_SECONDS > LATER.longest:
@@ -421,8 +464,9 @@ class World:
 
     def check_end(self) -> None:
         """Check that every FineTuneJob is where it should be after :meth:`calm_down`, and that nothing is left over."""
-        for name in self.names():
-            self._check_end_of(self.cluster.objects[("FineTuneJob", NAMESPACE, name)])
+        for item in self._jobs():
+            self._check_end_of(item)
+        self._check_removals()
         left = [job for job in self.active() if is_owned(job) and stage_of(job) not in self.held]
         assert not left, f"orphans: {[job['metadata']['name'] for job in left]}"
         used = {job["metadata"]["name"] for job in self.active()}
@@ -432,6 +476,16 @@ class World:
         unused = (there & self.cluster.begun) - used
         assert not unused, f"left over: {sorted(unused)}"
         assert self.cluster.of_kind("Service") == []
+
+    def _check_removals(self) -> None:
+        """Check that what was to go with its FineTuneJob is gone, or that an Event tells that it may not be."""
+        told: dict[str, list[str]] = {}
+        for event in self.cluster.of_kind("Event"):
+            told.setdefault(event["involvedObject"]["uid"], []).append(event["reason"])
+        for uid in self._to_go & self._have_served:
+            assert len(told.get(uid, [])) == len({*told.get(uid, [])}), f"{uid}: told more than once: {told[uid]}"
+            assert uid not in self.served or "ModelsLeftBehind" in told.get(uid, []), f"{uid}: its model is left"
+            assert {"ModelsLeftBehind", "ModelsRemoved"} & {*told.get(uid, [])}, f"{uid}: nobody was told"
 
     def _unsettled(self) -> set[str]:
         """Return the Jobs of which it is to be looked up what they came to, when nothing is suspended any more."""

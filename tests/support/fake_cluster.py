@@ -58,6 +58,11 @@ def made_from(job: Object) -> tuple[dict[str, str], dict[str, str]]:
     return dict(meta["labels"]), dict(meta["annotations"])
 
 
+def removes(job: Object) -> bool:
+    """Tell whether a Job removes the models of a FineTuneJob that is being deleted."""
+    return made_from(job)[1].get("tunesmith.dev/removal") == "true"
+
+
 @dataclass
 class Clock:
     """A clock that the test moves."""
@@ -212,9 +217,9 @@ class FakeCluster:
         item = self.objects[("FineTuneJob", namespace, name)]
         if not item["metadata"].get("finalizers"):
             self.remove(item)
-            return
-        item["metadata"]["deletionTimestamp"] = to_text(self.clock.now())
-        self.changed(item)
+        elif not item["metadata"].get("deletionTimestamp"):
+            item["metadata"]["deletionTimestamp"] = to_text(self.clock.now())
+            self.changed(item)
 
     def remove(self, item: Object) -> None:
         """Delete an object and, as the garbage collector does, what it owns."""
@@ -275,7 +280,7 @@ class Programs:
     failures: dict[str, list[Failure]] = field(default_factory=dict)
     """By stage, what its next programs fail with."""
     ran: list[str] = field(default_factory=list)
-    """Stages whose programs made something, in order; ``lookup`` for a look-up."""
+    """Stages whose programs made something, in order; ``lookup`` for a look-up, ``removal`` for one from Ollama."""
     skew: timedelta = timedelta()
     """By how much the nodes' clocks are ahead."""
     _started: dict[str, StageConfig] = field(default_factory=dict)
@@ -338,6 +343,11 @@ class Programs:
         if waiting and not looks_up:
             failure = waiting.pop(0)
             self.end(job, pod, Report(failure=failure), int(failure.code))
+            return
+        if removes(job):
+            self.ran.append("removal")
+            names = sum(map(len, config.runtime["names"].values()))
+            self.end(job, pod, Report(numbers={"removed": names}), 0)
             return
         self.ran.append("lookup" if looks_up else str(config.stage))
         self.end(job, pod, Report(units=tuple(self._report(config, make=not looks_up)), numbers={"loss": 0.5}), 0)
@@ -419,4 +429,4 @@ def failure(code: ExitCode, reason: str, message: str = "it failed", hint: str =
     return Failure(code, reason, message, hint)
 
 
-__all__ = ["BY_KIND", "Clock", "FakeCluster", "LogReader", "Programs", "failure", "hear", "made_from"]
+__all__ = ["BY_KIND", "Clock", "FakeCluster", "LogReader", "Programs", "failure", "hear", "made_from", "removes"]

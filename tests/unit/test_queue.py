@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tunesmith.queue import WorkQueue
 
 
@@ -91,20 +93,41 @@ def test_urgent_keys_go_first() -> None:
 
 
 def test_a_key_is_not_overtaken_for_ever() -> None:
-    """Who has waited for half a minute takes turns with the urgent ones: a stream of them cannot starve the others."""
+    """Who has waited for half a minute lets three urgent ones go first: a stream of them cannot starve the others."""
     now = 0.0
 
     async def run() -> list[str]:
         nonlocal now
         queue: WorkQueue[str] = WorkQueue(clock=lambda: now, is_urgent=lambda key: key.startswith("new"))
-        for key in ("old 1", "old 2", "old 3", "new 1", "new 2", "new 3"):
+        for key in ("old 1", "old 2", "old 3", *(f"new {number}" for number in range(1, 9))):
             queue.add(key)
         taken = [await queue.get()]
         now = 31.0
         queue.add("old 4")
-        return taken + [await queue.get() for _ in range(6)]
+        return taken + [await queue.get() for _ in range(11)]
 
-    assert asyncio.run(run()) == ["new 1", "old 1", "new 2", "old 2", "new 3", "old 3", "old 4"]
+    first, second = ["new 2", "new 3", "new 4", "old 1"], ["new 5", "new 6", "new 7", "old 2"]
+    assert asyncio.run(run()) == ["new 1", *first, *second, "new 8", "old 3", "old 4"]
+
+
+@pytest.mark.parametrize("urgent_goes", [False, True])
+def test_what_can_wait_lets_urgent_keys_go_first_but_not_for_ever(urgent_goes: bool) -> None:
+    """It goes on as soon as a worker has the last urgent key, and at the latest when its patience ends."""
+
+    async def run() -> tuple[bool, bool]:
+        queue: WorkQueue[str] = WorkQueue(is_urgent=lambda key: key == "new")
+        queue.add("old")
+        await asyncio.wait_for(queue.until_calm(60), 5)
+        queue.add("new")
+        waiter = asyncio.create_task(queue.until_calm(60 if urgent_goes else 0.05))
+        await asyncio.sleep(0)
+        waited = not waiter.done()
+        if urgent_goes:
+            assert await queue.get() == "new"
+        await asyncio.wait_for(waiter, 5)
+        return waited, queue.has_urgent()
+
+    assert asyncio.run(run()) == (True, not urgent_goes)
 
 
 def test_it_is_known_whether_urgent_keys_wait() -> None:
