@@ -8,6 +8,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -15,7 +16,9 @@ K = TypeVar("K", bound=Hashable)
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 60.0
 _PATIENCE = 30.0
-"""Seconds that a key may be overtaken by urgent ones; then they take turns."""
+"""Seconds that a key may be overtaken by urgent ones; then it waits for a few of them only."""
+_URGENT_IN_A_ROW = 3
+"""So many urgent keys are handed out for each other one that has waited for so long."""
 _URGENT, _OTHER = 0, 1
 
 
@@ -36,8 +39,10 @@ class WorkQueue(Generic[K]):
         self._lanes: tuple[deque[tuple[float, K]], ...] = (deque(), deque())  # urgent ones, others: since when
         self._waiting: dict[K, int] = {}  # with its lane; one that became urgent is in the other lane still
         self._urgent = 0
-        self._turn = _URGENT
+        self._in_a_row = 0  # urgent ones that went before others that have waited for long
         self._there = asyncio.Event()
+        self._calm = asyncio.Event()
+        self._calm.set()
         self._active: set[K] = set()
         self._again: set[K] = set()
         self._due: dict[K, float] = {}
@@ -60,10 +65,17 @@ class WorkQueue(Generic[K]):
             self._lanes[lane].append((self._clock(), key))
             self._urgent += lane == _URGENT
             self._there.set()
+            if self._urgent:
+                self._calm.clear()
 
     def has_urgent(self) -> bool:
         """Tell whether urgent keys wait."""
         return self._urgent > 0
+
+    async def until_calm(self, seconds: float) -> None:
+        """Return when no urgent key waits, in `seconds` at the latest."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._calm.wait(), seconds)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have `key` looked at in `seconds` at the latest."""
@@ -88,6 +100,8 @@ class WorkQueue(Generic[K]):
         _, key = self._lanes[lane].popleft()
         del self._waiting[key]
         self._urgent -= lane == _URGENT
+        if not self._urgent:
+            self._calm.set()
         self._active.add(key)
         return key
 
@@ -98,8 +112,8 @@ class WorkQueue(Generic[K]):
         if not (others and self._urgent):
             return _URGENT if self._urgent else _OTHER
         overdue = others[0][0] < self._clock() - _PATIENCE
-        self._turn = _OTHER if overdue and self._turn == _URGENT else _URGENT
-        return self._turn
+        self._in_a_row = self._in_a_row + 1 if overdue and self._in_a_row < _URGENT_IN_A_ROW else 0
+        return _URGENT if self._in_a_row or not overdue else _OTHER
 
     def done(self, key: K, *, failed: bool = False) -> float:
         """Give a key back; return the seconds until it comes again if it `failed`, else 0."""
