@@ -53,7 +53,7 @@ def rough_life(fault: Fault | None = None, after: int = 0) -> World:
     for pod in world.cluster.pods_of(job):  # it is asked for, and then what it has left is looked up
         world.cluster.remove(pod)
     world.steal_labels(one_of(world, "quantize"))  # no watch tells of it any more: it is asked for
-    world.calm_down()
+    world.live()
     return world
 
 
@@ -73,7 +73,7 @@ def removed_life(fault: Fault | None = None, after: int = 0) -> World:
     world.wait_until(lambda: not world.cluster.jobs())
     world.resync(world.replicas[0])
     world.delete("bot")
-    world.calm_down()
+    world.live()
     return world
 
 
