@@ -78,7 +78,7 @@ class Observer:
                 waits.append(wait)
             elif seen.phase is Phase.QUEUED and queue_of(job):
                 queued.add(job["metadata"]["uid"])
-                waiting, wait = await self._queued.why(key, job)
+                waiting, wait = await self._queued.why(key, job, seen.stage)
                 seen = replace(seen, waiting=waiting or seen.waiting)
                 waits.append(wait)
             observed.append(seen)

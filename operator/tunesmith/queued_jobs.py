@@ -41,8 +41,8 @@ class QueuedJobs:
         self._known: dict[Key, dict[str, _Known]] = {}  # and by the Job's uid
         self._places: dict[tuple[str, str], tuple[float, dict[str, Place]]] = {}  # by namespace and LocalQueue
 
-    async def why(self, key: Key, job: Object) -> tuple[Waiting | None, float]:
-        """Return why a suspended Job with a queue waits, and the seconds until that is read again.
+    async def why(self, key: Key, job: Object, stage: str) -> tuple[Waiting | None, float]:
+        """Return why a suspended Job of a stage waits in its queue, and the seconds until that is read again.
 
         None: it is not known, because it cannot be read, or not yet.
         """
@@ -54,7 +54,7 @@ class QueuedJobs:
             mine = known[job["metadata"]["uid"]] = _Known(now + max(0.0, _FIRST_AFTER - age))
         if mine.due <= now:
             mine.due = now + max(_INTERVAL, _SHARE * len(self._known))
-            mine.waiting = await self._read(job, mine.waiting)
+            mine.waiting = await self._read(job, stage, mine.waiting)
         return mine.waiting, mine.due - now
 
     def keep(self, key: Key, uids: Collection[str]) -> None:
@@ -63,7 +63,7 @@ class QueuedJobs:
         if left:
             self._known[key] = left
 
-    async def _read(self, job: Object, before: Waiting | None) -> Waiting | None:
+    async def _read(self, job: Object, stage: str, before: Waiting | None) -> Waiting | None:
         """Return what Kueue says of a Job; what it said before, if it cannot be asked now."""
         meta, queue = job["metadata"], queue_of(job)
         try:
@@ -72,13 +72,13 @@ class QueuedJobs:
             log.debug("the Workload of Job %s could not be read: %s", meta["name"], error)
             return before
         if workloads is None:
-            return no_kueue(queue)
+            return no_kueue(stage, queue)
         if not workloads:
             age = seconds_between(meta.get("creationTimestamp", ""), to_text(self._now()))
             return no_workload(queue) if age > _OVERDUE else before
         newest = max(workloads, key=lambda item: str(item["metadata"].get("creationTimestamp", "")))
         told = await self._places_in(meta["namespace"], queue)
-        return why_queued(queue, newest, told.get(newest["metadata"]["name"]))
+        return why_queued(stage, queue, newest, told.get(newest["metadata"]["name"]))
 
     async def _workloads(self, namespace: str, uid: str) -> list[Object] | None:
         """Return the Workloads of a Job; None if nothing serves such a kind."""

@@ -1,4 +1,4 @@
-"""Trainings in Kueue's queues: what is read, how often, and what the operator leaves alone."""
+"""Jobs in Kueue's queues: what is read, how often, and what the operator leaves alone."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_many_of_them_are_read_less_often() -> None:
         """Look at each of them and return how many were read."""
         cluster.finds.clear()
         for job in jobs:
-            asyncio.run(reader.why(Key("a", job["metadata"]["name"]), job))
+            asyncio.run(reader.why(Key("a", job["metadata"]["name"]), job, "train"))
         return cluster.finds.count("Workload")
 
     assert look() == 200
@@ -254,6 +254,25 @@ def test_another_queue_is_another_job(life: Life) -> None:
     (second,) = life.unfinished("train")
     assert second["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "more-gpus"
     assert "failures" not in life.stage("train")
+
+
+def test_a_stage_that_kueue_puts_into_the_default_queue(life: Life) -> None:
+    """A LocalQueue `default` takes every Job: what waits is named, and that is no training."""
+    life.apply()
+    life.look()
+    (job,) = life.unfinished("fetch")
+    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "default"
+    suspend(life, job, suspended=True)
+    life.look()
+    assert life.ready() == ("False", "Queued")
+    assert life.condition()["message"] == "the queue 'default' has not admitted its Job yet"
+    put(life, job, PENDING)
+    life.wait(3)
+    assert life.ready() == ("False", "Queued")
+    assert life.condition()["message"] == f"fetch waits in LocalQueue 'default': {NO_ROOM}"
+    suspend(life, job, suspended=False)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
 
 
 def test_pods_that_train_together_are_one_thing_in_the_queue(life: Life) -> None:

@@ -21,7 +21,7 @@ NO_IMAGE = Reason(
 UNSCHEDULED = (
     Reason(
         ("Queued",),
-        "A queue has not admitted the training, or a scheduling gate holds the pod.",
+        "A queue has not admitted the Job, or a scheduling gate holds the pod.",
         "Wait: the sentence has the place in the queue and Kueue's own reason. `kubectl get workloads` shows the "
         "others. See [Queues](queues.md).",
         own_retry=WAITS,
@@ -29,8 +29,8 @@ UNSCHEDULED = (
     ),
     Reason(
         ("Inadmissible",),
-        "The queue cannot admit the training before somebody changes something; the sentence is Kueue's, or says that "
-        "there is no Kueue.",
+        "The queue cannot admit the Job before somebody changes something; the sentence is Kueue's, or says that there "
+        "is no Kueue.",
         "The LocalQueue of the namespace that `scheduling.queueName` names, and its ClusterQueue, must exist and not "
         "be stopped: `kubectl describe` them. See [Queues](queues.md).",
         own_retry=WAITS,

@@ -184,7 +184,7 @@ _SUSPENDED = Waiting("Queued", "its Job is suspended, and names no queue: what s
 def _waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> Waiting:
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(keys.QUEUE_LABEL, "")
-        return Waiting("Queued", f"the queue {queue!r} has not admitted the training yet") if queue else _SUSPENDED
+        return Waiting("Queued", f"the queue {queue!r} has not admitted its Job yet") if queue else _SUSPENDED
     alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and pod_phase(pod) not in _OVER]
     if not alive:
         return _refused(events) or _still_ending(pods) or NOTHING_YET

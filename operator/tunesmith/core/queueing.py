@@ -16,7 +16,7 @@ from tunesmith.core.observe import Waiting
 Object = Mapping[str, Any]
 
 QUEUED = "Queued"
-"""Reason while a queue may admit the training by itself."""
+"""Reason while a queue may admit the Job by itself."""
 INADMISSIBLE = "Inadmissible"
 """Reason, and Kueue's own word, while the queue cannot admit it before somebody changes something."""
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
@@ -51,10 +51,11 @@ def places(summary: Object) -> dict[str, Place]:
     }
 
 
-def why_queued(queue: str, workload: Object, place: Place | None = None) -> Waiting:
+def why_queued(stage: str, queue: str, workload: Object, place: Place | None = None) -> Waiting:
     """Return why a Job that is suspended does not run.
 
     Args:
+        stage: what it makes, or looks up.
         queue: the LocalQueue that its label names.
         workload: the Job's.
         place: its place among those that wait, if that is known.
@@ -64,20 +65,20 @@ def why_queued(queue: str, workload: Object, place: Place | None = None) -> Wait
         return Waiting(INADMISSIBLE, given_up)
     reserved = conditions.get("QuotaReserved", {})
     if _holds(conditions, "Admitted"):
-        return Waiting(QUEUED, f"LocalQueue {queue!r} has admitted the training; it is about to start")
+        return Waiting(QUEUED, f"LocalQueue {queue!r} has admitted {stage}; it is about to start")
     if _holds(conditions, "QuotaReserved"):
-        return Waiting(QUEUED, f"LocalQueue {queue!r} has room for the training{_unpassed_checks(workload)}")
+        return Waiting(QUEUED, f"LocalQueue {queue!r} has room for {stage}{_unpassed_checks(workload)}")
     message = _message(reserved)
     if reserved.get("reason") == INADMISSIBLE:
-        return Waiting(INADMISSIBLE, f"LocalQueue {queue!r} cannot admit the training: {message}")
-    return Waiting(QUEUED, _waits(queue, conditions, message, place))
+        return Waiting(INADMISSIBLE, f"LocalQueue {queue!r} cannot admit {stage}: {message}")
+    return Waiting(QUEUED, f"{stage} {_waits(queue, conditions, message, place)}")
 
 
-def no_kueue(queue: str) -> Waiting:
+def no_kueue(stage: str, queue: str) -> Waiting:
     """Return what is said where nothing serves Kueue's API."""
     return Waiting(
         INADMISSIBLE,
-        f"nobody admits the training to LocalQueue {queue!r}: there is no Kueue in this cluster. "
+        f"nobody admits {stage} to LocalQueue {queue!r}: there is no Kueue in this cluster. "
         "Install it, or remove `spec.scheduling.queueName`",
     )
 
@@ -116,7 +117,7 @@ def _waits(queue: str, conditions: Mapping[str, Object], message: str, place: Pl
         evicted = _message(conditions["Evicted"])
         where = f"was taken back by the queue ({evicted}) and {where}"
         message = "" if message == evicted else message
-    return f"the training {where}" + (f": {message}" if message else "")
+    return where + (f": {message}" if message else "")
 
 
 def _holds(conditions: Mapping[str, Object], kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is said of a training in a queue, by the Workload that Kueue made of its Job."""
+"""What is said of a stage in a queue, by the Workload that Kueue made of its Job."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ JOB: dict[str, Any] = {
     "metadata": {"name": "bot", "namespace": "team-a", "uid": "1", "labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
 }
 EVICTED = {"Evicted": ("True", "Preempted", PREEMPTED)}
-TAKEN_BACK = f"the training was taken back by the queue ({PREEMPTED}) and waits in LocalQueue 'gpus'"
+TAKEN_BACK = f"train was taken back by the queue ({PREEMPTED}) and waits in LocalQueue 'gpus'"
 
 CASES: dict[str, tuple[dict[str, tuple[str, str, str]], Place | None, str, str]] = {
-    "nothing known yet": ({}, None, "Queued", "the training waits in LocalQueue 'gpus'"),
-    "no room": (PENDING, None, "Queued", f"the training waits in LocalQueue 'gpus': {NO_ROOM}"),
+    "nothing known yet": ({}, None, "Queued", "train waits in LocalQueue 'gpus'"),
+    "no room": (PENDING, None, "Queued", f"train waits in LocalQueue 'gpus': {NO_ROOM}"),
     "no room, with its place": (
         PENDING,
         Place(2, 7),
         "Queued",
-        f"the training waits in LocalQueue 'gpus', place 2 there and 7 in its ClusterQueue: {NO_ROOM}",
+        f"train waits in LocalQueue 'gpus', place 2 there and 7 in its ClusterQueue: {NO_ROOM}",
     ),
     "no such queue": (
         {"QuotaReserved": ("False", "Inadmissible", "LocalQueue gpus doesn't exist")},
         None,
         "Inadmissible",
-        "LocalQueue 'gpus' cannot admit the training: LocalQueue gpus doesn't exist",
+        "LocalQueue 'gpus' cannot admit train: LocalQueue gpus doesn't exist",
     ),
     "preempted, just now": (
         {**EVICTED, "QuotaReserved": ("False", "Pending", PREEMPTED)},
@@ -46,13 +46,13 @@ CASES: dict[str, tuple[dict[str, tuple[str, str, str]], Place | None, str, str]]
         {"Evicted": ("False", "Preempted", PREEMPTED), **PENDING},
         None,
         "Queued",
-        f"the training waits in LocalQueue 'gpus': {NO_ROOM}",
+        f"train waits in LocalQueue 'gpus': {NO_ROOM}",
     ),
     "admitted": (
         {"QuotaReserved": ("True", "QuotaReserved", "yes"), "Admitted": ("True", "Admitted", "yes")},
         None,
         "Queued",
-        "LocalQueue 'gpus' has admitted the training; it is about to start",
+        "LocalQueue 'gpus' has admitted train; it is about to start",
     ),
     "given up": (
         {"Finished": ("True", "FailedToStart", "conflict for nodeSelector gpu")},
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[dict[str, tuple[str, str, str]], Place | None, str, str]]
 def test_what_is_said(case: str) -> None:
     """Reason and sentence: the queue, the place in it, and why it is not admitted, in Kueue's words."""
     conditions, place, reason, message = CASES[case]
-    said = why_queued("gpus", workload(JOB, conditions), place)
+    said = why_queued("train", "gpus", workload(JOB, conditions), place)
     assert (said.reason, said.message) == (reason, message)
 
 
@@ -75,7 +75,7 @@ def test_checks_that_are_not_passed_are_named() -> None:
     """Quota is reserved and an admission check is left: it stands in the sentence, one that is passed does not."""
     held = workload(JOB, {"QuotaReserved": ("True", "QuotaReserved", "yes")})
     held["status"]["admissionChecks"] = [{"name": "nodes", "state": "Pending"}, {"name": "money", "state": "Ready"}]
-    said = why_queued("gpus", held)
+    said = why_queued("train", "gpus", held)
     assert said.reason == "Queued"
     assert "nodes (Pending)" in said.message
     assert "money" not in said.message
@@ -84,7 +84,7 @@ def test_checks_that_are_not_passed_are_named() -> None:
 def test_a_workload_that_is_not_active_is_not_waited_for_in_silence() -> None:
     """Somebody, or a limit, has taken it out of the queue: what brings it back is said."""
     evicted = {"Evicted": ("True", "Deactivated", "The workload is deactivated")}
-    said = why_queued("gpus", workload(JOB, {**evicted, **PENDING}, active=False))
+    said = why_queued("train", "gpus", workload(JOB, {**evicted, **PENDING}, active=False))
     assert said.reason == "Inadmissible"
     assert "job-bot-1 is not active (The workload is deactivated)" in said.message
     assert "`spec.active`" in said.message
