@@ -256,6 +256,33 @@ def test_another_queue_is_another_job(life: Life) -> None:
     assert "failures" not in life.stage("train")
 
 
+def test_another_queue_for_a_training_that_runs(life: Life) -> None:
+    """`queueName` is changed while it runs: it runs on, also after a preemption; a Job made anew is for the other."""
+    job = queued(life)
+    suspend(life, job, suspended=False)
+    pod = life.programs.start(job)
+    life.look()
+    life.cluster.edit("bot", lambda item: item["spec"]["scheduling"].update(queueName="more-gpus"))
+    life.wait(60)
+    assert life.ready() == ("False", "Training")
+    suspend(life, job, suspended=True)
+    life.cluster.remove(pod)
+    life.wait(60)
+    assert life.ready()[0] == "False"
+    assert "'gpus'" in life.condition()["message"]
+    suspend(life, job, suspended=False)
+    life.programs.start(job)
+    life.wait(60)
+    (running,) = life.unfinished("train")
+    assert running["metadata"]["uid"] == job["metadata"]["uid"]
+    assert running["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    life.programs.evict(job)
+    life.look()
+    (second,) = life.unfinished("train")
+    assert second["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "more-gpus"
+    assert "failures" not in life.stage("train")
+
+
 def test_a_stage_that_kueue_puts_into_the_default_queue(life: Life) -> None:
     """A LocalQueue `default` takes every Job: what waits is named, and that is no training."""
     life.apply()
