@@ -19,6 +19,18 @@ from tunesmith_stages.contract import ExitCode
 CHAIN = ["fetch", "prepare", "rehearse", "train", "convert", "quantize", "register"]
 
 
+WORDS = {
+    "fetch": ("Fetching", "Fetched"),
+    "prepare": ("Preparing", "Prepared"),
+    "rehearse": ("Rehearsing", "Rehearsed"),
+    "train": ("Training", "Trained"),
+    "convert": ("Converting", "Converted"),
+    "quantize": ("Quantizing", "Quantized"),
+    "register": ("Registering", "Registered"),
+}
+"""By stage: STATUS while its program runs, and the condition that says that it is done."""
+
+
 def stages_of_jobs(life: Life) -> list[str]:
     return [job["metadata"]["labels"]["tunesmith.dev/stage"] for job in life.cluster.jobs()]
 
@@ -35,6 +47,26 @@ def test_a_job_goes_from_apply_to_an_answering_model(life: Life) -> None:
     assert [item["state"] for item in status["stages"]] == ["Succeeded"] * 7
     assert status["artifacts"][0]["model"] == "support-bot:v1"
     assert not life.cluster.of_kind("ConfigMap"), "what only a running Job needs is removed"
+
+
+def test_each_stage_says_what_it_does_and_that_it_is_done(life: Life) -> None:
+    """STATUS while its program runs, then its condition; Events tell the same, but for the end of a rehearsal."""
+    life.apply()
+    for stage, (doing, done) in WORDS.items():
+        life.look()
+        (job,) = life.unfinished()
+        assert job["metadata"]["labels"]["tunesmith.dev/stage"] == stage
+        assert life.ready() == ("False", "Pending")
+        life.programs.start(job)
+        life.look()
+        assert life.ready() == ("False", doing)
+        assert life.condition(done)["status"] == "Unknown"
+        life.programs.finish(job)
+        life.look()
+        assert (life.condition(done)["status"], life.condition(done)["reason"]) == ("True", "Done")
+    assert life.ready() == ("True", "Succeeded")
+    told = [word for words in WORDS.values() for word in words if word != "Rehearsed"]
+    assert [(note.type, note.reason) for note in life.notes] == [("Normal", word) for word in [*told, "Succeeded"]]
 
 
 def test_the_first_status_says_that_it_was_seen(life: Life) -> None:
@@ -487,6 +519,27 @@ def test_suspend_stops_what_runs_and_resume_goes_on(life: Life) -> None:
     assert life.ready() == ("True", "Succeeded")
     assert life.programs.ran == CHAIN
     assert [note for note in life.notes if note.type == "Warning"] == [], "it was asked for"
+
+
+def test_a_stage_waits_for_the_job_before_it_to_end(life: Life) -> None:
+    """Resumed while the training still saves its checkpoint: it is `Stopping`, and no second Job is beside it."""
+    life.apply()
+    life.run(until="train")
+    (job,) = life.cluster.jobs("train")
+    life.programs.start(job)
+    life.look()
+    life.cluster.edit("bot", lambda item: item["spec"].update(suspend=True))
+    life.look()
+    life.cluster.edit("bot", lambda item: item["spec"].update(suspend=False))
+    life.look()
+    assert life.ready() == ("False", "Stopping")
+    life.wait(300)
+    assert life.ready() == ("False", "Stopping")
+    assert life.cluster.jobs("train") == [job]
+    assert [note.type for note in life.notes if note.reason == "Stopping"] == ["Normal"], "it was asked for"
+    life.cluster.remove(job)
+    life.wait(2)
+    assert len(life.unfinished("train")) == 1
 
 
 def test_a_queued_training_is_left_alone(life: Life) -> None:
