@@ -23,6 +23,8 @@ _BY_HAND = {"DeadlineExceeded"}
 """What takes more than one input: tests/controller/test_hard_times.py has it."""
 
 
+_OWN_HINTS = {"TrainingStalled"}
+"""The program says what to do in words of its own, also where the reason is read from a log."""
 AFTER = {
     LATER: ("Waiting", "False", 1, 0),
     AT_ONCE: ("Waiting", "False", 0, 1),
@@ -95,7 +97,10 @@ def name_of(seen: Seen) -> str:
 
 @pytest.mark.parametrize("seen", [seen for seen in ALL if seen.where is not Where.API], ids=name_of)
 def test_what_is_seen_becomes_the_reason_and_what_follows(life: Life, seen: Seen) -> None:
-    """Reason, hint, whether and when it is tried again, and whether that is charged, are those of its row."""
+    """Reason, hint, whether and when it is tried again, and whether that is charged, are those of its row.
+
+    Where nothing has failed there is no hint: the sentence is the cluster's.
+    """
     life.apply()
     life.look()
     happen(life, seen)
@@ -105,6 +110,10 @@ def test_what_is_seen_becomes_the_reason_and_what_follows(life: Life, seen: Seen
     stalled = life.condition("Stalled")["status"]
     then = (stage["state"], stalled, stage.get("failures", 0), stage.get("interruptions", 0))
     assert then == AFTER[seen.then]
+    if seen.reason in _OWN_HINTS:
+        assert "`ddpTimeoutSeconds`" in stage["hint"]
+    else:
+        assert stage.get("hint", "") == (REASONS[seen.reason].hint if seen.then in {LATER, NO} else "")
     assert seen.then == REASONS[seen.reason].retries[0].words
     life.wait(9)
     assert len(life.cluster.jobs("fetch")) == 1
