@@ -1,7 +1,8 @@
 """What Kubernetes, the libraries of a training and exit codes really say, and the reason that must come of it.
 
 Each case is (where it stands, the word, the text, the reason, what becomes of it). The texts are as their programs
-write them: kubelet, scheduler and controllers of Kubernetes 1.33, PyTorch 2.15, CUDA 13, NCCL 2.27, Gloo, DeepSpeed.
+write them: kubelet, scheduler and controllers of Kubernetes 1.33, PyTorch 2.15, CUDA 13, NCCL 2.27, Gloo, DeepSpeed,
+requests 2.34, httpx 0.28, huggingface_hub 2.4, modelscope_hub 0.5.
 """
 
 from __future__ import annotations
@@ -228,6 +229,7 @@ CLUSTER = [
     Seen(Where.API, "Forbidden", 'admission webhook "policy" denied the request', "ApiRefused", WAITS),
 ]
 
+_HUB = "https://huggingface.co/api/models/o/n"
 _CUDA = "torch.AcceleratorError: CUDA error: "
 _SHM = "No space left on device (28)"
 LIBRARIES = [
@@ -306,6 +308,15 @@ LIBRARIES = [
         "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "Failed to CUDA calloc 2560 bytes",
         "Failed to CUDA host alloc 4096 bytes",
+    ),
+    *_log(
+        "HubAccessDenied",
+        NO,
+        f"requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: {_HUB}",
+        f"huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error.\n\nRepository Not Found for url: {_HUB}.",
+        f"httpx.HTTPStatusError: Client error '401 Unauthorized' for url '{_HUB}'",
+        '{"error":"Invalid credentials in Authorization header"}',
+        "modelscope_hub.errors.AuthenticationError: [E3001] [401] User not logged in. (request_id=1)",
     ),
 ]
 

@@ -52,7 +52,7 @@ GROUPS: Mapping[str, tuple[Reason, ...]] = {
 REASONS: Mapping[str, Reason] = {name: row for rows in GROUPS.values() for row in rows for name in row.names}
 """Every row by each of its words."""
 
-_IN_ORDER = (*DISK, *WITHOUT_A_WORD, *GPUS, *PEERS, *CLASS_ROWS, *WAITING)
+_IN_ORDER = (*DISK, *WITHOUT_A_WORD, *GPUS, *PEERS, *CLASS_ROWS, *BASE_MODEL, *WAITING)
 """Who is asked for a sign before whom: a more specific one first."""
 
 

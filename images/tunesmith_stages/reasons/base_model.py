@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith_stages.reasons.exit_codes import ExitCode
-from tunesmith_stages.reasons.row import Reason
+from tunesmith_stages.reasons.row import Reason, Sign, Where
 
 _DATA = ExitCode.BAD_DATA
 _MISSING = ExitCode.MISSING_INPUT
@@ -21,10 +21,17 @@ BASE_MODEL = (
     ),
     Reason(
         ("HubAccessDenied",),
-        "The hub refuses access: the repository is gated or private, or does not exist.",
+        "The hub refuses access: the repository is gated or private, or does not exist; or the token is not valid.",
         "Accept its licence on its page, with the token's account; name the Secret with the token in `tokenSecretRef`"
-        " (`tunesmith run`: HF_TOKEN, MODELSCOPE_API_TOKEN). See [Sources](sources.md#tokens).",
+        " (`tunesmith run`: HF_TOKEN, MODELSCOPE_API_TOKEN).",
         (_PERMISSION,),
+        signs=(
+            Sign(Where.PROGRAM),
+            Sign(Where.LOG, text=r"\b401 Client Error\b"),  # requests, and huggingface_hub in words of its own
+            Sign(Where.LOG, text="Client error '401 Unauthorized'"),  # httpx, and with it huggingface_hub
+            Sign(Where.LOG, text="Invalid credentials in Authorization header"),  # the answer of Hugging Face
+            Sign(Where.LOG, text=r"\[E3001\] \[401\]"),  # modelscope_hub
+        ),
     ),
     Reason(
         ("InvalidToken",),
