@@ -61,9 +61,10 @@ class Jobs:
                 assert time.monotonic() < last, f"not served within {seconds} s"
                 time.sleep(0.1)
 
-    def create(self, data: dict[str, Any], *, dry: bool = False) -> dict[str, Any]:
+    def create(self, data: dict[str, Any], *, dry: bool = False, validation: str = "Strict") -> dict[str, Any]:
         """Create a job as `kubectl apply` does, refusing unknown fields; with `dry` it is not stored."""
-        return self._ask("POST", f"?fieldValidation=Strict{'&dryRun=All' if dry else ''}", "application/json", data)
+        query = f"?fieldValidation={validation}{'&dryRun=All' if dry else ''}"
+        return self._ask("POST", query, "application/json", data)
 
     def write_status(self, name: str, status: dict[str, Any]) -> dict[str, Any]:
         """Write the status of a job, as the operator does."""

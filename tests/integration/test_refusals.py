@@ -6,6 +6,8 @@ that for them (docs/security.md).
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +115,10 @@ ATTEMPTS: Mapping[str, tuple[Changes, str]] = {
     "a Secret in a variable": (variable("NCCL_DEBUG", valueFrom={"secretKeyRef": {"name": "database"}}), UNKNOWN),
     "all of a Secret": (pod(envFrom=[{"secretRef": {"name": "database"}}]), UNKNOWN),
     "a registry's Secret elsewhere": (pod(imagePullSecrets=[{"name": "x", "namespace": "team-b"}]), UNKNOWN),
+    "a registry's Secret elsewhere for all pods": (
+        {"spec.pods.default": {"imagePullSecrets": [{"name": "x", "namespace": "team-b"}]}},
+        UNKNOWN,
+    ),
     "a Secret as a dataset": ({f"{DATA}.secret": {"name": "database"}}, UNKNOWN),
     "a ConfigMap of another namespace": (config_map(namespace="team-b"), UNKNOWN),
     # files
@@ -188,22 +194,70 @@ def test_what_a_job_cannot_ask_for(jobs: Jobs, name: str) -> None:
     assert told in said or (told == FORM and "should match" in said), said
 
 
-@pytest.mark.parametrize("name", [name for name, (_, told) in ATTEMPTS.items() if told == UNKNOWN])
-def test_unknown_fields_reach_no_pod(name: str) -> None:
-    """Where an unknown field is not refused (a CRD that is newer, a client that does not mind) it changes no pod."""
-    changes, _ = ATTEMPTS[name]
-    asked, warnings = parse_object(job_data(changes))
-    assert warnings, "the operator tells of it"
-    assert not {"hostPath", "privileged", "team-b", "example.com", "database"} & _words(pods_of(asked, SETTINGS))
+UNKNOWN_FIELDS: Mapping[str, str] = {
+    "a Secret of another namespace": "spec.model.huggingFace.tokenSecretRef.namespace",
+    "a Secret in a variable": "spec.pods.train.env.0.valueFrom",
+    "all of a Secret": "spec.pods.train.envFrom",
+    "a registry's Secret elsewhere": "spec.pods.train.imagePullSecrets.0.namespace",
+    "a registry's Secret elsewhere for all pods": "spec.pods.default.imagePullSecrets.0.namespace",
+    "a Secret as a dataset": f"{DATA}.secret",
+    "a ConfigMap of another namespace": f"{DATA}.configMap.namespace",
+    "another namespace's job": "spec.model.job.namespace",
+    "a path of the host": "spec.storage.hostPath",
+    "a volume of its own": "spec.pods.train.volumes",
+    "a hub of its own": "spec.model.huggingFace.endpoint",
+    "an Ollama of its own": "spec.ollama.url",
+    "a tracker of its own": "spec.training.tracking.url",
+    "another image": "spec.pods.train.image",
+    "another command": "spec.pods.train.command",
+    "a container before": "spec.pods.train.initContainers",
+    "privileges": "spec.pods.train.securityContext",
+    "the host's network": "spec.pods.train.hostNetwork",
+    "an account": "spec.pods.train.serviceAccountName",
+    "a token of the cluster": "spec.pods.train.automountServiceAccountToken",
+    "a node by its name": "spec.pods.train.nodeName",
+    "a scheduler for other stages": "spec.pods.fetch.schedulerName",
+}
+"""What is not known in each of these attempts."""
 
 
-def _words(value: Any) -> set[str]:
-    """Return every key and text in plain data."""
-    if isinstance(value, Mapping):
-        return {str(key) for key in value} | {word for item in value.values() for word in _words(item)}
-    if isinstance(value, list | tuple):
-        return {word for item in value for word in _words(item)}
-    return {str(value)}
+def with_and_without(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the job of an attempt, and the same without its unknown field."""
+    data = job_data(ATTEMPTS[name][0])
+    without = copy.deepcopy(data)
+    *parents, last = UNKNOWN_FIELDS[name].split(".")
+    place: Any = without
+    for part in parents:
+        place = place[int(part) if part.isdigit() else part]
+    del place[last]
+    return data, without
+
+
+def test_every_unknown_field_is_looked_at() -> None:
+    """No attempt with an unknown field is left out below."""
+    assert UNKNOWN_FIELDS.keys() == {name for name, (_, told) in ATTEMPTS.items() if told == UNKNOWN}
+
+
+@pytest.mark.parametrize("name", UNKNOWN_FIELDS)
+def test_unknown_fields_are_not_stored(jobs: Jobs, name: str) -> None:
+    """A client that does not mind unknown fields gets a job without them."""
+    data, without = with_and_without(name)
+    stored = jobs.create(data, dry=True, validation="Ignore")
+    assert stored["spec"] == jobs.create(without, dry=True)["spec"]
+
+
+@pytest.mark.parametrize("name", UNKNOWN_FIELDS)
+def test_unknown_fields_reach_nothing_that_is_made(name: str) -> None:
+    """Where an unknown field is stored (a CRD that is newer) all that the operator makes is as it is without it."""
+    data, without = with_and_without(name)
+    asked, warnings = parse_object(data)
+    assert warnings == [re.sub(r"\.(\d+)", r"[\1]", UNKNOWN_FIELDS[name])], "the operator tells of it"
+    plain, nothing = parse_object(without)
+    assert nothing == []
+    made = manifests_of(asked, SETTINGS)
+    assert {item["kind"] for item in made} >= {"ConfigMap", "Job"}
+    assert made == manifests_of(plain, SETTINGS)
+    assert reader_of(data, SETTINGS) == reader_of(without, SETTINGS)
 
 
 SETTINGS = parse_settings(
@@ -250,16 +304,23 @@ def test_what_the_administrator_allows(jobs: Jobs) -> None:
 
 def pods_of(asked: FineTuneJob, settings: Settings) -> list[dict[str, Any]]:
     """Return every pod that the operator and the kubectl plugin can make for a job."""
-    made = []
-    for child in children_on_paper(asked, TEAM, settings.stage_image):
-        made += [_pod_in(child_manifests(each, settings)[-1]["spec"]["template"]) for each in _forms_of(child)]
-    meta = {"name": asked.metadata.name, "namespace": TEAM, "uid": "u"}
-    said = asked.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    reader = log_reader_pod(
-        {"metadata": meta, "spec": said}, "x", image=settings.stage_image, storage=Storage(claimName="tunesmith")
-    )
+    made = [_pod_in(item["spec"]["template"]) for item in manifests_of(asked, settings) if item["kind"] == "Job"]
+    return [*made, reader_of(asked.model_dump(mode="json", by_alias=True, exclude_none=True), settings)]
+
+
+def manifests_of(asked: FineTuneJob, settings: Settings) -> list[dict[str, Any]]:
+    """Return all that the operator can make for a job: ConfigMaps, Services and Jobs."""
+    children = [form for child in children_on_paper(asked, TEAM, settings.stage_image) for form in _forms_of(child)]
+    return [item for child in children for item in child_manifests(child, settings)]
+
+
+def reader_of(data: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the pod that the kubectl plugin makes for a job, as the API server has that."""
+    meta = {"name": data["metadata"]["name"], "namespace": TEAM, "uid": "u"}
+    storage = Storage(claimName="tunesmith")
+    reader = log_reader_pod({**data, "metadata": meta}, "x", image=settings.stage_image, storage=storage)
     del reader["metadata"]["ownerReferences"]  # of a FineTuneJob that is not there
-    return [*made, reader]
+    return reader
 
 
 def _forms_of(child: Child) -> Iterator[Child]:
