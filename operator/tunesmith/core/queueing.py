@@ -41,14 +41,16 @@ def queue_of(job: Object) -> str:
 def places(summary: Object) -> dict[str, Place]:
     """Return the place of each Workload, by name, from a ``PendingWorkloadsSummary`` of a LocalQueue.
 
+    Kueue counts from 0, and writes that 0: where a position is missing, the place is not known.
+
     https://kueue.sigs.k8s.io/docs/tasks/manage/monitor_pending_workloads/pending_workloads_on_demand/
     """
-    return {
-        item["metadata"]["name"]: Place(
-            int(item.get("positionInLocalQueue", 0)) + 1, int(item.get("positionInClusterQueue", 0)) + 1
-        )
-        for item in summary.get("items") or ()
-    }
+    found = {}
+    for item in summary.get("items") or ():
+        local, cluster = item.get("positionInLocalQueue"), item.get("positionInClusterQueue")
+        if local is not None and cluster is not None:
+            found[item["metadata"]["name"]] = Place(int(local) + 1, int(cluster) + 1)
+    return found
 
 
 def why_queued(stage: str, queue: str, workload: Object, place: Place | None = None) -> Waiting:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from support.workloads import NO_ROOM, PENDING, PREEMPTED, workload
-from tunesmith.core.queueing import Place, queue_of, why_queued
+from support.workloads import NO_ROOM, PENDING, PREEMPTED, pending_workloads, workload
+from tunesmith.core.queueing import Place, places, queue_of, why_queued
 
 JOB: dict[str, Any] = {
     "metadata": {"name": "bot", "namespace": "team-a", "uid": "1", "labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
@@ -69,6 +69,23 @@ def test_what_is_said(case: str) -> None:
     conditions, place, reason, message = CASES[case]
     said = why_queued("train", "gpus", workload(JOB, conditions), place)
     assert (said.reason, said.message) == (reason, message)
+
+
+def test_places_are_counted_from_one() -> None:
+    """Kueue counts from 0, in the LocalQueue and in the ClusterQueue."""
+    told = places(pending_workloads("gpus", "team-a", {"first": (0, 0), "second": (1, 4)}))
+    assert told == {"first": Place(1, 1), "second": Place(2, 5)}
+    assert places({"items": None}) == {}
+
+
+@pytest.mark.parametrize("missing", ["positionInLocalQueue", "positionInClusterQueue"])
+@pytest.mark.parametrize("null", [False, True], ids=["not there", "null"])
+def test_a_place_that_is_not_told_is_not_made_up(missing: str, *, null: bool) -> None:
+    """Without one of its two positions nothing is said of a Workload's place, least of all that it is the first."""
+    summary = pending_workloads("gpus", "team-a", {"first": (0, 0), "second": (1, 4)})
+    summary["items"][1].pop(missing)
+    summary["items"][1].update({missing: None} if null else {})
+    assert places(summary) == {"first": Place(1, 1)}
 
 
 def test_checks_that_are_not_passed_are_named() -> None:
