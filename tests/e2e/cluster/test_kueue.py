@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,13 @@ def test_queued_preempted_and_resumed(queues: Team) -> None:
     """It says where it stands; preempted it saves a checkpoint, keeps its Job and its progress, and goes on there."""
     team = queues
     team.apply(occupying_job("occupant", "gpus", "batch"))
+    until(lambda: admitted(team, "occupant"), 120, lambda: f"not admitted: {team.get('workloads')}")
     job = queued_job("waits")
-    team.apply(job)
-    said = wait_said(team, "waits", "Queued", "place 1 there", "insufficient unused quota for cpu")
-    assert "'gpus'" in said
+    with others_before(team):
+        team.apply(job)
+        said = wait_said(team, "waits", "Queued", "place 2 there and 3 in its ClusterQueue", "unused quota for cpu")
+        assert "'gpus'" in said
+    wait_said(team, "waits", "Queued", "place 1 there and 1 in its ClusterQueue", "insufficient unused quota for cpu")
     assert team.pods("waits", "train") == []
     move_and_pause(team, job)
     team.cluster.kubectl("delete", "job", "occupant", "--namespace", team.namespace)
@@ -109,6 +113,24 @@ def test_queued_preempted_and_resumed(queues: Team) -> None:
     assert stage["job"] == before["metadata"]["name"]
     assert not {"failures", "interruptions"} & stage.keys()
     assert warnings(team, "waits") == {"Inadmissible"}
+
+
+@contextmanager
+def others_before(team: Team) -> Iterator[None]:
+    """Have two Jobs wait before what is queued in the block: one in its LocalQueue, one in another of the same room."""
+    (local,) = documented(PAGE, ("LocalQueue",))
+    team.apply({**local, "metadata": {"name": "aside"}})
+    for name, queue in {"ahead": "gpus", "aside": "aside"}.items():
+        team.apply(occupying_job(name, queue, "batch"))
+    try:
+        yield
+    finally:
+        team.cluster.kubectl("delete", "job", "ahead", "aside", "--namespace", team.namespace)
+
+
+def admitted(team: Team, job: str) -> bool:
+    """Tell whether Kueue lets a Job run."""
+    return not team.get("job", job)["spec"]["suspend"]
 
 
 def move_and_pause(team: Team, job: Manifest) -> None:
