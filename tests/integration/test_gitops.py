@@ -124,7 +124,8 @@ def write_status(server: ApiServer, name: str, kind: str) -> None:
     """Write the conditions of one of the health check's objects, as of the newest generation."""
     seen = yaml.safe_load((HEALTH / "testdata" / f"{kind}.yaml").read_text(encoding="utf-8"))["status"]
     generation = server.get("finetunejob", name, "--namespace", TEAM)["metadata"]["generation"]
-    status = {"observedGeneration": generation, "conditions": seen["conditions"]}
+    conditions = [{**item, "observedGeneration": generation} for item in seen["conditions"]]
+    status = {"observedGeneration": generation, "conditions": conditions}
     patch = f"--patch={json.dumps({'status': status})}"
     where = (name, "--namespace", TEAM, "--subresource=status", "--type=merge")
     server.kubectl("patch", "finetunejob", *where, patch)
@@ -145,6 +146,21 @@ def test_helm_does_not_take_an_unseen_job_for_a_ready_one(server: ApiServer, tmp
     write_status(server, "waited", "succeeded")
     helm.must("upgrade", "waited", chart, "--namespace", TEAM, "--wait", "--timeout=60s")
     helm.must("uninstall", "waited", "--namespace", TEAM, "--wait")
+
+
+def test_kubectl_does_not_take_an_edited_job_for_a_ready_one(server: ApiServer) -> None:
+    """`kubectl wait` waits from an edit on, for as long as only the spec before it is said to be ready."""
+    define(server)
+    server.kubectl("create", "--namespace", TEAM, "--filename=-", objects=job("edited"))
+    write_status(server, "edited", "succeeded")
+    wait = ("wait", "finetunejob/edited", "--namespace", TEAM, "--for=condition=Ready")
+    server.kubectl(*wait, "--timeout=5s")
+    edit = '--patch={"spec": {"ollama": {"parameters": {"top_k": 1}}}}'
+    server.kubectl("patch", "finetunejob", "edited", "--namespace", TEAM, "--type=merge", edit)
+    with pytest.raises(subprocess.CalledProcessError, match="timed out waiting for the condition"):
+        server.kubectl(*wait, "--timeout=2s")
+    write_status(server, "edited", "succeeded")
+    server.kubectl(*wait, "--timeout=5s")
 
 
 @pytest.mark.parametrize("how", [(), ("--server-side",)], ids=["client", "server"])

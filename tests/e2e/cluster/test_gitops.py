@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from e2e.cluster.test_faults import CHAIN
 from support.argocd import ArgoCD, argocd, example
 from support.chart import Helm
 from support.installed import Installed, Team, until
-from tunesmith.api.keys import JOB_LABEL
+from tunesmith.api.keys import JOB_LABEL, KEYS_ANNOTATION, STAGE_LABEL
 
 APP = "team-a-models"
 FOLDER = "finetunejobs"
@@ -84,11 +85,14 @@ def test_a_job_in_git_from_first_sync_to_pruning(argo: ArgoCD, team: Team) -> No
     require_syncs_change_nothing(argo, team)
     require_self_heal_trains_nothing(argo, team)
 
-    known = names(team)
+    known, before = names(team), quantized(team)
     argo.commit(APP, {file_of("gitops"): bot(*TYPES)})
     team.wait_for("gitops", "Succeeded")
-    added = [job["metadata"]["labels"]["tunesmith.dev/stage"] for job in team.jobs("gitops") if uid(job) not in known]
-    assert sorted(added) == ["quantize", "register", "rehearse"]
+    added = [job for job in team.jobs("gitops") if uid(job) not in known]
+    assert sorted(stage_of(job) for job in added) == ["quantize", "register", "rehearse"]
+    (asked,) = [job["metadata"]["annotations"][KEYS_ANNOTATION] for job in added if stage_of(job) == "quantize"]
+    assert before.keys() == {TYPES[0]}
+    assert quantized(team) == {**before, TYPES[1]: asked}, "the new one alone was made; the other is as it was"
     assert [item["models"] for item in team.job("gitops")["status"]["ollama"]] == [["gitops:v1", "gitops:v1-q4_0"]]
     until_health(argo, "gitops", "Healthy")
 
@@ -104,6 +108,15 @@ def uid(item: dict[str, Any]) -> str:
 
 def names(team: Team) -> set[str]:
     return {uid(job) for job in team.jobs("gitops")}
+
+
+def stage_of(job: dict[str, Any]) -> str:
+    return str(job["metadata"]["labels"][STAGE_LABEL])
+
+
+def quantized(team: Team) -> dict[str, str]:
+    """Return the content keys of what was quantized, by type."""
+    return {unit["name"]: unit["key"] for unit in team.stage("gitops", "quantize")["units"]}
 
 
 def left_of(team: Team, name: str) -> list[str]:
@@ -162,7 +175,7 @@ def require_degraded_and_suspended(argo: ArgoCD, team: Team) -> None:
     resting = small_job("resting")
     resting["spec"]["suspend"] = True
     argo.commit(APP, {file_of("broken"): broken, file_of("resting"): resting})
-    assert until_health(argo, "broken", "Degraded")[-1] == "Degraded"
+    assert until_health(argo, "broken", "Degraded") == ["Progressing", "Degraded"]
     until_health(argo, "resting", "Suspended")
     told = {item["name"]: item["health"].get("message", "") for item in argo.application(APP)["status"]["resources"]}
     assert told["broken"].startswith("MissingColumn: ")
@@ -173,12 +186,13 @@ def require_degraded_and_suspended(argo: ArgoCD, team: Team) -> None:
 
 
 def test_helm_and_kubectl_wait_for_a_job(team: Team, tmp_path: Path) -> None:
-    """`helm install --wait` and `kubectl wait` end when the job is ready, and Helm soon after it stalls."""
+    """Helm with `--wait` and `kubectl wait` end when the job is ready by its newest spec, Helm soon after it stalls."""
     helm = Helm("helm4", tmp_path, team.cluster.kubeconfig)
     chart = chart_with(tmp_path, dry("waited"))
     helm.must("install", "waited", chart, "--namespace", team.namespace, "--wait", "--timeout=600s")
     assert team.ready("waited")[:2] == ("True", "DryRunSucceeded")
-    team.cluster.kubectl("wait", "ftj/waited", "--namespace", team.namespace, "--for=condition=Ready", "--timeout=5s")
+    wait_ready(team, "5s")
+    require_an_upgrade_is_waited_for(team, helm, tmp_path)
 
     broken = dry("waited")
     broken["spec"]["datasets"][0]["columns"] = {"prompt": "question", "response": "answr"}
@@ -191,6 +205,41 @@ def test_helm_and_kubectl_wait_for_a_job(team: Team, tmp_path: Path) -> None:
     team.cluster.kubectl("wait", "ftj/waited", "--namespace", team.namespace, "--for=condition=Stalled", "--timeout=5s")
     helm.must("uninstall", "waited", "--namespace", team.namespace, "--wait")
     assert left_of(team, "waited") == []
+
+
+def require_an_upgrade_is_waited_for(team: Team, helm: Helm, folder: Path) -> None:
+    """Another spec, of a job that was ready: neither Helm nor kubectl ends before the job is ready by the new one."""
+    edited = dry("waited")
+    edited["spec"]["ollama"]["parameters"] = {"temperature": "0.5"}  # only the rehearsal sees it
+    before, known = version(team, "waited")[0], rehearsals(team)
+    where = ("--namespace", team.namespace, "--wait", "--timeout=300s")
+    chart = chart_with(folder, edited)
+    with ThreadPoolExecutor() as pool:
+        helms = pool.submit(stands_after, team, lambda: helm.must("upgrade", "waited", chart, *where))
+        until(lambda: version(team, "waited")[0] > before, 60, lambda: "the spec is as it was", every=0.05)
+        kubectls = pool.submit(stands_after, team, lambda: wait_ready(team, "300s"))
+        until(lambda: team.ready("waited")[0] == "False", 60, lambda: "the edit is not seen", every=0.05)
+        assert (helms.done(), kubectls.done()) == (False, False)
+        assert helms.result() == kubectls.result() == (before + 1, "True", "DryRunSucceeded")
+    assert rehearsals(team) - known, "there was something to wait for"
+
+
+def rehearsals(team: Team) -> set[str]:
+    return {uid(job) for job in team.jobs("waited", "rehearse")}
+
+
+def stands_after(team: Team, wait: Callable[[], object]) -> tuple[int, str, str]:
+    """Return how the job stands, and by which generation of its spec, as soon as somebody has waited for it."""
+    wait()
+    job = team.job("waited")
+    (ready,) = [item for item in job["status"]["conditions"] if item["type"] == "Ready"]
+    assert job["status"]["observedGeneration"] == ready["observedGeneration"]
+    return ready["observedGeneration"], ready["status"], ready["reason"]
+
+
+def wait_ready(team: Team, timeout: str) -> None:
+    where = ("ftj/waited", "--namespace", team.namespace)
+    team.cluster.kubectl("wait", *where, "--for=condition=Ready", f"--timeout={timeout}")
 
 
 def dry(name: str) -> dict[str, Any]:
