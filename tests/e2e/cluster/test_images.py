@@ -1,15 +1,25 @@
-"""The stages' image in a pod: what DeepSpeed and Triton need at run time is there, whoever the pod's user is."""
+"""The images as they were built: what DeepSpeed and Triton need is there in a pod of any user, and what is in them."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.cluster import NodeCluster
+from support.generator import ROOT
 from support.installed import IMAGES, until
+
+sys.path.append(str(ROOT / "hack" / "release"))  # scripts, not a package that is installed
+
+import sbom
 
 NAMESPACE = "tunesmith-images"
 STAGES = next(image for image in IMAGES if "stages" in image)
@@ -106,3 +116,44 @@ def test_compiles_below_scratch_as_anybody(cluster: NodeCluster) -> None:
     assert extensions.startswith("/scratch/torch_extensions/")
     assert triton.startswith("/scratch/triton/")
     assert home == "/scratch"
+
+
+# --- what is in them -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with the lists of contents of the images that were built, as `make sbom` writes them."""
+    folder = tmp_path_factory.mktemp("release")
+    command: list[str | Path] = [sys.executable, ROOT / "hack" / "release" / "sbom.py", "--into", folder]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize(("image", "package", "debian"), [("operator", "kopf", "libc6"), ("stages", "torch", "gcc")])
+def test_lists_of_contents_tell_of_the_images(lists: Path, image: str, package: str, debian: str) -> None:
+    """What Python and dpkg say is installed in an image is in its list, with the same versions, and nothing else is."""
+    listed = json.loads((lists / f"tunesmith-{image}.cdx.json").read_text(encoding="utf-8"))["components"]
+    told = {item["purl"].partition("@")[0]: item["version"] for item in listed}
+    with sbom.mounted(sbom.IMAGES[image]) as root:
+        python, system = python_says(root), dpkg_says(root)
+    assert told[f"pkg:pypi/{package}"] == python[package]
+    assert told[f"pkg:deb/debian/{debian}"] == system[debian]
+    wanted = {f"pkg:pypi/{name}": version for name, version in python.items()}
+    wanted |= {f"pkg:deb/debian/{name.replace('+', '%2B')}": version for name, version in system.items()}
+    assert {name: version for name, version in told.items() if "llama-cpp" not in name} == wanted
+
+
+def python_says(root: Path) -> dict[str, str]:
+    """Return what the packages of an image say of themselves: versions by name."""
+    places = list(root.glob("opt/tunesmith/venv/lib/python3*/site-packages"))
+    found = metadata.distributions(path=[str(place) for place in places])
+    return {re.sub(r"[-_.]+", "-", item.name).lower(): item.version for item in found}
+
+
+def dpkg_says(root: Path) -> dict[str, str]:
+    """Return what dpkg knows to be installed in an image: versions by name."""
+    shown = "--showformat=${db:Status-Status} ${Package} ${Version}\\n"
+    query = ["dpkg-query", f"--admindir={root / 'var' / 'lib' / 'dpkg'}", "--show", shown]
+    lines = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {name: version for state, name, version in map(str.split, lines) if state == "installed"}
