@@ -3,9 +3,10 @@
     python hack/release/sign.py --key KEY IMAGE@sha256:... ...     signs what lies in dist/release, and these images
     python hack/release/sign.py --verify [--key FINGERPRINT]       tells whether it is what was signed, and by whom
 
-``SHA256SUMS`` holds the hash of each file (lists of contents, the chart), ``images.txt`` the images by digest. A digest
-is the hash of all of an image, so who installs by digest (``image.*.digest``) runs what was signed, whoever serves it.
-Anybody can check by hand: ``gpg --verify SHA256SUMS.asc SHA256SUMS && sha256sum --check --strict SHA256SUMS``.
+``SHA256SUMS`` holds the hash of each file that lies there: the lists of contents, and ``images.txt``, the images by
+digest. Nothing here packs the chart: it is signed only if somebody puts it there first. A digest is the hash of all of
+an image, so who installs by digest (``image.*.digest``) runs the image that was signed, whoever serves it. Anybody can
+check by hand: ``gpg --verify SHA256SUMS.asc SHA256SUMS && sha256sum --check --strict SHA256SUMS``.
 """
 
 from __future__ import annotations
