@@ -27,6 +27,9 @@ _FAULTS: Mapping[str, tuple[ExitCode, tuple[str, ...]]] = {
 program could not leave its own words on that disk."""
 
 
+_SLOW_SECONDS = 0.05
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[FaultyDisk]:
     """Yield a disk that can be told to fail."""
@@ -53,10 +56,42 @@ def test_a_fault_in_every_stage(
         assert job.results().keys() == before
         job.run("--until", stage)
         assert any(name.startswith(f"{stage}/") for name in job.results())
+    require_whole(job)
+    assert "failing:v1" in newest_ollama.digests()
+
+
+def test_a_training_on_a_slow_disk(
+    disk: FaultyDisk, toy_base: Path, newest_ollama: OllamaServer, tmp_path: Path
+) -> None:
+    """Each read and write of the training takes a twentieth of a second, a save many seconds: it ends well."""
+    root = quickstart_volume(disk.folder, toy_base)
+    job = Job(root, newest_ollama.url, "slow", FOUR_STEPS, ollama={"model": "slow:v1"}, file_in=tmp_path)
+    run = job.start("--until", "train")
+    try:
+        while run.poll() is None and not attempts(disk, StageName.TRAIN):
+            time.sleep(0.005)
+        disk.is_slow(_SLOW_SECONDS)
+        assert seconds_to_write(disk) >= _SLOW_SECONDS
+        printed, _ = run.communicate(timeout=600)
+    finally:
+        disk.is_well()
+    assert run.returncode == 0, printed
+    assert any(name.startswith("train/") for name in job.results())
+    require_whole(job)
+
+
+def seconds_to_write(disk: FaultyDisk) -> float:
+    """Return how long it takes to make a file."""
+    began = time.monotonic()
+    (disk.folder / "made").touch()
+    return time.monotonic() - began
+
+
+def require_whole(job: Job) -> None:
+    """Require that every file of every result has the content that the result tells of."""
     for result in job.results().values():
         for entry in result.files:
-            assert sha256_of(root / result.path / entry.path) == entry.sha256, f"{result.path}/{entry.path}"
-    assert "failing:v1" in newest_ollama.digests()
+            assert sha256_of(job.root / result.path / entry.path) == entry.sha256, f"{result.path}/{entry.path}"
 
 
 def strike(job: Job, disk: FaultyDisk, stage: StageName, fault: str, code: ExitCode) -> str:
