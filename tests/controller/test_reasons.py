@@ -51,7 +51,7 @@ def tell(life: Life, about: Object, seen: Seen) -> None:
     life.cluster.put_new(
         {
             "kind": "Event",
-            "metadata": {"name": "told", "namespace": meta["namespace"]},
+            "metadata": {"name": f"told-{len(life.cluster.of_kind('Event'))}", "namespace": meta["namespace"]},
             "involvedObject": {"name": meta["name"], "uid": meta["uid"]},
             "reason": seen.word,
             "message": seen.text,
@@ -121,6 +121,20 @@ def test_what_is_seen_becomes_the_reason_and_what_follows(life: Life, seen: Seen
     assert len(life.cluster.jobs("fetch")) == (2 if seen.then in {LATER, AT_ONCE} else 1)
     life.wait(86_400)
     assert len(life.cluster.jobs("fetch")) == (2 if seen.then in {LATER, AT_ONCE} else 1)
+
+
+def test_what_a_node_has_not_read_yet_is_no_reason(life: Life) -> None:
+    """A busy kubelet says so of the ConfigMap of every new Pod, and tries again; what is lacking it says after that."""
+    life.apply()
+    life.look()
+    about, failed = life.programs.pending(job_of(life)), 'MountVolume.SetUp failed for volume "config" : '
+    late = "failed to sync configmap cache: timed out waiting for the condition"
+    tell(life, about, Seen(Where.EVENT, "FailedMount", failed + late, "", WAITS))
+    life.wait(10)
+    assert life.ready() == ("False", "Pending")
+    tell(life, about, Seen(Where.EVENT, "FailedMount", failed + 'configmap "x" not found', "", WAITS))
+    life.wait(30)
+    assert life.ready() == ("False", "VolumeNotMounted")
 
 
 @pytest.mark.parametrize("seen", [seen for seen in ALL if seen.where is Where.API], ids=name_of)

@@ -6,6 +6,7 @@ mean is in the table of reasons (:mod:`tunesmith_stages.reasons`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -174,6 +175,9 @@ def _phase(job: Object, pods: Sequence[Object], leader: Object | None, report: R
 NO_IMAGE = NO_IMAGE_ROW.name
 """Reason while a node cannot get the image."""
 _NOT_CREATED = "FailedCreate"
+_NOT_READ_YET = re.compile("failed to sync (configmap|secret) cache")
+"""What a busy kubelet says of a ConfigMap or Secret that it has not read yet. Half a second later it tries again, and
+says what is wrong if something is."""
 _AS_IT_SHOULD = frozenset({"ContainerCreating", "PodInitializing"})
 NOTHING_YET = Waiting("Pending", "its Pod is being created or started")
 """What is said as long as nothing tells why nothing runs."""
@@ -237,6 +241,8 @@ def _told_by(events: Sequence[Object]) -> Waiting | None:
     """Return the newest reason that Events tell of, the oldest of which comes first."""
     for event in reversed(events):
         message = str(event.get("message", ""))
+        if _NOT_READ_YET.search(message):
+            continue
         row = recognised(Where.EVENT, str(event.get("reason", "")), message)
         if row is not None:
             return _named(row, message)
