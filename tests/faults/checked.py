@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from support.fake_cluster import FakeCluster, made_from, removes
+from support.fake_cluster import FakeCluster, copy_of, made_from, removes
 from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
 from tunesmith.api.settings import Settings
@@ -67,6 +67,8 @@ class CheckedCluster(FakeCluster):
     """By uid of a FineTuneJob, stage and keys: the generation in which a Job has made them, and its name."""
     creators: dict[str, Operator] = field(default_factory=dict)
     """By uid of a Job, who has created it."""
+    lost_pods: dict[str, list[Object]] = field(default_factory=dict)
+    """By uid of their Job, Pods that are gone."""
     begun: set[str] = field(default_factory=set)
     """Names of all Jobs that were ever created."""
 
@@ -119,9 +121,10 @@ class CheckedCluster(FakeCluster):
         if stage != "rehearse":  # it is a gate, which is gone through again when an earlier result has changed
             again = wanted & told.made.get((known["metadata"]["uid"], stage), frozenset())
             assert not again or asked_anew, f"{name} makes what was told to be made"
-        planned = self._planned(known, stage)  # without units if its inputs cannot be known from what there is any more
-        missing = {unit.key for unit in planned.missing}
-        assert wanted <= missing or not planned.units, f"{name} makes what is not wanted, or what is done"
+        views = self._planned(known, stage, self.pods_of), self._planned(known, stage, self._pods_once_seen)
+        # Without units where its inputs cannot be known from what there is any more.
+        wants = [wanted <= {unit.key for unit in planned.missing} or not planned.units for planned in views]
+        assert any(wants), f"{name} makes what is not wanted, or what is done"
         when, by = self.done.get((known["metadata"]["uid"], stage, frozenset(wanted)), (0, ""))
         known_to_be_made = when == generation and by in told.jobs
         assert not known_to_be_made, f"{name} makes again what {by} has made"
@@ -147,8 +150,8 @@ class CheckedCluster(FakeCluster):
         asked = (known["metadata"].get("annotations") or {}).get(keys.RETRY_ANNOTATION, "")
         return bool((known.get("status") or {}).get("retry", "") != asked)
 
-    def _planned(self, known: Object, stage: str) -> PlannedStage:
-        """Return what is to be done in a stage of a FineTuneJob, for who sees everything as it is now."""
+    def _planned(self, known: Object, stage: str, pods_of: Callable[[Object], list[Object]]) -> PlannedStage:
+        """Return what is to be done in a stage of a FineTuneJob, for who sees all as it is now, and these Pods."""
         meta = known["metadata"]
         whole = {"apiVersion": FINETUNEJOBS.api_version, "kind": FINETUNEJOBS.kind, "spec": known["spec"]}
         subject = Subject(
@@ -160,7 +163,7 @@ class CheckedCluster(FakeCluster):
             retry=(meta.get("annotations") or {}).get(keys.RETRY_ANNOTATION, ""),
         )
         seen = [
-            observe_job(slim_child(job, Owner(meta["namespace"], meta["uid"]), pod=False), self.pods_of(job))
+            observe_job(slim_child(job, Owner(meta["namespace"], meta["uid"]), pod=False), pods_of(job))
             for job in self.jobs()
             if is_owned(job) and made_from(job)[0][keys.UID_LABEL] == meta["uid"]
         ]
@@ -171,6 +174,16 @@ class CheckedCluster(FakeCluster):
         """Return the Pods of a Job."""
         uid = job["metadata"]["uid"]
         return [pod for pod in self.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
+
+    def _pods_once_seen(self, job: Object) -> list[Object]:
+        """Return the Pods of a Job with those that are gone: an operator that has seen one knows its report."""
+        return [*self.lost_pods.get(job["metadata"]["uid"], []), *self.pods_of(job)]
+
+    def remove(self, item: Object) -> None:
+        """Delete an object; of a Pod its last state is remembered."""
+        if item["kind"] == "Pod":
+            self.lost_pods.setdefault(item["metadata"]["ownerReferences"][0]["uid"], []).append(copy_of(item))
+        super().remove(item)
 
     def job_ends(self, job: Object) -> None:
         """Remember that a Job's program has made what it was to make."""
