@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -69,6 +69,8 @@ class CheckedCluster(FakeCluster):
     """By uid of a Job, who has created it."""
     lost_pods: dict[str, list[Object]] = field(default_factory=dict)
     """By uid of their Job, Pods that are gone."""
+    lost_jobs: list[Object] = field(default_factory=list)
+    """Jobs that had ended, and are gone."""
     begun: set[str] = field(default_factory=set)
     """Names of all Jobs that were ever created."""
 
@@ -121,7 +123,7 @@ class CheckedCluster(FakeCluster):
         if stage != "rehearse":  # it is a gate, which is gone through again when an earlier result has changed
             again = wanted & told.made.get((known["metadata"]["uid"], stage), frozenset())
             assert not again or asked_anew, f"{name} makes what was told to be made"
-        views = self._planned(known, stage, self.pods_of), self._planned(known, stage, self._pods_once_seen)
+        views = [self._planned(known, stage, once_seen=once_seen) for once_seen in (False, True)]
         # Without units where its inputs cannot be known from what there is any more.
         wants = [wanted <= {unit.key for unit in planned.missing} or not planned.units for planned in views]
         assert any(wants), f"{name} makes what is not wanted, or what is done"
@@ -150,8 +152,11 @@ class CheckedCluster(FakeCluster):
         asked = (known["metadata"].get("annotations") or {}).get(keys.RETRY_ANNOTATION, "")
         return bool((known.get("status") or {}).get("retry", "") != asked)
 
-    def _planned(self, known: Object, stage: str, pods_of: Callable[[Object], list[Object]]) -> PlannedStage:
-        """Return what is to be done in a stage of a FineTuneJob, for who sees all as it is now, and these Pods."""
+    def _planned(self, known: Object, stage: str, *, once_seen: bool) -> PlannedStage:
+        """Return what is to be done in a stage of a FineTuneJob, for who sees everything as it is now.
+
+        `once_seen`: and who has heard what ended Jobs reported that are gone, or whose Pods are.
+        """
         meta = known["metadata"]
         whole = {"apiVersion": FINETUNEJOBS.api_version, "kind": FINETUNEJOBS.kind, "spec": known["spec"]}
         subject = Subject(
@@ -163,8 +168,11 @@ class CheckedCluster(FakeCluster):
             retry=(meta.get("annotations") or {}).get(keys.RETRY_ANNOTATION, ""),
         )
         seen = [
-            observe_job(slim_child(job, Owner(meta["namespace"], meta["uid"]), pod=False), pods_of(job))
-            for job in self.jobs()
+            observe_job(
+                slim_child(job, Owner(meta["namespace"], meta["uid"]), pod=False),
+                [*(self.lost_pods.get(job["metadata"]["uid"], []) if once_seen else []), *self.pods_of(job)],
+            )
+            for job in [*(self.lost_jobs if once_seen else []), *self.jobs()]
             if is_owned(job) and made_from(job)[0][keys.UID_LABEL] == meta["uid"]
         ]
         draft = decide(subject, Seen(jobs=tuple(job for job in seen if job)), self.settings, self.clock.now())
@@ -175,14 +183,12 @@ class CheckedCluster(FakeCluster):
         uid = job["metadata"]["uid"]
         return [pod for pod in self.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
 
-    def _pods_once_seen(self, job: Object) -> list[Object]:
-        """Return the Pods of a Job with those that are gone: an operator that has seen one knows its report."""
-        return [*self.lost_pods.get(job["metadata"]["uid"], []), *self.pods_of(job)]
-
     def remove(self, item: Object) -> None:
-        """Delete an object; of a Pod its last state is remembered."""
+        """Delete an object; of a Pod, and of a Job that has ended, its last state is remembered."""
         if item["kind"] == "Pod":
             self.lost_pods.setdefault(item["metadata"]["ownerReferences"][0]["uid"], []).append(copy_of(item))
+        elif item["kind"] == "Job" and (item.get("status") or {}).get("conditions"):
+            self.lost_jobs.append(copy_of(item))
         super().remove(item)
 
     def job_ends(self, job: Object) -> None:
