@@ -379,6 +379,25 @@ def test_what_is_newer_than_the_lists_stays(life: Life) -> None:
     assert len(life.cluster.jobs("fetch")) == 1
 
 
+@pytest.mark.parametrize("how", ["deleted", "taken by somebody else"])
+def test_what_is_gone_since_the_lists_were_read_stays_gone(life: Life, how: str) -> None:
+    """A Job of which the lists still tell is not brought back by them: nobody would wait for it to end."""
+    life.apply()
+    life.run(until="train")
+    job, uid = newest(life, "train"), finetunejob(life)["metadata"]["uid"]
+    read = asyncio.run(lists(life))
+    if how == "deleted":
+        life.cluster.remove(job)
+    else:
+        job["metadata"]["ownerReferences"] = []
+        life.cluster.changed(job)
+    take(life, read)
+    assert job["metadata"]["name"] not in [item["metadata"]["name"] for item in life.cache.jobs_of("default", uid)]
+    resync(life)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
 # --- what is created -------------------------------------------------------------------------------------------------
 
 

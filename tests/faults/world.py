@@ -95,14 +95,14 @@ class Replica:
         self.api.listed = self._world.cluster.version
         for key in sorted(changed):
             self.wake(key)
-        # That something is gone, or has lost its label, is told by the list. Would it come once more, from a watch, it
-        # would be the same.
+        # That something is gone, has lost its label or is somebody else's by now is told by the list. Would it come
+        # once more, from a watch, it would be the same.
         self.inbox = [event for event in self.inbox if not self._is_gone(event[1])]
         self.misses = False
 
     def _is_gone(self, item: Object) -> bool:
         return not any(
-            item["metadata"]["uid"] == there["metadata"]["uid"] and not is_hidden(there)
+            item["metadata"]["uid"] == there["metadata"]["uid"] and not (is_hidden(there) or is_stolen(there))
             for there in self._world.objects()
         )
 
@@ -165,6 +165,11 @@ class Replica:
 def is_hidden(item: Object) -> bool:
     """Tell whether watches and lists of Jobs and Pods, which go by the label, leave this one out."""
     return item["kind"] in {"Job", "Pod"} and keys.UID_LABEL not in (item["metadata"].get("labels") or {})
+
+
+def is_stolen(item: Object) -> bool:
+    """Tell whether this is a Job that somebody else has taken from the operator."""
+    return item["kind"] == "Job" and not is_owned(item)
 
 
 class World:

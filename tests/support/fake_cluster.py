@@ -222,11 +222,12 @@ class FakeCluster:
             self.changed(item)
 
     def remove(self, item: Object) -> None:
-        """Delete an object and, as the garbage collector does, what it owns."""
+        """Delete an object, which is told with a version of its own, and what it owns, as the garbage collector does."""
         meta = item["metadata"]
         self.objects.pop((item["kind"], meta["namespace"], meta["name"]), None)
         for owned in self._owned(item):
             self.remove(owned)
+        item["metadata"]["resourceVersion"] = str(self._next_version())
         self.listener("DELETED", copy_of(item))
 
     def _owned(self, item: Object) -> list[Object]:

@@ -5,6 +5,7 @@ Only what decisions need is kept. An older state never replaces a newer one, unl
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,20 @@ class Children:
     def __init__(self) -> None:
         self.items: dict[Key, Object] = {}
         self._by_owner: dict[Owner, dict[Key, Object]] = defaultdict(dict)
+        self._gone: dict[Key, int] = {}  # with the version of what told so
+
+    def is_past(self, key: Key, version: int) -> bool:
+        """Tell whether something newer than this version was told of a child before, be it that it is gone."""
+        known = self.items.get(key)
+        return version < self._gone.get(key, 0) if known is None else version <= version_of(known)
+
+    def is_gone(self, key: Key, version: int) -> None:
+        """Remember since when a child is gone, so that an older state of it does not bring it back."""
+        self._gone[key] = max(version, self._gone.get(key, 0))
+
+    def forget_gone(self, version: float = math.inf) -> None:
+        """Forget which children were gone by this version: that of a list, which has told so, too."""
+        self._gone = {key: since for key, since in self._gone.items() if since > version}
 
     def set(self, key: Key, child: Object | None) -> Object | None:
         """Remember a child, or forget it; return what was known before."""
@@ -59,6 +74,7 @@ class Children:
                 del self._by_owner[before["owner"]]
         if child is not None:
             self.items[key] = self._by_owner[child["owner"]][key] = child
+            self._gone.pop(key, None)
         return before
 
     def of(self, owner: Owner) -> list[Object]:
@@ -184,7 +200,8 @@ class Cache:
 
     def put_job(self, item: Mapping[str, Any]) -> Key | None:
         """Remember a child Job. One that no FineTuneJob of its namespace controls is not ours."""
-        return None if _is_old(self._jobs, item) else self._take_child(self._jobs, self.read_job(item))
+        past = self._jobs.is_past(key_of(item), version_of(item))
+        return None if past else self._take_child(self._jobs, self.read_job(item))
 
     def read_job(self, item: Mapping[str, Any]) -> News:
         """Return what is to be remembered of a Job."""
@@ -197,7 +214,8 @@ class Cache:
 
     def put_pod(self, item: Mapping[str, Any]) -> Key | None:
         """Remember a Pod of a Job, which may still be unknown: Kubernetes tells of both in any order."""
-        return None if _is_old(self._pods, item) else self._take_child(self._pods, self.read_pod(item))
+        past = self._pods.is_past(key_of(item), version_of(item))
+        return None if past else self._take_child(self._pods, self.read_pod(item))
 
     def read_pod(self, item: Mapping[str, Any]) -> News:
         """Return what is to be remembered of a Pod."""
@@ -216,18 +234,24 @@ class Cache:
 
     def _take_child(self, store: Children, news: News) -> Key | None:
         known = store.items.get(news.key)
-        if known is None and news.kept is None:
+        if store.is_past(news.key, news.version):
             return None
-        if known is not None and news.version <= version_of(known):
+        if news.kept is None:
+            store.is_gone(news.key, news.version)
+        if known is None and news.kept is None:
             return None
         self._set_child(store, news.key, news.kept)
         return None if _is_alike(known, news.kept) else news.told
 
     def _drop(self, store: Children, item: Mapping[str, Any]) -> bool:
-        known = store.items.get(key_of(item))
-        if known is None or known["metadata"]["uid"] != item["metadata"]["uid"]:
+        key = key_of(item)
+        known = store.items.get(key)
+        if known is not None and known["metadata"]["uid"] != item["metadata"]["uid"]:
             return False
-        self._set_child(store, key_of(item), None)
+        store.is_gone(key, version_of(item))
+        if known is None:
+            return False
+        self._set_child(store, key, None)
         return True
 
     def _set_child(self, store: Children, key: Key, child: Object | None) -> None:
@@ -330,11 +354,15 @@ class Cache:
 
     def replace_jobs(self, listing: Listing[News]) -> set[Key]:
         """Take over the list of all child Jobs; return the FineTuneJobs to be looked at."""
-        return _take(listing, self._jobs.items, partial(self._take_child, self._jobs), self.drop_job)
+        changed = _take(listing, self._jobs.items, partial(self._take_child, self._jobs), self.drop_job)
+        self._jobs.forget_gone(listing.version)
+        return changed
 
     def replace_pods(self, listing: Listing[News]) -> set[Key]:
         """Take over the list of all their Pods; return the FineTuneJobs to be looked at."""
-        return _take(listing, self._pods.items, partial(self._take_child, self._pods), self.drop_pod)
+        changed = _take(listing, self._pods.items, partial(self._take_child, self._pods), self.drop_pod)
+        self._pods.forget_gone(listing.version)
+        return changed
 
     def _forget_all(self) -> set[Key]:
         forgotten = set(self.finetunejobs)
@@ -343,6 +371,7 @@ class Cache:
         for store in (self._jobs, self._pods):
             for key in list(store.items):
                 self._set_child(store, key, None)
+            store.forget_gone()
         return forgotten
 
 
@@ -358,11 +387,6 @@ def _is_alike(known: Object | None, now: Object | None) -> bool:
         return False
     meta = {**now["metadata"], "resourceVersion": known["metadata"].get("resourceVersion")}
     return known == {**now, "metadata": meta}
-
-
-def _is_old(store: Children, item: Mapping[str, Any]) -> bool:
-    known = store.items.get(key_of(item))
-    return known is not None and version_of(item) <= version_of(known)
 
 
 def _take(
