@@ -222,7 +222,7 @@ class FakeCluster:
             self.changed(item)
 
     def remove(self, item: Object) -> None:
-        """Delete an object, which is told with a version of its own, and what it owns, as the garbage collector does."""
+        """Delete an object and what it owns, as the garbage collector does; that is told with versions of their own."""
         meta = item["metadata"]
         self.objects.pop((item["kind"], meta["namespace"], meta["name"]), None)
         for owned in self._owned(item):
