@@ -183,9 +183,16 @@ def test_the_removal_runs_before_the_job_goes(server: ApiServer, namespace: str,
 
     notes = asyncio.run(life())
     assert len(seen) == 1, "it was created once, and the garbage collector left it alone"
-    assert [note.reason for note in notes] == ["RemovingModels", "ModelsRemoved"]
+    assert [note.reason for note in notes] == ["RemovingModels"]
+    assert told_before_it_went(server, namespace) == ["ModelsRemoved"]
     if cascade != "orphan":  # then it is for whoever asked for that to remove what is left
         until(lambda: not children(server, namespace), 60, lambda: "children stay")
+
+
+def told_before_it_went(server: ApiServer, namespace: str) -> list[str]:
+    """Return the reasons of the Events that the operator had created before the FineTuneJob was gone."""
+    events = server.get("events", "--namespace", namespace, "--field-selector", f"involvedObject.kind={keys.KIND}")
+    return [event["reason"] for event in events["items"]]
 
 
 def children(server: ApiServer, namespace: str) -> list[Any]:
@@ -200,7 +207,7 @@ def test_a_second_deletion_in_the_foreground(server: ApiServer, namespace: str) 
     at = ["finetunejob", "bot", "--namespace", namespace]
     seen: list[str] = []
 
-    async def life() -> list[Note]:
+    async def life() -> None:
         async with operator(server, namespace) as ours:
             server.kubectl("delete", *at, "--wait=false")
             await ours.until(lambda: bool(ours.removals()))
@@ -210,14 +217,13 @@ def test_a_second_deletion_in_the_foreground(server: ApiServer, namespace: str) 
             seen.extend({*ours.removals()} - {*seen})
             server.kubectl("uncordon", "played0")
             await ours.until()
-            return ours.notes
 
     try:
-        notes = asyncio.run(life())
+        asyncio.run(life())
     finally:
         server.kubectl("uncordon", "played0")
     assert len(seen) == 2
-    assert notes[-1].reason == "ModelsRemoved"
+    assert told_before_it_went(server, namespace) == ["ModelsRemoved"]
 
 
 def test_a_namespace_that_is_deleted(server: ApiServer, namespace: str) -> None:
