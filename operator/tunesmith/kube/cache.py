@@ -56,7 +56,7 @@ class Children:
         known = self.items.get(key)
         return version < self._gone.get(key, 0) if known is None else version <= version_of(known)
 
-    def is_gone(self, key: Key, version: int) -> None:
+    def note_gone(self, key: Key, version: int) -> None:
         """Remember since when a child is gone, so that an older state of it does not bring it back."""
         self._gone[key] = max(version, self._gone.get(key, 0))
 
@@ -237,7 +237,7 @@ class Cache:
         if store.is_past(news.key, news.version):
             return None
         if news.kept is None:
-            store.is_gone(news.key, news.version)
+            store.note_gone(news.key, news.version)
         if known is None and news.kept is None:
             return None
         self._set_child(store, news.key, news.kept)
@@ -248,7 +248,7 @@ class Cache:
         known = store.items.get(key)
         if known is not None and known["metadata"]["uid"] != item["metadata"]["uid"]:
             return False
-        store.is_gone(key, version_of(item))
+        store.note_gone(key, version_of(item))
         if known is None:
             return False
         self._set_child(store, key, None)
