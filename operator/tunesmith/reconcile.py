@@ -22,7 +22,7 @@ from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.observe import Phase
-from tunesmith.core.record import read_records
+from tunesmith.core.record import StageRecord, read_records
 from tunesmith.core.times import to_time
 from tunesmith.expiring import remove_expired
 from tunesmith.kube.cache import Cache, Key, key_of
@@ -322,13 +322,14 @@ def _soonest(*waits: float | None) -> float | None:
 
 def _not_started(draft: Draft) -> dict[Any, Any]:
     """Return the records as they were of what could not be created."""
-    before = draft.subject.records
     names = {child["metadata"]["name"] for child in draft.create}
-    return {
-        name: replace(record, state=State.WAITING, job=before[name].job, attempts=before[name].attempts)
-        for name, record in draft.records.items()
-        if record.job in names
-    }
+    found = {}
+    for name, record in draft.records.items():
+        if record.job in names:
+            was = draft.subject.records[name]
+            before = was if was.keys == record.keys else StageRecord(name)  # attempts count for what they make
+            found[name] = replace(record, state=State.WAITING, job=before.job, attempts=before.attempts)
+    return found
 
 
 def _count(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

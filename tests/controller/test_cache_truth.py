@@ -450,6 +450,23 @@ def test_what_the_api_server_never_takes_stalls(life: Life, status: int, stalled
     assert life.stage("fetch")["attempts"] == 1
 
 
+def test_attempts_at_something_else_are_not_those_of_what_was_refused(life: Life) -> None:
+    """What an edit asks for has had no attempt while the API server lets none be created, whatever came before."""
+    life.apply()
+    life.run()
+    refusal = ApiError(403, "Forbidden", "exceeded quota")
+    life.cluster.refuse = lambda _verb, item: refusal if item["kind"] == "Job" else None
+    life.cluster.edit("bot", lambda item: item["spec"]["training"].update(learningRate="3e-3"))
+    asyncio.run(life.reconciler.reconcile(BOT))
+    assert life.ready() == ("False", "QuotaExceeded")
+    assert not life.stage("rehearse").get("attempts")
+    assert not life.stage("rehearse").get("job")
+    life.cluster.refuse = lambda _verb, _item: None
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.stage("rehearse")["attempts"] == 1
+
+
 # --- the same work ---------------------------------------------------------------------------------------------------
 
 
