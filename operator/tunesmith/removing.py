@@ -377,5 +377,5 @@ def _sentence(counts: Mapping[str, float], reach: removal.Reach) -> str:
 
 
 def _left_behind(models: str, why: str) -> Note:
-    sentence = f"these may be left in Ollama: {models}. Why: {why}. See what is there with `ollama list`"
+    sentence = f"these may be left in Ollama: {models}. Why: {why.rstrip('.')}. See what is there with `ollama list`"
     return Note("Warning", LEFT_BEHIND, f"{sentence}, and remove it with `ollama rm`."[:1000])

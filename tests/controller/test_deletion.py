@@ -71,7 +71,9 @@ def told(life: Life, reason: str) -> list[str]:
 
 
 def left_behind(life: Life) -> list[str]:
-    return told(life, "ModelsLeftBehind")
+    sentences = told(life, "ModelsLeftBehind")
+    assert not any(".." in sentence for sentence in sentences)
+    return sentences
 
 
 # --- the finalizer ---------------------------------------------------------------------------------------------------
@@ -343,6 +345,18 @@ def test_what_it_owns_cannot_even_be_listed(life: Life, monkeypatch: pytest.Monk
     glance(life)
     assert not is_there(life)
     assert "cannot list jobs" in left_behind(life)[0]
+
+
+def test_pods_that_cannot_be_remove_nothing(life: Life) -> None:
+    """Why no Pod of the removal can be made is told in the sentence of what is left."""
+    served(life)
+    pods = {"register": {"resources": {"requests": {"memory": "4Gi"}, "limits": {"memory": "1Gi"}}}}
+    life.cluster.edit("bot", lambda item: item["spec"].update(pods=pods))
+    life.cluster.delete_job("bot")
+    life.look()
+    assert not is_there(life)
+    (left,) = left_behind(life)
+    assert "must not be above `limits.memory`, which is 1Gi, got 4Gi" in left
 
 
 def test_a_failure_that_no_time_mends_is_given_up_at_once(life: Life) -> None:
