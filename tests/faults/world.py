@@ -13,6 +13,7 @@ from support.builders import job_data
 from support.fake_cluster import Clock, LogReader, Programs, copy_of, hear, made_from, removes
 from tunesmith.api import keys
 from tunesmith.api.finetunejob import FineTuneJob
+from tunesmith.core.manifests import lookup_name
 from tunesmith.core.removal import is_wanted
 from tunesmith.core.times import to_text
 from tunesmith.kube.cache import Cache, Key
@@ -493,9 +494,13 @@ class World:
             assert {"ModelsLeftBehind", "ModelsRemoved"} & {*told.get(uid, [])}, f"{uid}: nobody was told"
 
     def _unsettled(self) -> set[str]:
-        """Return the Jobs of which it is to be looked up what they came to, when nothing is suspended any more."""
+        """Return the Jobs of which it is to be looked up what they came to, and those that do, or have failed to.
+
+        A stage may wait for that until nothing is suspended any more, or until an earlier one that failed is mended.
+        """
         stages = [one for name in self.names() for one in self.cluster.status(name, NAMESPACE)["stages"]]
-        return {one["job"] for one in stages if one["state"] == "Unknown"}
+        unknown = {one["job"] for one in stages if one["state"] == "Unknown"}
+        return unknown | {lookup_name(name) for name in unknown}
 
     def _to_be_found(self) -> set[str]:
         """Return the Jobs that have ended before their FineTuneJob has come so far that it knows they were to run."""
