@@ -49,8 +49,9 @@ def test_a_volume_that_is_full_when_it_saves(small_volume: Volume) -> None:
     """Whether at a checkpoint or at the end: nothing is lost but what was not saved, and nothing half-written stays."""
     printed = train_until_full(small_volume, "1", at=lambda: newest(small_volume) >= 6)
     assert "NoSpace" in printed
-    assert failure(small_volume, KEY, "1")["reason"] == "NoSpace"
-    assert "Free space" in failure(small_volume, KEY, "1")["hint"]
+    if "failure.json could not be written" not in printed:  # there is no room for it either until something is removed
+        assert failure(small_volume, KEY, "1")["reason"] == "NoSpace"
+        assert "Free space" in failure(small_volume, KEY, "1")["hint"]
     saved = newest(small_volume)
     assert 6 <= saved < STEPS
 
