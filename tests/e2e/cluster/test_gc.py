@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
+
 from e2e.cluster.jobs import small_job
-from support.installed import Installed, Team, until
+from support.chart import CHART
+from support.installed import RELEASE, Installed, Team, until, values
 from tunesmith_stages.contract import StageName
 from tunesmith_stages.volume import Volume
 
@@ -16,6 +19,27 @@ def clean_up(team: Team, name: str) -> dict[str, Any]:
     (cron,) = team.get("cronjobs")["items"]
     source = f"--from=cronjob/{cron['metadata']['name']}"
     team.cluster.kubectl("create", "job", name, source, "--namespace", team.namespace)
+    return end_of(team, name)
+
+
+def clean_up_as_shipped(team: Team, installed: Installed, name: str, **gc: Any) -> dict[str, Any]:
+    """Start once what the CronJob is with the chart's own settings but for `gc`; return what its pod told."""
+    changed = {**values([team.namespace]), "gc": {"volumes": [{"namespace": team.namespace}], **gc}}
+    chosen = ("template", "tunesmith", CHART, "--namespace", RELEASE, "--show-only", "templates/gc.yaml")
+    rendered = yaml.safe_load_all(installed.helm.must(*chosen, values=changed))
+    (cron,) = (item for item in rendered if item["kind"] == "CronJob")
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": team.namespace},
+        "spec": cron["spec"]["jobTemplate"]["spec"],
+    }
+    team.cluster.kubectl("create", "--filename=-", objects=job)
+    return end_of(team, name)
+
+
+def end_of(team: Team, name: str) -> dict[str, Any]:
+    """Wait until the pod of a clean-up has ended, and return what it told."""
 
     def ended() -> dict[str, Any] | None:
         pods = team.get("pods", "--selector", f"job-name={name}")["items"]
@@ -46,6 +70,15 @@ def test_a_volume_is_cleaned_up(collected: Team, installed: Installed) -> None:
     team.apply(small_job("goes"))  # it shares all but its registration
     team.wait_for("goes", "Succeeded")
     (convert,) = keys_of(team, "keeps", StageName.CONVERT)
+
+    told = clean_up_as_shipped(team, installed, "gc-dry-run", grace="0s")
+    assert told["dryRun"]
+    assert told["uselessBytes"] > 0
+    assert told["removed"] == 0
+    told = clean_up_as_shipped(team, installed, "gc-grace", dryRun=False)
+    assert not told["dryRun"]
+    assert told["keptBytes"] > told["uselessBytes"] == 0
+    assert volume.result(StageName.CONVERT, convert) is not None
 
     told = clean_up(team, "gc-registered")
     assert told["freedBytes"] > 0
