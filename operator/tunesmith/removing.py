@@ -79,6 +79,25 @@ class Children:
         return [pod for pod in self.pods if _is_owned_by(pod, uid)]
 
 
+@dataclass(frozen=True)
+class End:
+    """How a removal ends: what is told, and what is counted once the FineTuneJob goes."""
+
+    notes: Sequence[Note]
+    removed: float = 0
+    """Models that were removed."""
+    left: int = 0
+    """Models that may be left behind."""
+    reason: str = ""
+    """Why they are."""
+
+    def count(self) -> None:
+        """Count it in the metrics."""
+        metrics.MODELS_REMOVED.inc(self.removed)
+        if self.left:
+            metrics.MODELS_LEFT_BEHIND.labels(self.reason).inc(self.left)
+
+
 class Remover:
     """Keeps FineTuneJobs from going away before their models have, and lets them go."""
 
@@ -99,6 +118,7 @@ class Remover:
         self._tell = tell
         self._registered: dict[Key, frozenset[str]] = {}  # keys, by what Jobs told that may be gone since
         self._refused: dict[Key, str] = {}
+        self._ends: dict[Key, End] = {}  # of those that are being let go: there may be no answer to that
 
     async def hold(self, item: Object) -> bool:
         """Have a FineTuneJob have the finalizer if its `deletionPolicy` asks for it; tell whether it has changed.
@@ -120,20 +140,24 @@ class Remover:
             ApiError: the API server could not be asked, or is overloaded.
         """
         if item is None or not removal.holds(item):
+            self._count(key)
             self.forget(key)
             return None
-        if not removal.is_wanted(item):
-            return await self._let_go(item)
+        step = await self._step(key, item) if removal.is_wanted(item) else End(())
+        return await self._let_go(key, item, step) if isinstance(step, End) else step
+
+    async def _step(self, key: Key, item: Object) -> float | End:
+        """Bring the removal a step further; return the seconds until the next, or how it ends."""
         try:
             return await self._go_on(key, item, _parse(item))
         except InvalidJobError as error:
-            return await self._give_up(item, "InvalidSpec", f"its spec cannot be read: {error}")
+            return self._give_up(item, "InvalidSpec", f"its spec cannot be read: {error}")
         except ApiError as error:
             if removal.seconds_left(item, self._now()) > 0:
                 raise
-            return await self._give_up(item, "ApiRefused", f"the API server refuses: {error}")
+            return self._give_up(item, "ApiRefused", f"the API server refuses: {error}")
 
-    async def _go_on(self, key: Key, item: Object, job: FineTuneJob) -> float | None:
+    async def _go_on(self, key: Key, item: Object, job: FineTuneJob) -> float | End:
         children = await self._children(item)
         for running in children.running:
             name = running["metadata"]["name"]
@@ -143,30 +167,31 @@ class Remover:
         known = removal.registered_keys(status, children.stages) | self._registered.get(key, frozenset())
         self._registered[key] = known
         if children.speak_with_ollama:
-            return await self._wait(item, _POLL, "a stage that speaks with Ollama is still ending")
+            return self._wait(item, _POLL, "a stage that speaks with Ollama is still ending")
         return await self._remove(item, job, children, known)
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a FineTuneJob."""
         self._registered.pop(key, None)
         self._refused.pop(key, None)
+        self._ends.pop(key, None)
 
     # --- the removal
 
-    async def _remove(self, item: Object, job: FineTuneJob, children: Children, known: frozenset[str]) -> float | None:
+    async def _remove(self, item: Object, job: FineTuneJob, children: Children, known: frozenset[str]) -> float | End:
         reach = self._reach(item, job) if known else removal.Reach({})
         attempts = children.removals
         newest = attempts[-1] if attempts else None
         if newest is not None and newest.phase is Phase.SUCCEEDED:
-            return await self._removed(item, newest, reach)
+            return self._removed(item, newest, reach)
         if not reach.names:
-            return await self._removed(item, None, reach)
+            return self._removed(item, None, reach)
         if newest is not None and newest.phase is Phase.FAILED:
             return await self._failed(item, job, newest, reach, known)
         if newest is not None:
-            return await self._wait(item, _POLL, _why_it_waits(newest))
+            return self._wait(item, _POLL, _why_it_waits(newest))
         if _CASCADES & {*removal.finalizers(item)}:
-            return await self._wait(item, _POLL, "what it owns is still being deleted")
+            return self._wait(item, _POLL, "what it owns is still being deleted")
         return await self._begin(item, job, reach, known, attempt=1)
 
     def _reach(self, item: Object, job: FineTuneJob) -> removal.Reach:
@@ -183,10 +208,10 @@ class Remover:
 
     async def _begin(
         self, item: Object, job: FineTuneJob, reach: removal.Reach, known: Iterable[str], *, attempt: int
-    ) -> float | None:
+    ) -> float | End:
         seconds = removal.seconds_left(item, self._now()) - removal.LAST_WORDS_SECONDS
         if seconds <= 0:
-            return await self._wait(item, _POLL, self._refused.get(key_of(item), "there was no time to begin"))
+            return self._wait(item, _POLL, self._refused.get(key_of(item), "there was no time to begin"))
         child = removal.removal_child(
             job, item, reach.names, known, attempt=attempt, image=self._settings.stage_image, seconds=seconds
         )
@@ -194,50 +219,50 @@ class Remover:
             for part in child_manifests(child, self._settings):
                 await acting.create(self._cluster, self._cache, part)
         except ManifestError as error:
-            return await self._give_up(item, error.reason, f"{error.message}. {error.hint}")
+            return self._give_up(item, error.reason, f"{error.message}. {error.hint}")
         except ApiError as error:
-            return await self._not_let(item, error)
+            return self._not_let(item, error)
         words = removal.in_words(reach.names)
         log.info("removing %s from Ollama", words, extra=about(item))
         self._tell(item, Note("Normal", "RemovingModels", f"removing from Ollama: {words}"[:1000]))
         return _POLL
 
-    async def _not_let(self, item: Object, error: ApiError) -> float | None:
+    def _not_let(self, item: Object, error: ApiError) -> float | End:
         """Deal with an API server that does not let a child be created."""
         if error.gone:
-            return await self._give_up(item, "NamespaceTerminating", f"nothing can be started there any more: {error}")
+            return self._give_up(item, "NamespaceTerminating", f"nothing can be started there any more: {error}")
         metrics.API_ERRORS.labels(str(error.status)).inc()
         if error.conflict or error.status in {0, 429} or error.status >= 500:
             raise error
         self._refused[key_of(item)] = f"the API server refuses the Job that removes: {error}"
         log.warning("the API server refuses the Job that removes models: %s", error, extra=about(item))
-        return await self._wait(item, _REFUSED_POLL, str(error))
+        return self._wait(item, _REFUSED_POLL, str(error))
 
     async def _failed(
         self, item: Object, job: FineTuneJob, newest: ObservedJob, reach: removal.Reach, known: Iterable[str]
-    ) -> float | None:
+    ) -> float | End:
         failure = newest.failure or Failure(ExitCode.TEMPORARY, "Interrupted", "its Pod is gone", "")
         if not (newest.interrupted or retry_of(failure.reason, failure.code).tried):
-            return await self._give_up(item, failure.reason, f"{failure.message} {failure.hint}".strip())
+            return self._give_up(item, failure.reason, f"{failure.message} {failure.hint}".strip())
         ended = seconds_between(newest.finished, to_text(self._now())) if newest.finished else _NEXT_ATTEMPT_SECONDS
         if ended < _NEXT_ATTEMPT_SECONDS:
-            return await self._wait(item, _NEXT_ATTEMPT_SECONDS - ended, failure.message)
+            return self._wait(item, _NEXT_ATTEMPT_SECONDS - ended, failure.message)
         left = removal.seconds_left(item, self._now())
         if left < removal.LAST_WORDS_SECONDS + _NEXT_ATTEMPT_SECONDS:
-            return await self._give_up(item, failure.reason, failure.message)
+            return self._give_up(item, failure.reason, failure.message)
         return await self._begin(item, job, reach, known, attempt=newest.attempt + 1)
 
-    async def _wait(self, item: Object, seconds: float, why: str) -> float | None:
+    def _wait(self, item: Object, seconds: float, why: str) -> float | End:
         """Return when to look again; give up if the time is over."""
         left = removal.seconds_left(item, self._now())
         if left <= 0:
-            return await self._give_up(item, "TimedOut", why)
+            return self._give_up(item, "TimedOut", why)
         return min(seconds, left)
 
     # --- its end
 
-    async def _removed(self, item: Object, done: ObservedJob | None, reach: removal.Reach) -> float | None:
-        """Let the FineTuneJob go; tell what was removed, and what was not for reasons that no time mends."""
+    def _removed(self, item: Object, done: ObservedJob | None, reach: removal.Reach) -> End:
+        """Return what was removed, and what was not for reasons that no time mends."""
         counts = done.report.numbers if done is not None and done.report is not None else {}
         unknown = int(counts.get("unknown", 0))
         left = list(reach.out_of_reach)
@@ -251,35 +276,40 @@ class Remover:
         if left:
             notes.append(_left_behind("; ".join(left), "they are not known to be this job's, or not within reach"))
             log.warning("%s", notes[-1].message, extra=about(item))
-        released = await self._let_go(item, *notes)
-        if released is None:
-            metrics.MODELS_REMOVED.inc(counts.get("removed", 0))
-            if left:
-                metrics.MODELS_LEFT_BEHIND.labels("OutOfReach").inc(unknown + len(reach.out_of_reach))
-        return released
+        return End(notes, counts.get("removed", 0), unknown + len(reach.out_of_reach), "OutOfReach")
 
-    async def _give_up(self, item: Object, reason: str, why: str) -> float | None:
-        """Let the FineTuneJob go although its models may still be there, and say so."""
+    def _give_up(self, item: Object, reason: str, why: str) -> End:
+        """Return that the FineTuneJob goes although its models may still be there."""
         there = removal.served(item.get("status") or {})
         words = removal.in_words(there) or "what it was about to register"
         note = _left_behind(words, why)
         log.warning("%s", note.message, extra=about(item))
-        released = await self._let_go(item, note)
-        if released is None:
-            metrics.MODELS_LEFT_BEHIND.labels(reason).inc(sum(map(len, there.values())) or 1)
-        return released
+        return End([note], left=sum(map(len, there.values())) or 1, reason=reason)
 
-    async def _let_go(self, item: Object, *notes: Note) -> float | None:
-        """Tell `notes` and take our finalizer away; return when to look again if it has changed meanwhile.
+    async def _let_go(self, key: Key, item: Object, end: End) -> float | None:
+        """Tell how it ended and take our finalizer away; return when to look again if there is something to look at.
 
         In this order: as soon as the FineTuneJob is gone nobody knows any more what there was to tell.
+
+        Raises:
+            ApiError: the finalizer cannot be taken away now. That changes nothing in how it ended.
         """
-        for note in notes:
+        for note in end.notes:
             await self._say(item, note)
+        self._ends[key] = end
         if not await self._set_finalizer(item, there=False):
             return _AT_ONCE
-        self.forget(key_of(item))
-        return None
+        self._count(key)
+        self.forget(key)
+        there = self._cache.finetunejobs.get(key)
+        # Where another one has come in its place, its being there may be no news any more: we have read it ourselves.
+        return None if there is None or there["metadata"]["uid"] == item["metadata"]["uid"] else _AT_ONCE
+
+    def _count(self, key: Key) -> None:
+        """Count how the removal for a FineTuneJob ended that is gone or let go."""
+        end = self._ends.pop(key, None)
+        if end is not None:
+            end.count()
 
     async def _say(self, item: Object, note: Note) -> None:
         """Create an Event; if it was created before, by this process or another one, there is no second one.
@@ -314,6 +344,8 @@ class Remover:
                 self._cache.drop_finetunejob(item)
                 return not there
             self._cache.put_finetunejob(live, live=True)
+            if live["metadata"]["uid"] != item["metadata"]["uid"]:
+                return not there  # ours is gone, and somebody has applied it again
             if error.undecided and removal.holds(live) is not there:
                 raise
             return error.undecided

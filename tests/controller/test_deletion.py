@@ -441,3 +441,74 @@ def test_a_name_that_the_administrator_no_longer_allows(life: Life) -> None:
     assert not is_there(life)
     assert removals(life) == []
     assert "support-bot:v1 on server 'main', which is not for this namespace" in left_behind(life)[0]
+
+
+# --- answers that are lost -------------------------------------------------------------------------------------------
+
+
+def gone_unanswered(life: Life) -> ApiError:
+    """Have the FineTuneJob go just now, and return the error that the operator gets instead of an answer."""
+    life.cluster.refuse = lambda _verb, _item: None
+    life.cluster.remove(life.cluster.objects[("FineTuneJob", "default", "bot")])
+    return ApiError(503, "ServiceUnavailable", "the connection was cut")
+
+
+def counted(name: str, **labels: str) -> float:
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0
+
+
+def test_one_that_is_applied_again_at_once_is_looked_at(life: Life) -> None:
+    """The operator reads the new one itself, since it asks what became of the old one: no news of it will come."""
+    being_deleted(life)
+    end(life, Report(numbers={"removed": 1}))
+    before = counted("tunesmith_models_removed_total")
+
+    def applied_again(verb: str, _item: Object) -> ApiError | None:
+        if verb != "patch":
+            return None
+        life.cluster.listener = lambda _kind, _item: None
+        error = gone_unanswered(life)
+        life.apply()
+        return error
+
+    life.cluster.refuse = applied_again
+    assert glance(life) == 0
+    assert counted("tunesmith_models_removed_total") == before + 1
+    life.cluster.listener = life.hear
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_models_that_were_removed_are_not_told_as_left(life: Life) -> None:
+    """That the API server is overloaded after the time is over changes nothing in how the removal ended."""
+    being_deleted(life)
+    end(life, Report(numbers={"removed": 1}))
+    before = counted("tunesmith_models_removed_total")
+    life.clock.forward(GIVE_UP_SECONDS)
+    life.cluster.refuse = lambda verb, _: ApiError(429, "TooManyRequests", "slow") if verb == "patch" else None
+    with pytest.raises(ApiError):
+        glance(life)
+    life.cluster.refuse = lambda _verb, _item: None
+    glance(life)
+    assert not is_there(life)
+    assert left_behind(life) == []
+    assert len({*told(life, "ModelsRemoved")}) == 1
+    assert counted("tunesmith_models_removed_total") == before + 1
+
+
+def test_what_is_left_is_counted_though_no_answer_comes(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert hears of it when the operator does: that the FineTuneJob is gone."""
+    being_deleted(life)
+    end(life, Report(failure=failure(ExitCode.BAD_CONFIG, "NotOllama", "what answers is none")))
+    before = counted("tunesmith_models_left_behind_total", reason="NotOllama")
+
+    async def silent(*_: Any) -> Object | None:
+        raise ApiError(0, "", "the connection was reset")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(life.cluster, "get", silent)
+        life.cluster.refuse = lambda verb, _: gone_unanswered(life) if verb == "patch" else None
+        with pytest.raises(ApiError):
+            glance(life)
+    assert glance(life) is None
+    assert counted("tunesmith_models_left_behind_total", reason="NotOllama") == before + 1
