@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from tunesmith.core.conditions import Note, invalid_status, next_status, notes
 from tunesmith.core.decide import Draft, Subject, World, decide, is_settled
 from tunesmith.core.manifests import effective_storage
 from tunesmith.core.observe import Phase
-from tunesmith.core.record import StageRecord, read_records
+from tunesmith.core.record import read_records
 from tunesmith.core.times import to_time
 from tunesmith.expiring import remove_expired
 from tunesmith.kube.cache import Cache, Key, key_of
@@ -272,7 +271,8 @@ class Reconciler:
             draft.stalled = reason, f"{message} {_AFTER_MENDING}"
         else:
             draft.waits_for = _refusal(kind, error)
-        draft.records = {**draft.records, **_not_started(draft)}
+        if draft.unstarted is not None:
+            draft.records = {**draft.records, draft.unstarted.name: draft.unstarted}
 
     async def _write(self, item: Object, status: dict[str, Any]) -> bool:
         """Write the status if it is another one; tell whether it is on the server now."""
@@ -318,18 +318,6 @@ def _subject(job: FineTuneJob, item: Object, status: Mapping[str, Any]) -> Subje
 
 def _soonest(*waits: float | None) -> float | None:
     return min((wait for wait in waits if wait is not None), default=None)
-
-
-def _not_started(draft: Draft) -> dict[Any, Any]:
-    """Return the records as they were of what could not be created."""
-    names = {child["metadata"]["name"] for child in draft.create}
-    found = {}
-    for name, record in draft.records.items():
-        if record.job in names:
-            was = draft.subject.records[name]
-            before = was if was.keys == record.keys else StageRecord(name)  # attempts count for what they make
-            found[name] = replace(record, state=State.WAITING, job=before.job, attempts=before.attempts)
-    return found
 
 
 def _count(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

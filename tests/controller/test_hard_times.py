@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from controller.conftest import SETTINGS, Life
 from support.fake_cluster import failure
 from tunesmith.api.settings import Settings
 from tunesmith.api.status import FineTuneJobStatus
-from tunesmith.kube.cluster import Object
+from tunesmith.kube.cache import Key
+from tunesmith.kube.cluster import ApiError, Object
 from tunesmith_stages.contract import ExitCode, Report
 
 NO_GPU: dict[str, Any] = {
@@ -89,6 +91,33 @@ def test_every_hour_of_a_training_is_charged_once(life: Life) -> None:
     life.cluster.remove(job)
     life.run()
     assert life.ready() == ("True", "Succeeded")
+
+
+def test_an_attempt_that_the_status_never_told_of_is_charged_once(life: Life) -> None:
+    """The operator was killed when it had created the Job; that was evicted; now a quota lets none take its place."""
+    life.apply({"spec.activeDeadlineSeconds": 3600})
+    life.run(until="rehearse")
+    before = life.cluster.status("bot")
+    life.run(until="train")
+    (job,) = life.unfinished("train")
+    life.cluster.listener = lambda _kind, _item: None
+    life.cluster.edit("bot", lambda item: item.update(status=before))
+    life.programs.start(job)
+    life.clock.forward(600)
+    life.programs.evict(job)
+    quota = ApiError(403, "Forbidden", "exceeded quota")
+    life.cluster.refuse = lambda verb, item: quota if (verb, item["kind"]) == ("create", "Job") else None
+    life.restart()
+    for _ in range(5):
+        asyncio.run(life.reconciler.reconcile(Key("default", "bot")))
+        life.clock.forward(60)
+    assert life.ready() == ("False", "QuotaExceeded")
+    assert life.stage("train")["elapsedSeconds"] == 600
+    assert life.stage("train")["attempts"] == 1
+    life.cluster.refuse = lambda _verb, _item: None
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.stage("train")["attempts"] == 2
 
 
 def test_what_is_ended_as_soon_as_it_began_is_tried_less_and_less_often(life: Life) -> None:

@@ -102,6 +102,8 @@ class Draft:
     rehearsed: bool = False
     create: tuple[dict[str, Any], ...] = ()
     """Kubernetes objects to be created, in this order."""
+    unstarted: StageRecord | None = None
+    """Record, as it is if they cannot be created, of the stage of which they begin an attempt."""
     delete: tuple[str, ...] = ()
     wake_after: float | None = None
     waits_for: tuple[str, str] | None = None
@@ -588,11 +590,9 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
     child = _child(draft, stage, attempt, record)
     if not _create(draft, child):
         return
-    draft.records[stage.name] = replace(
+    draft.unstarted = replace(
         record,
-        state=State.PENDING,
-        job=child_name(child),
-        attempts=attempt,
+        state=State.WAITING,
         started="",
         finished="",
         next_attempt="",
@@ -602,6 +602,7 @@ def _start(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
         exit_code=None,
         cached=False,
     )
+    draft.records[stage.name] = replace(draft.unstarted, state=State.PENDING, job=child_name(child), attempts=attempt)
 
 
 def _look_up(draft: Draft, stage: PlannedStage, record: StageRecord) -> None:
