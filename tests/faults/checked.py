@@ -123,7 +123,7 @@ class CheckedCluster(FakeCluster):
         if stage != "rehearse":  # it is a gate, which is gone through again when an earlier result has changed
             again = wanted & told.made.get((known["metadata"]["uid"], stage), frozenset())
             assert not again or asked_anew, f"{name} makes what was told to be made"
-        views = [self._planned(known, stage, once_seen=once_seen) for once_seen in (False, True)]
+        views = [self.planned(known, stage, once_seen=once_seen) for once_seen in (False, True)]
         # Without units where its inputs cannot be known from what there is any more.
         wants = [wanted <= {unit.key for unit in planned.missing} or not planned.units for planned in views]
         assert any(wants), f"{name} makes what is not wanted, or what is done"
@@ -152,7 +152,7 @@ class CheckedCluster(FakeCluster):
         asked = (known["metadata"].get("annotations") or {}).get(keys.RETRY_ANNOTATION, "")
         return bool((known.get("status") or {}).get("retry", "") != asked)
 
-    def _planned(self, known: Object, stage: str, *, once_seen: bool) -> PlannedStage:
+    def planned(self, known: Object, stage: str, *, once_seen: bool) -> PlannedStage:
         """Return what is to be done in a stage of a FineTuneJob, for who sees everything as it is now.
 
         `once_seen`: and who has heard what ended Jobs reported that are gone, or whose Pods are.
@@ -209,6 +209,7 @@ def check_progress(before: Mapping[str, Any], after: Mapping[str, Any], *, edite
     """
     assert after["observedGeneration"] >= before.get("observedGeneration", 0)
     asked_anew = any(before.get(name) != after.get(name) for name in ("refresh", "retry"))
+    assert edited or asked_anew or not _is_ready(before) or _is_ready(after), "it was ready, and is not any more"
     stages = stages_of(after)
     for name, was in stages_of(before).items():
         now = stages[name]
@@ -218,6 +219,10 @@ def check_progress(before: Mapping[str, Any], after: Mapping[str, Any], *, edite
             continue
         assert now["state"] == "Succeeded", f"{name} was done and is {now['state']}: {now.get('reason')}"
         assert now.get("units") == was["units"], f"the results of {name} change"
+
+
+def _is_ready(status: Mapping[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or ())
 
 
 def stages_of(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

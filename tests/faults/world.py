@@ -473,8 +473,8 @@ class World:
         for item in self._jobs():
             self._check_end_of(item)
         self._check_removals()
-        left = [job for job in self.active() if is_owned(job) and stage_of(job) not in self.held]
-        assert not left, f"orphans: {[job['metadata']['name'] for job in left]}"
+        left = [job["metadata"]["name"] for job in self.active() if is_owned(job) and not self._is_held_up(job)]
+        assert not left, f"orphans: {left}"
         used = {job["metadata"]["name"] for job in self.active()}
         used |= self._unsettled() | self._to_be_found() | self._removed
         # What was created for a Job that never came about, its creator having died, goes with the FineTuneJob.
@@ -528,6 +528,19 @@ class World:
             assert item["spec"].get("pods"), told
         else:
             assert reason == self.failed.get((uid, status["progress"]["stage"])), f"{told}; failed: {self.failed}"
+
+    def _is_held_up(self, job: Object) -> bool:
+        """Tell whether a Job is there that somebody wants: it could not run, and its FineTuneJob waits for it."""
+        labels = made_from(job)[0]
+        item = self.cluster.objects.get(("FineTuneJob", NAMESPACE, labels[keys.JOB_LABEL]))
+        if stage_of(job) not in self.held or item is None or item["metadata"]["uid"] != labels[keys.UID_LABEL]:
+            return False
+        if removes(job):
+            return is_deleting(item)
+        name = item["metadata"]["name"]
+        over = self.ready(name)[0] == "True" or self._condition(name, "Stalled")[0] == "True"
+        wanted = {unit.key for unit in self.cluster.planned(item, stage_of(job), once_seen=True).units}
+        return not over and (made_by(job) <= wanted or not wanted)
 
     def _true_waits(self, item: Object) -> set[str]:
         """Return the reasons with which a FineTuneJob may wait truly."""
