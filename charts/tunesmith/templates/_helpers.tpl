@@ -56,7 +56,8 @@ capabilities:
 {{- define "tunesmith.rules" -}}
 - apiGroups: [tunesmith.dev]
   resources: [finetunejobs]
-  verbs: [get, list, watch, patch]  # patch: of the finalizer of `deletionPolicy: Delete`, nothing else
+  # patch: for the finalizer of `deletionPolicy: Delete` alone. RBAC cannot say that: it gives the whole object.
+  verbs: [get, list, watch, patch]
 - apiGroups: [tunesmith.dev]
   resources: [finetunejobs/status]
   verbs: [update]
