@@ -354,7 +354,7 @@ def test_exec_forbidden(account: Account, command: list[str], verb: str) -> None
     """Any other command is refused, with what is allowed."""
     status, message = account.run(command, verb=verb)
     assert status == 403
-    assert "a NAME that begins with `team-a/` and a FILE below `/volume/team-a/`" in message
+    assert "a NAME that begins with `team-a/` or `tunesmith-check-` and a FILE below `/volume/team-a/`" in message
 
 
 ELSEWHERE: Mapping[str, tuple[dict[str, Any], str]] = {
