@@ -8,7 +8,8 @@ from tunesmith_stages.reasons.row import Reason
 GOING_ON = (
     Reason(
         ("Fetching", "Preparing", "Rehearsing", "Training", "Converting", "Quantizing", "Registering"),
-        "The program of this stage runs. PROGRESS, LOSS and ETA are read from its log every ten seconds.",
+        "The program of this stage runs. PROGRESS, LOSS and ETA are read from its log every ten seconds; where more "
+        "than 200 programs run, twenty logs are read in a second: of 1,000 each every 50 s.",
         "",
         own_retry=WAITS,
     ),
