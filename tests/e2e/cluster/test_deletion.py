@@ -48,9 +48,7 @@ def test_the_model_goes_with_its_job_if_that_is_asked_for(faults: Team, installe
     models = installed.models()
     assert "removed:v1" not in models
     assert {"kept:v1", "taken:v1"} <= {*models}
-    told = until(
-        lambda: ended(faults, "removed", "taken"), 60, lambda: f"no end is told: {faults.get('events')['items']}"
-    )
+    told = {**events(faults, "removed"), **events(faults, "taken")}  # it was told before they went
     assert "removed:v1 on server 'main': 1 removed" in told["removed", "ModelsRemoved"]
     assert "1 somebody else's by now, which stay" in told["taken", "ModelsRemoved"]
     assert not {("removed", "ModelsLeftBehind"), ("taken", "ModelsLeftBehind")} & told.keys()
@@ -58,13 +56,6 @@ def test_the_model_goes_with_its_job_if_that_is_asked_for(faults: Team, installe
     until(lambda: not faults.jobs("removed"), 120, lambda: "the Jobs of the deleted one stay")
     for name in ("kept:v1", "taken:v1"):
         installed.cluster.kubectl("exec", "--namespace", RELEASE, SERVER_POD, "--", "ollama", "rm", name)
-
-
-def ended(team: Team, *names: str) -> dict[tuple[str, str], str]:
-    """Return their Events if each tells what has become of its models: that comes after the FineTuneJob is gone."""
-    told = {key: sentence for name in names for key, sentence in events(team, name).items()}
-    ends = {"ModelsRemoved", "ModelsLeftBehind"}
-    return told if all(ends & {reason for named, reason in told if named == name} for name in names) else {}
 
 
 def events(team: Team, name: str) -> dict[tuple[str, str], str]:
