@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from controller.conftest import SETTINGS, Life
 from support.fake_cluster import failure
 from tunesmith.api.settings import Settings
@@ -219,6 +221,121 @@ def test_a_report_that_comes_late_is_believed(life: Life) -> None:
         life.hear(kind, item)
     life.look()
     assert life.stage("train")["state"] == "Succeeded"
+
+
+# --- Jobs of ours that somebody edits --------------------------------------------------------------------------------
+
+
+def lower(life: Life, job: Object, pods: int) -> None:
+    """Have somebody set how many Pods a Job may have at a time; its controller deletes those that are too many."""
+    job["spec"]["parallelism"] = pods
+    life.cluster.changed(job)
+    for pod in pods_of(life, job)[pods:]:
+        life.cluster.remove(pod)
+    life.look()
+
+
+def pods_of(life: Life, job: Object) -> list[Object]:
+    uid = job["metadata"]["uid"]
+    return [pod for pod in life.cluster.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
+
+
+def second_pod(life: Life, job: Object) -> Object:
+    """Create the Pod of a training's second node; it runs."""
+    pod = life.programs.start(job)
+    pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = "1"
+    life.cluster.changed(pod)
+    return pod
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_job_that_may_have_no_pod_says_so(life: Life, begun: bool) -> None:
+    """Nothing is created or started while `parallelism` is 0: what was done and what to do are said, also later."""
+    job = training(life)
+    if begun:
+        life.programs.start(job)
+        life.look()
+    lower(life, job, 0)
+    name = job["metadata"]["name"]
+    for _ in range(3):
+        assert life.ready() == ("False", "ParallelismLowered")
+        assert life.condition()["message"] == (
+            f"somebody set `spec.parallelism` of Job {name} to 0: set it back to 1, or delete the Job, then it is made "
+            "anew"
+        )
+        life.wait(600)
+    assert (life.stage("train")["state"], life.stage("train")["reason"]) == ("Pending", "ParallelismLowered")
+    assert [(note.type, note.reason) for note in life.notes].count(("Warning", "ParallelismLowered")) == 1
+    lower(life, job, 1)
+    assert life.ready() == ("False", "Pending")
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
+def test_a_job_that_may_have_no_pod_is_made_anew(life: Life) -> None:
+    """As its sentence says: who deletes the Job gets another one, with as many Pods as it takes."""
+    job = training(life)
+    lower(life, job, 0)
+    life.cluster.remove(job)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
+def test_a_training_that_may_have_too_few_pods_says_so(life: Life) -> None:
+    """One of two nodes trains nothing, however long its Pod runs: that is not said to train."""
+    job = training(life, {"spec.training.nodes": 2})
+    life.programs.start(job)
+    second_pod(life, job)
+    life.look()
+    assert life.ready() == ("False", "Training")
+    lower(life, job, 1)
+    assert life.ready() == ("False", "ParallelismLowered")
+    assert "to 1: set it back to 2, or delete" in life.condition()["message"]
+    lower(life, job, 2)
+    second_pod(life, job)
+    life.look()
+    assert life.ready() == ("False", "Training")
+
+
+def test_pods_that_are_there_are_enough(life: Life) -> None:
+    """A node whose Pod has ended well needs no other: that fewer may run now keeps nothing back."""
+    job = training(life, {"spec.training.nodes": 2})
+    life.programs.start(job)
+    second_pod(life, job)["status"]["phase"] = "Succeeded"
+    job["spec"]["parallelism"] = 1
+    life.cluster.changed(job)
+    life.look()
+    assert life.ready() == ("False", "Training")
+
+
+def test_how_far_a_training_was_is_said_while_it_may_have_no_pod(life: Life) -> None:
+    """Its Pod is ended as a queue ends it, with a checkpoint: nothing of that is lost."""
+    job = training(life)
+    pod = life.programs.start(job)
+    life.look()
+    life.cluster.logs[pod["metadata"]["name"]] = '{"stage": "train", "done": 34, "total": 100, "of": "steps"}'
+    life.wait(30)
+    lower(life, job, 0)
+    assert "At least 34 of 100 steps were done; it goes on from its newest checkpoint" in life.condition()["message"]
+
+
+def test_a_job_that_somebody_suspends_says_so(life: Life) -> None:
+    """No queue lets it go on: that it is suspended, and by no queue, is said until somebody does."""
+    job = training(life)
+    job["spec"]["suspend"] = True
+    life.cluster.changed(job)
+    life.wait(600)
+    assert life.ready() == ("False", "Queued")
+    assert life.condition()["message"] == (
+        "its Job is suspended, and names no queue: what suspended it must let it go on"
+    )
+    assert life.stage("train")["reason"] == "Queued"
+    job["spec"]["suspend"] = False
+    life.cluster.changed(job)
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
 
 
 # --- pods ------------------------------------------------------------------------------------------------------------

@@ -21,9 +21,10 @@ NO_IMAGE = Reason(
 UNSCHEDULED = (
     Reason(
         ("Queued",),
-        "A queue has not admitted the Job, or a scheduling gate holds the pod.",
+        "A queue has not admitted the Job, or a scheduling gate holds the pod. Or somebody suspended a Job that names "
+        "no queue; the sentence says so.",
         "Wait: the sentence has the place in the queue and Kueue's own reason. `kubectl get workloads` shows the "
-        "others. See [Queues](queues.md).",
+        "others. See [Queues](queues.md). Without a queue: set `spec.suspend` of the Job to false.",
         own_retry=WAITS,
         signs=(Sign(Where.SCHEDULER, "SchedulingGated"), Sign(Where.OPERATOR)),
     ),
@@ -162,6 +163,12 @@ BESIDE = (
         own_retry=WAITS,
     ),
     Reason(("Suspended",), "`spec.suspend` is true.", "Set it to false.", own_retry=WAITS),
+    Reason(
+        ("ParallelismLowered",),
+        "Somebody set `parallelism` of the stage's Job below the number of pods that it takes.",
+        "The sentence names the Job and the number: set it back, or delete the Job, then it is made anew.",
+        own_retry=WAITS,
+    ),
     Reason(
         ("Stopping",),
         "The Job before it still ends, a training up to its grace period to save a checkpoint.",

@@ -44,7 +44,7 @@ _DONE: Mapping[StageName, str] = {
 }
 """The condition that says that a stage is done."""
 
-_KEEPS_ITS_STEPS = frozenset({QUEUED, INADMISSIBLE, "Suspended", "Unschedulable"})
+_KEEPS_ITS_STEPS = frozenset({QUEUED, INADMISSIBLE, "Suspended", "ParallelismLowered", "Unschedulable"})
 """Reasons to wait in which a training is that was stopped with a checkpoint: it is said how far it was."""
 _MAX_MESSAGE = 2048
 

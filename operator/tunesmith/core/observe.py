@@ -167,7 +167,8 @@ def _phase(job: Object, pods: Sequence[Object], leader: Object | None, report: R
         return Phase.QUEUED
     if leader is None or leader["metadata"].get("deletionTimestamp") or pod_phase(leader) != "Running":
         return Phase.PENDING
-    return Phase.PENDING if any(pod_phase(pod) == "Pending" for pod in pods) else Phase.RUNNING
+    waits = any(pod_phase(pod) == "Pending" for pod in pods) or _is_kept_small(job, pods)
+    return Phase.PENDING if waits else Phase.RUNNING
 
 
 # --- why nothing runs ------------------------------------------------------------------------------------------------
@@ -189,11 +190,28 @@ def _waiting(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> W
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(keys.QUEUE_LABEL, "")
         return Waiting("Queued", f"the queue {queue!r} has not admitted its Job yet") if queue else _SUSPENDED
+    if _is_kept_small(job, pods):
+        name, wanted = job["metadata"]["name"], job["spec"]["completions"]
+        return Waiting(
+            "ParallelismLowered",
+            f"somebody set `spec.parallelism` of Job {name} to {job['spec']['parallelism']}: set it back to {wanted}, "
+            "or delete the Job, then it is made anew",
+        )
     alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and pod_phase(pod) not in _OVER]
     if not alive:
         return _refused(events) or _still_ending(pods) or NOTHING_YET
     found = [waiting for pod in alive if (waiting := waiting_of_pod(pod, events)) is not None]
     return found[0] if found else NOTHING_YET
+
+
+def _is_kept_small(job: Object, pods: Sequence[Object]) -> bool:
+    """Tell whether a Job has fewer Pods than it takes and makes no more, because somebody lowered how many it may have.
+
+    We make it with as many at a time as it takes. A Pod that failed, or is being deleted, would be replaced.
+    """
+    takes = job["spec"]["completions"]
+    there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and pod_phase(pod) != "Failed"]
+    return bool(job["spec"]["parallelism"] < takes and len(there) < takes)
 
 
 def _still_ending(pods: Sequence[Object]) -> Waiting | None:

@@ -103,7 +103,11 @@ def slim_child(item: Item, owner: Owner, *, pod: bool) -> Object:
     template = spec if pod else (spec.get("template") or {}).get("spec") or {}
     return {
         "metadata": _meta(item) if pod else _with_labels_of_pods(_meta(item), spec.get("template") or {}),
-        "spec": {"suspend": spec.get("suspend", False), "completions": spec.get("completions") or 1},
+        "spec": {
+            "suspend": spec.get("suspend", False),
+            "completions": spec.get("completions") or 1,
+            "parallelism": spec.get("parallelism", 1),
+        },
         "status": status if pod else {name: status[name] for name in _END_OF_JOB if name in status},
         "owner": owner,
         "pod": pod,
