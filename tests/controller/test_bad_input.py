@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -13,7 +14,7 @@ from controller.conftest import Life
 from support.fake_cluster import copy_of, failure
 from tunesmith.kube.cache import Key
 from tunesmith.kube.cluster import Object
-from tunesmith_stages.contract import ExitCode
+from tunesmith_stages.contract import ExitCode, StageConfig
 
 DAY = 86_400
 
@@ -251,19 +252,74 @@ def test_what_is_not_wanted_any_more_is_no_reason_to_wait(life: Life) -> None:
 # --- texts -----------------------------------------------------------------------------------------------------------
 
 
+TEXT = "Zürich \u202eעברית 中文 👩\u200d🔬 e\u0301"
+"""It runs both ways, and its last letter is of two signs: who tidies it makes another text of it."""
+IN_ANY_SCRIPT = {
+    "spec.model": {"volume": {"path": f"models/{TEXT}"}},
+    "spec.datasets.0": {
+        "name": "faq",
+        "volume": {"path": f"data/{TEXT}.json"},
+        "format": "Alpaca",
+        "columns": {"prompt": TEXT, "response": f"{TEXT}?"},
+    },
+    "spec.datasets.+": {
+        "name": "few",
+        "inline": [{f"{TEXT}!": TEXT}],
+        "format": "Text",
+        "columns": {"text": f"{TEXT}!"},
+    },
+    "spec.ollama.system": TEXT,
+    "spec.ollama.license": f"{TEXT} MIT",
+    "spec.ollama.parameters": {"stop": [TEXT, f"{TEXT}."]},
+    "spec.ollama.smokeTests": [{"prompt": f"{TEXT}?", "expect": TEXT}],
+}
+
+
+def config_of(life: Life, stage: str) -> StageConfig:
+    """Have a job come as far as a stage; return what that stage's program is asked for."""
+    life.run(until=stage)
+    (job,) = life.unfinished(stage)
+    return life.programs.config(job)
+
+
+def columns(**named: str) -> dict[str, str | None]:
+    """Return all columns of a dataset as `prepare` is told of them."""
+    names = ("prompt", "query", "response", "system", "history", "messages", "tools", "text")
+    return {name: named.get(name) for name in names}
+
+
 def test_texts_in_any_script_arrive_as_they_are(life: Life) -> None:
-    """Prompts, paths, columns and parameters may hold any text; the programs get it, and the status stays writable."""
-    text = "Zürich \u202eעברית 中文 👩\u200d🔬 e\u0301"
-    row = {"instruction": text, "output": text}
-    life.apply({"spec.datasets.0": {"name": "faq", "inline": [row]}, "spec.ollama.system": text})
-    life.run(until="register")
-    (job,) = life.unfinished("register")
-    (unit,) = life.programs.config(job).units
-    assert unit.params["system"] == text
-    life.programs.failures["register"] = [failure(ExitCode.BAD_DATA, "BadAnswer", message=text * 400)]
+    """Prompts, paths, columns, rows and parameters may hold any text; the programs are asked for exactly that."""
+    life.apply(IN_ANY_SCRIPT)
+    sources = {unit.name: unit.params["source"] for unit in config_of(life, "fetch").units}
+    assert sources["base"] == {"volume": {"path": f"models/{TEXT}"}}
+    assert sources["dataset:faq"] == {"volume": {"path": f"data/{TEXT}.json"}}
+    assert json.loads(sources["dataset:few"]["inline"]) == {f"{TEXT}!": TEXT}
+    (prepared,) = config_of(life, "prepare").units
+    assert [item["columns"] for item in prepared.params["datasets"]] == [
+        columns(prompt=TEXT, response=f"{TEXT}?"),
+        columns(text=f"{TEXT}!"),
+    ]
+    served = {"system": TEXT, "license": f"{TEXT} MIT", "parameters": {"stop": [TEXT, f"{TEXT}."]}}
+    (rehearsed,) = config_of(life, "rehearse").units
+    assert {name: rehearsed.params[name] for name in served} == served
+    asked = [{"prompt": f"{TEXT}?", "expect": TEXT}]
+    assert config_of(life, "train").runtime["smokeTests"] == asked
+    register = config_of(life, "register")
+    (registered,) = register.units
+    assert {name: registered.params[name] for name in served} == served
+    assert register.runtime["smokeTests"] == asked
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+
+
+def test_a_failure_told_in_any_script_can_be_written(life: Life) -> None:
+    """However long the sentence of a program is, in whatever script: the status has its beginning as it is."""
+    life.apply()
+    life.programs.failures["register"] = [failure(ExitCode.BAD_DATA, "BadAnswer", message=TEXT * 400)]
     life.run()
     assert life.ready() == ("False", "BadAnswer")
-    assert text in life.condition()["message"]
+    assert TEXT in life.condition()["message"]
     assert len(life.condition()["message"]) <= 4096
 
 
