@@ -168,7 +168,38 @@ def test_results_that_never_show_do_not_keep_a_cluster_busy(life: Life) -> None:
         attempts.append(life.stage("train")["attempts"])
     assert attempts[-1] <= 6
     assert life.ready()[0] == "False"
-    assert life.stage("train")["reason"] in {"ResultLost", "ReportLost"}
+    assert life.stage("train")["reason"] == "ResultLost"
+
+
+def test_a_report_that_is_lost_is_looked_up(life: Life) -> None:
+    """The Pod was gone before its report was read: that is said until a look-up has told what came of it."""
+    life.programs.finish(training(life))
+    lose_reports(life, "bot-train")
+    life.look()
+    assert life.ready() == ("False", "ReportLost")
+    assert (life.stage("train")["state"], life.stage("train")["reason"]) == ("Unknown", "ReportLost")
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
+
+
+def test_a_look_of_which_nothing_is_left_is_made_again(life: Life) -> None:
+    """The report of the look-up is lost as well: the reason stays, and nothing is trained a second time."""
+    life.programs.finish(training(life))
+    lose_reports(life, "bot-train")
+    life.look()
+    (lookup,) = life.unfinished("train")
+    life.programs.finish(lookup)
+    lose_reports(life, lookup["metadata"]["name"])
+    life.look()
+    assert life.ready() == ("False", "ReportLost")
+    assert "the Pod that looked it up is gone too" in life.condition()["message"]
+    life.wait(11)
+    (again,) = life.unfinished("train")
+    assert again["metadata"]["name"] == lookup["metadata"]["name"]
+    life.run()
+    assert life.ready() == ("True", "Succeeded")
+    assert life.programs.ran.count("train") == 1
 
 
 def test_a_failed_look_is_not_taken_for_a_lost_result(life: Life) -> None:

@@ -338,12 +338,28 @@ def test_source_too_large_for_the_disk(
 
 
 @pytest.mark.usefixtures("hub")
-def test_repository_that_is_not_there(root: Path, form: str) -> None:
-    """A repository that the hub does not know, or does not show to everybody, is named with both ways out."""
+def test_repository_that_is_not_there(root: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository that the hub knows nothing of, or does not show to this account, is named with both ways out."""
+    monkeypatch.setenv(TOKENS[form], TOKEN)
     found = failure(asking(root, form, repo="o/other"))
-    assert found.reason in {"RepositoryNotFound", "HubAccessDenied"}
+    assert (found.code, found.reason) == (ExitCode.MISSING_INPUT, "RepositoryNotFound")
     assert "'o/other'" in found.message
-    assert "tokenSecretRef" in found.hint
+    assert found.message.endswith("is not there, or is private")
+    assert "OWNER/NAME" in found.hint
+    assert f"{form}.tokenSecretRef" in found.hint
+
+
+NOT_SHOWN = {"huggingFace": "HubAccessDenied", "modelScope": "RepositoryNotFound"}
+"""To who asks without a token Hugging Face does not say whether there is such a repository."""
+
+
+@pytest.mark.usefixtures("hub")
+def test_repository_that_is_not_shown_to_everybody(root: Path, form: str) -> None:
+    """Without a token it may not be there, or be private: the reason is the hub's answer, the way out is said."""
+    found = failure(asking(root, form, repo="o/other"))
+    assert found.reason == NOT_SHOWN[form]
+    assert "'o/other'" in found.message
+    assert f"{form}.tokenSecretRef" in found.hint
 
 
 @pytest.mark.parametrize("revision", ["v9", "e" * 40])

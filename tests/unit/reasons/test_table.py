@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from support.asserted import asserted_words, words_asserted_in
 from support.generator import ROOT
 from support.reasons import classes_in_code, reasons_in_code
 from tunesmith.api.status import REASON_PATTERN
@@ -97,14 +98,43 @@ def words_in_tests() -> set[str]:
     for folder in ("unit", "controller", "integration", "e2e", "preflight", "examples", "faults", "golden"):
         for path in sorted((ROOT / "tests" / folder).rglob("test_*.py")):
             if path.name != "test_table.py" and path.is_file():
-                words.update(re.findall(r"\b[A-Z][A-Za-z0-9]+\b", path.read_text(encoding="utf-8", errors="replace")))
+                words |= asserted_words(path)
     return words
 
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_each_reason_is_given_in_a_test(name: str) -> None:
-    """A reason that a program gives by itself comes up in a test of that program."""
+    """A reason that a program gives by itself is what a test of that program wants to find: it, and no other."""
     assert name in words_in_tests()
+
+
+TESTS_OF_WORDS = {
+    "an assertion": ('def test():\n    assert f() == ("False", "Lost")', True),
+    "within a text": ('def test():\n    assert "Lost: it is gone" in f()', True),
+    "an argument": ('@pytest.mark.parametrize("reason", ["Lost"])\ndef test(reason): ...', True),
+    "a table": ('CASES = {"a": "Lost"}\n@pytest.mark.parametrize("case", CASES)\ndef test(case): ...', True),
+    "a table by an assertion": ('BY = {"a": "Lost"}\ndef test():\n    assert f() == BY["a"]', True),
+    "a loop": ('def test():\n    for word in ("Lost", "Found"):\n        assert f(word) == word', True),
+    "the only one allowed": ('def test():\n    assert f() in {"Lost"}', True),
+    "one of several": ('def test():\n    assert f() in {"Lost", "Found"}', False),
+    "a comment": ("def test():\n    assert f() == 1  # Lost", False),
+    "a docstring": ('def test():\n    """Lost."""\n    assert f() == 1', False),
+    "what is played": ('def test():\n    fail("Lost")\n    assert f() == 1', False),
+    "a table that nobody uses": ('CASES = ["Lost"]\ndef test():\n    assert f() == 1', False),
+    "a loop that wants nothing": (
+        'def test():\n    for word in ("Lost",):\n        f(word)\n    assert f() == 1',
+        False,
+    ),
+    "at night": ('@pytest.mark.nightly\ndef test():\n    assert f() == "Lost"', False),
+    "a file at night": ('pytestmark = pytest.mark.nightly\ndef test():\n    assert f() == "Lost"', False),
+}
+
+
+@pytest.mark.parametrize("case", TESTS_OF_WORDS)
+def test_what_counts_as_a_test_of_a_word(case: str) -> None:
+    """What a test compares counts; what it merely mentions does not, and neither does a choice."""
+    source, counts = TESTS_OF_WORDS[case]
+    assert ("Lost" in words_asserted_in(source)) == counts
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.classes], ids=named)

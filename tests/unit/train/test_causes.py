@@ -219,6 +219,13 @@ def test_names_the_node(
     assert (failure.code, failure.message[: len(expected[1])]) == expected
 
 
+def test_a_lost_node_has_a_reason_of_its_own() -> None:
+    """A node that is gone without a word may come back: it is tried again, and its pod is where to look."""
+    failure = root_cause([left(0, ExitCode.INTERNAL, LOST)], {0: 70}, 1, "last words", lost=["node 1 (pod-1)"])
+    assert (failure.code, failure.reason) == (ExitCode.TEMPORARY, "NodeLost")
+    assert "pod" in failure.hint
+
+
 CUDA = "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
 
 
