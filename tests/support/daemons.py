@@ -5,8 +5,8 @@ Only our cluster's: nobody kills the programs of a cluster that somebody lent us
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -42,6 +42,16 @@ def stage_programs(cluster: NodeCluster, job: str, stage: str) -> list[psutil.Pr
         return process.environ().get("HOSTNAME", "").startswith(f"{job}-{stage}-")
 
     return _processes(cluster, is_one)
+
+
+@contextmanager
+def held(process: psutil.Process) -> Iterator[None]:
+    """Let a process stand still until the block ends, so that it cannot end meanwhile."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
 
 
 def servers(cluster: NodeCluster) -> list[psutil.Process]:
