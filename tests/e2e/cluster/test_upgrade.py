@@ -19,8 +19,8 @@ from tunesmith.api.keys import STAGE_LABEL
 RAISED = f"{IMAGES[0].rpartition(':')[0]}:raised"
 CONTRACT = Path("opt/tunesmith/source/tunesmith_stages/contract.py")
 AFTER_TRAIN = CHAIN[CHAIN.index("train") + 1 :]
-SECONDS = 90
-"""How long the live training takes: longer than an upgrade, and not much."""
+SECONDS = 120
+"""How long the live training takes: twice as long, at least, as until an upgraded operator is at work."""
 
 
 @pytest.fixture
