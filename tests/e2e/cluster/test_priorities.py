@@ -14,9 +14,9 @@ from support.installed import Team, until
 from support.occupying import occupying_pod, priority_class
 
 SEAT = "example.com/seat"
-STEPS = 200
-"""So many take longer than the scheduler needs to preempt, on any machine."""
 """A resource of which the node has one: as a GPU, but for nobody else's tests."""
+STEPS = 100
+"""So many take longer than the scheduler needs to preempt, on any machine."""
 
 
 @pytest.fixture
@@ -38,7 +38,6 @@ def set_seats(team: Team, node: str, count: str | None) -> None:
     team.cluster.kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}")
 
 
-@pytest.mark.nightly
 def test_the_scheduler_takes_its_place_and_gives_it_back(one_seat: Team) -> None:
     """A Pod of a higher priority needs the seat: a checkpoint is saved, the next Pod waits, and goes on from there."""
     team, name = one_seat, "unimportant"
