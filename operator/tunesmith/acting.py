@@ -8,6 +8,7 @@ from tunesmith.api.status import State
 from tunesmith.core.decide import Draft
 from tunesmith.core.manifests import lookup_name
 from tunesmith.core.observe import ObservedJob, Phase
+from tunesmith.core.pod_state import conditions_of
 from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import BY_KIND, CONFIG_MAPS, JOBS, SERVICES, ApiError, Cluster, Object
@@ -36,6 +37,8 @@ async def create(cluster: Cluster, cache: Cache, child: Object) -> None:
             return
         made = there
     if made["kind"] == "Job":
+        if not {"Complete", "Failed"}.isdisjoint(conditions_of(made)):  # nobody had told us of it
+            await _remove_needs(cluster, meta["namespace"], meta["name"])
         cache.put_job(made)
 
 
@@ -50,14 +53,19 @@ async def _create_anew(cluster: Cluster, child: Object) -> None:
             raise
 
 
+async def _remove_needs(cluster: Cluster, namespace: str, name: str, *, service: bool = True) -> None:
+    """Remove what only a running Job needs."""
+    await cluster.delete(CONFIG_MAPS, namespace, name)
+    if service:
+        await cluster.delete(SERVICES, namespace, name)
+
+
 async def tidy(cluster: Cluster, cache: Cache, draft: Draft) -> None:
     """Remove what only running Jobs need of those that run no more, and old failed Jobs."""
     namespace, uid = draft.subject.namespace, draft.subject.uid
     for name in sorted({*draft.delete, *_ended(draft)}):
-        await cluster.delete(CONFIG_MAPS, namespace, name)
         job = cache.job(namespace, uid, name)
-        if job is None or job["spec"]["completions"] > 1:
-            await cluster.delete(SERVICES, namespace, name)
+        await _remove_needs(cluster, namespace, name, service=job is None or job["spec"]["completions"] > 1)
     for name in _superseded(draft, cache.jobs_of(namespace, uid)):
         await cluster.delete(JOBS, namespace, name)
 

@@ -432,6 +432,26 @@ def test_the_config_map_of_a_job_that_is_there_stays(life: Life) -> None:
     assert len(life.cluster.jobs("fetch")) == 1
 
 
+def test_what_was_created_for_a_job_that_has_ended_goes_again(life: Life) -> None:
+    """Another operator had created the Job, and told that it failed; this one has heard of neither."""
+    life.apply()
+    young = copy.deepcopy(life.cluster.objects[("FineTuneJob", "default", "bot")])
+    life.programs.failures["fetch"] = [failure(ExitCode.BAD_DATA, "BadData")]
+    life.run()
+    assert life.ready() == ("False", "BadData")
+    assert life.cluster.of_kind("ConfigMap") == []
+    life.restart()
+    life.cache.drop_job(newest(life, "fetch"))
+    life.cache.put_finetunejob(young, live=True)
+    life.cluster.calls.clear()
+    asyncio.run(life.reconciler.reconcile(BOT))
+    assert [call[1] for call in life.cluster.calls if call[0] == "create"] == ["ConfigMap", "Job"]
+    assert life.cluster.of_kind("ConfigMap") == []
+    life.look()
+    assert life.ready() == ("False", "BadData")
+    assert len(life.cluster.jobs("fetch")) == 1
+
+
 @pytest.mark.parametrize(("status", "stalled"), [(422, "True"), (400, "True"), (413, "True"), (403, "False")], ids=str)
 def test_what_the_api_server_never_takes_stalls(life: Life, status: int, stalled: str) -> None:
     """An invalid object is not sent again every 15 s for ever, a refusal that may pass is: in the server's words."""
