@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from tunesmith.kube.items import ready_reason
 from tunesmith.kube.lease import Lease
 from tunesmith.queue import WorkQueue
 from tunesmith.reconcile import Reconciler
-from tunesmith.running_logs import RunningLogs
+from tunesmith.running_logs import LOG_READERS, RunningLogs, read_in_turn
 from tunesmith.serve import serve
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ _RETRY_SECONDS = 2
 _STUCK_SECONDS = 300
 """A worker that has one FineTuneJob for so long hangs."""
 _MOST_NOTES = 1000
-_LOG_READERS = 4
-"""Logs that are read at once, at most: a node that does not answer keeps a reader for half a minute."""
 _LOG_PATIENCE_SECONDS = 5.0
 """So long each reader lets FineTuneJobs go first for which nothing has been begun."""
 
@@ -104,7 +103,8 @@ class Operator:
     async def _work_until_stopped(self, there: Collection[Key]) -> None:
         namespaces = list(self._settings.watch_namespaces)
         beside = [self._queue.run_timers(), self._log_queue.run_timers(), self._resync(), self._post_notes()]
-        beside += [self._read_logs() for _ in range(_LOG_READERS)]
+        calm = partial(self._queue.until_calm, _LOG_PATIENCE_SECONDS)
+        beside += [read_in_turn(self._log_queue, self._logs, calm) for _ in range(LOG_READERS)]
         beside += [self._work(number) for number in range(self._settings.workers)]
         stream = kopf.operator(  # ends at SIGTERM
             registry=make_registry(self._cache, self._queue),
@@ -224,16 +224,6 @@ class Operator:
         elif wake is not None:
             self._queue.add_after(key, wake)
         return False
-
-    async def _read_logs(self) -> None:
-        while True:
-            key = await self._log_queue.get()
-            await self._queue.until_calm(_LOG_PATIENCE_SECONDS)
-            try:
-                await self._logs.read(key)
-            except Exception:  # one log that cannot be understood must not end the reading of the others
-                log.exception("reading a log failed", extra=_about(key))
-            self._log_queue.done(key)
 
     # --- events
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tunesmith.core.log_tail import tail_of
@@ -12,13 +13,16 @@ from tunesmith.core.progress import Told, read_log
 from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cluster import ApiError, Cluster
 from tunesmith.kube.items import Key
+from tunesmith.queue import WorkQueue
 from tunesmith_stages.contract import StageName
 
 log = logging.getLogger(__name__)
 
+LOGS_PER_SECOND = 20
+"""So many are read in a second, at most: with hundreds of programs that run, each is read less often."""
+LOG_READERS = 4
+"""Logs that are read at once, at most: a node that does not answer keeps a reader for half a minute."""
 _INTERVAL = 10.0
-_SHARE = 0.05
-"""Seconds that a reading stands for: with hundreds of programs that run, each is read less often."""
 _LONGEST_INTERVAL = 300.0
 _LINES = 40
 _NOTHING = Told()
@@ -71,7 +75,7 @@ class RunningLogs:
         known = self._logs.get(key)
         if known is None:
             return
-        usual, told = max(_INTERVAL, _SHARE * len(self._logs)), known.told
+        usual, told = max(_INTERVAL, len(self._logs) / LOGS_PER_SECOND), known.told
         try:
             text = await self._cluster.pod_log(key.namespace, known.pod, lines=_LINES)
             known.tail, known.told = tail_of(text), read_log(text)
@@ -118,3 +122,23 @@ class RunningLogs:
     def forget(self, key: Key) -> None:
         """Drop what was read for a FineTuneJob of which nothing runs any more."""
         self._logs.pop(key, None)
+
+
+async def read_in_turn(queue: WorkQueue[Key], logs: RunningLogs, until_calm: Callable[[], Awaitable[None]]) -> None:
+    """Read logs that are due, for ever: one of :data:`LOG_READERS`, which keep to :data:`LOGS_PER_SECOND` together.
+
+    Also when thousands are due at once, as after a burst of new FineTuneJobs: `until_calm` returns when those have
+    gone first for long enough.
+    """
+    while True:
+        key = await queue.get()
+        await until_calm()
+        await asyncio.gather(_read(logs, key), asyncio.sleep(LOG_READERS / LOGS_PER_SECOND))
+        queue.done(key)
+
+
+async def _read(logs: RunningLogs, key: Key) -> None:
+    try:
+        await logs.read(key)
+    except Exception:  # one log that cannot be understood must not end the reading of the others
+        log.exception("reading a log failed", extra={"namespace": key.namespace, "finetunejob": key.name})

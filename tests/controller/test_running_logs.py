@@ -9,7 +9,8 @@ import pytest
 
 from support.fake_cluster import Clock, FakeCluster, LogReader
 from tunesmith.kube.items import Key
-from tunesmith.running_logs import RunningLogs
+from tunesmith.queue import WorkQueue
+from tunesmith.running_logs import LOG_READERS, LOGS_PER_SECOND, RunningLogs, read_in_turn
 
 
 class Programs:
@@ -104,3 +105,28 @@ def test_what_is_read_of_a_pod_is_not_told_of_the_next_one() -> None:
     asked.clear()
     asyncio.run(reader.read_due())
     assert not asked.is_set()
+
+
+def test_what_is_due_at_once_is_read_in_turn() -> None:
+    """After a burst thousands of logs are due: so many are read in a second as at any time, and the rest wait."""
+    running = Programs(200)
+
+    async def read_for(seconds: float) -> int:
+        queue: WorkQueue[Key] = WorkQueue()
+        for key in running.pods:
+            queue.add(key)
+        readers = [read_in_turn(queue, running.reader.logs, _at_once) for _ in range(LOG_READERS)]
+        tasks = [asyncio.create_task(reader) for reader in readers]
+        await asyncio.sleep(seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return len(running.pods) - len(queue)
+
+    running.cluster.logs = dict.fromkeys(running.pods.values(), "")
+    begun = asyncio.run(read_for(0.5))
+    assert LOG_READERS <= begun <= LOG_READERS + 0.5 * LOGS_PER_SECOND
+
+
+async def _at_once() -> None:
+    pass
