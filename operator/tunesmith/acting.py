@@ -8,7 +8,7 @@ from tunesmith.api.status import State
 from tunesmith.core.decide import Draft
 from tunesmith.core.manifests import lookup_name
 from tunesmith.core.observe import ObservedJob, Phase
-from tunesmith.core.pod_state import conditions_of
+from tunesmith.core.pod_state import has_ended
 from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cache import Cache
 from tunesmith.kube.cluster import BY_KIND, CONFIG_MAPS, JOBS, SERVICES, ApiError, Cluster, Object
@@ -37,7 +37,7 @@ async def create(cluster: Cluster, cache: Cache, child: Object) -> None:
             return
         made = there
     if made["kind"] == "Job":
-        if not {"Complete", "Failed"}.isdisjoint(conditions_of(made)):  # nobody had told us of it
+        if has_ended(made):  # nobody had told us of it
             await _remove_needs(cluster, meta["namespace"], meta["name"])
         cache.put_job(made)
 

@@ -28,7 +28,7 @@ from tunesmith.handlers import make_registry
 from tunesmith.kube.cache import Cache, Key
 from tunesmith.kube.client import KubeCluster, connect
 from tunesmith.kube.cluster import FINETUNEJOBS, JOBS, PODS, ApiError, Listing, Object, Resource, T
-from tunesmith.kube.items import ready_reason
+from tunesmith.kube.items import about_key, ready_reason
 from tunesmith.kube.lease import Lease
 from tunesmith.queue import WorkQueue
 from tunesmith.reconcile import Reconciler
@@ -200,7 +200,7 @@ class Operator:
             metrics.RECONCILE_SECONDS.observe(time.monotonic() - began)
             delay = self._queue.done(key, failed=failed)
             if failed:
-                log.debug("tried again in %.1f s", delay, extra=_about(key))
+                log.debug("tried again in %.1f s", delay, extra=about_key(key))
 
     async def _look_at(self, key: Key) -> bool:
         """Bring a FineTuneJob a step further; tell whether that failed."""
@@ -209,11 +209,11 @@ class Operator:
         except ApiError as error:
             metrics.API_ERRORS.labels(str(error.status)).inc()
             metrics.RECONCILES.labels("refused").inc()
-            log.warning("the API server refuses: %s", error, extra=_about(key))
+            log.warning("the API server refuses: %s", error, extra=about_key(key))
             return True
         except Exception:  # one job that cannot be handled must not end the others
             metrics.RECONCILES.labels("error").inc()
-            log.exception("reconciling failed", extra=_about(key))
+            log.exception("reconciling failed", extra=about_key(key))
             return True
         metrics.RECONCILES.labels("ok").inc()
         metrics.show_training(key.namespace, key.name, self._cache.finetunejobs.get(key))
@@ -237,11 +237,7 @@ class Operator:
             try:
                 await self._cluster.create(event(item, note, datetime.now(UTC)))
             except ApiError as error:
-                log.debug("an Event could not be told: %s", error, extra=_about(Key("", item["metadata"]["name"])))
-
-
-def _about(key: Key) -> dict[str, str]:
-    return {"namespace": key.namespace, "finetunejob": key.name}
+                log.debug("an Event could not be told: %s", error, extra=about_key(Key("", item["metadata"]["name"])))
 
 
 # --- the process -----------------------------------------------------------------------------------------------------

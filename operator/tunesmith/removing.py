@@ -21,7 +21,7 @@ from tunesmith.core import removal
 from tunesmith.core.conditions import Note
 from tunesmith.core.manifests import ManifestError, child_manifests
 from tunesmith.core.observe import NOTHING_YET, ObservedJob, Phase, observe_job
-from tunesmith.core.pod_state import conditions_of, pod_phase
+from tunesmith.core.pod_state import has_ended, pod_phase
 from tunesmith.core.times import seconds_between, to_text
 from tunesmith.events import event
 from tunesmith.kube.cache import Cache, Key, key_of
@@ -60,7 +60,7 @@ class Children:
     @property
     def running(self) -> list[Object]:
         """The Jobs of stages that have not ended and are not told to."""
-        return [job for job in self.stages if not _has_ended(job) and not job["metadata"].get("deletionTimestamp")]
+        return [job for job in self.stages if not has_ended(job) and not job["metadata"].get("deletionTimestamp")]
 
     @property
     def stages(self) -> list[Object]:
@@ -70,7 +70,7 @@ class Children:
     @property
     def speak_with_ollama(self) -> bool:
         """Whether a stage may still change something on a server."""
-        live = [job for job in self.stages if not _has_ended(job)]
+        live = [job for job in self.stages if not has_ended(job)]
         live += [pod for pod in self.pods if not _removes(pod) and not _is_over(pod)]
         return any(removal.may_be_of(item, StageName.REHEARSE, StageName.REGISTER) for item in live)
 
@@ -140,8 +140,7 @@ class Remover:
             ApiError: the API server could not be asked, or is overloaded.
         """
         if item is None or not removal.holds(item):
-            self._count(key)
-            self.forget(key)
+            self._end(key)
             return None
         step = await self._step(key, item) if removal.is_wanted(item) else End(())
         return await self._let_go(key, item, step) if isinstance(step, End) else step
@@ -169,12 +168,6 @@ class Remover:
         if children.speak_with_ollama:
             return self._wait(item, _POLL, "a stage that speaks with Ollama is still ending")
         return await self._remove(item, job, children, known)
-
-    def forget(self, key: Key) -> None:
-        """Drop what is remembered of a FineTuneJob."""
-        self._registered.pop(key, None)
-        self._refused.pop(key, None)
-        self._ends.pop(key, None)
 
     # --- the removal
 
@@ -299,17 +292,18 @@ class Remover:
         self._ends[key] = end
         if not await self._set_finalizer(item, there=False):
             return _AT_ONCE
-        self._count(key)
-        self.forget(key)
+        self._end(key)
         there = self._cache.finetunejobs.get(key)
         # Where another one has come in its place, its being there may be no news any more: we have read it ourselves.
         return None if there is None or there["metadata"]["uid"] == item["metadata"]["uid"] else _AT_ONCE
 
-    def _count(self, key: Key) -> None:
-        """Count how the removal for a FineTuneJob ended that is gone or let go."""
+    def _end(self, key: Key) -> None:
+        """Count how the removal for a FineTuneJob ended that is gone or let go, and drop what is remembered of it."""
         end = self._ends.pop(key, None)
         if end is not None:
             end.count()
+        self._registered.pop(key, None)
+        self._refused.pop(key, None)
 
     async def _say(self, item: Object, note: Note) -> None:
         """Create an Event; if it was created before, by this process or another one, there is no second one.
@@ -377,10 +371,6 @@ def _removes(item: Object) -> bool:
 
 def _is_owned_by(item: Object, uid: str) -> bool:
     return any(ref.get("uid") == uid for ref in item["metadata"].get("ownerReferences") or ())
-
-
-def _has_ended(job: Object) -> bool:
-    return not {"Complete", "Failed"}.isdisjoint(conditions_of(job))
 
 
 def _is_over(pod: Object) -> bool:

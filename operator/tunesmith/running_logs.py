@@ -12,7 +12,7 @@ from tunesmith.core.observe import ObservedJob, Phase
 from tunesmith.core.progress import Told, read_log
 from tunesmith.core.record import ACTIVE, StageRecord
 from tunesmith.kube.cluster import ApiError, Cluster
-from tunesmith.kube.items import Key
+from tunesmith.kube.items import Key, about_key
 from tunesmith.queue import WorkQueue
 from tunesmith_stages.contract import StageName
 
@@ -141,4 +141,4 @@ async def _read(logs: RunningLogs, key: Key) -> None:
     try:
         await logs.read(key)
     except Exception:  # one log that cannot be understood must not end the reading of the others
-        log.exception("reading a log failed", extra={"namespace": key.namespace, "finetunejob": key.name})
+        log.exception("reading a log failed", extra=about_key(key))

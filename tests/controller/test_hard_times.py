@@ -261,14 +261,9 @@ def lower(life: Life, job: Object, pods: int) -> None:
     """Have somebody set how many Pods a Job may have at a time; its controller deletes those that are too many."""
     job["spec"]["parallelism"] = pods
     life.cluster.changed(job)
-    for pod in pods_of(life, job)[pods:]:
+    for pod in life.cluster.pods_of(job)[pods:]:
         life.cluster.remove(pod)
     life.look()
-
-
-def pods_of(life: Life, job: Object) -> list[Object]:
-    uid = job["metadata"]["uid"]
-    return [pod for pod in life.cluster.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
 
 
 def second_pod(life: Life, job: Object) -> Object:

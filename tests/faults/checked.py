@@ -178,11 +178,6 @@ class CheckedCluster(FakeCluster):
         draft = decide(subject, Seen(jobs=tuple(job for job in seen if job)), self.settings, self.clock.now())
         return draft.plan.stage(StageName(stage))
 
-    def pods_of(self, job: Object) -> list[Object]:
-        """Return the Pods of a Job."""
-        uid = job["metadata"]["uid"]
-        return [pod for pod in self.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
-
     def remove(self, item: Object) -> None:
         """Delete an object; of a Pod, and of a Job that has ended, its last state is remembered."""
         if item["kind"] == "Pod":

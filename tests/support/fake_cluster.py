@@ -241,6 +241,10 @@ class FakeCluster:
     def of_kind(self, kind: str) -> list[Object]:
         return [item for (known, _, _), item in self.objects.items() if known == kind]
 
+    def pods_of(self, job: Object) -> list[Object]:
+        """Return the Pods of a Job."""
+        return [pod for pod in self.of_kind("Pod") if pod["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
+
     def jobs(self, stage: str = "") -> list[Object]:
         """Return child Jobs, oldest first."""
         found = self.of_kind("Job")
@@ -337,7 +341,7 @@ class Programs:
     def finish(self, job: Object) -> None:
         """Have a Job's program do its work and end; the Job's own conditions follow."""
         config = self._started.get(_uid(job)) or self.config(job)
-        pods = [p for p in self.cluster.of_kind("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
+        pods = self.cluster.pods_of(job)
         pod = pods[-1] if pods else self.start(job)
         looks_up = made_from(job)[1].get("tunesmith.dev/lookup") == "true"
         waiting = self.failures.get(str(config.stage)) or []
@@ -404,7 +408,7 @@ class Programs:
 
     def evict(self, job: Object) -> None:
         """End a Job's Pod as an eviction does."""
-        pods = [p for p in self.cluster.of_kind("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == _uid(job)]
+        pods = self.cluster.pods_of(job)
         disrupted = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
         self.end(job, pods[-1], None, 143, conditions=disrupted)
 

@@ -27,6 +27,11 @@ def conditions_of(item: Object) -> dict[str, Object]:
     return {condition["type"]: condition for condition in found if condition.get("status") == "True"}
 
 
+def has_ended(job: Object) -> bool:
+    """Tell whether a Job is complete, or has failed for good."""
+    return not {"Complete", "Failed"}.isdisjoint(conditions_of(job))
+
+
 def container_of(pod: Object | None) -> Object:
     """Return the state of the container of ours: a service mesh may have put others beside it."""
     statuses = status_of(pod or {}).get("containerStatuses") or ()

@@ -52,7 +52,12 @@ def whole(item: Item) -> Object:
 
 def about(item: Item) -> dict[str, str]:
     """Return which FineTuneJob a line of the log is about."""
-    return {"namespace": item["metadata"]["namespace"], "finetunejob": item["metadata"]["name"]}
+    return about_key(Key(item["metadata"]["namespace"], item["metadata"]["name"]))
+
+
+def about_key(key: Key) -> dict[str, str]:
+    """Return the same of one of which only the name is at hand."""
+    return {"namespace": key.namespace, "finetunejob": key.name}
 
 
 def version_of(item: Item) -> int:

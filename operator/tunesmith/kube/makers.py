@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.api import keys
+from tunesmith.core.pod_state import has_ended
 from tunesmith.kube.cluster import Object
 
 
@@ -57,9 +58,6 @@ def works(child: Mapping[str, Any]) -> set[Work]:
 
 def _is_active(child: Mapping[str, Any]) -> bool:
     """Tell whether a Job or Pod has not ended. A Job that is being deleted does nothing: its Pods may."""
-    status = child["status"]
     if child["pod"]:
-        return status.get("phase") not in {"Succeeded", "Failed"}
-    conditions = status.get("conditions") or ()
-    ended = any(item["type"] in {"Complete", "Failed"} and item["status"] == "True" for item in conditions)
-    return not ended and not child["metadata"].get("deletionTimestamp")
+        return child["status"].get("phase") not in {"Succeeded", "Failed"}
+    return not has_ended(child) and not child["metadata"].get("deletionTimestamp")
